@@ -1,0 +1,6 @@
+"""`python -m idl`: what every entry point of MLproject calls."""
+
+from idl.cli import main
+
+if __name__ == "__main__":
+    main()

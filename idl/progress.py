@@ -1,0 +1,56 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing where nobody looks."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """Opens one piece of long work; what it yields is called with the number of items just done."""
+
+    def __call__(
+        self, label: str, total: int, done: int = 0, unit: str = "img"
+    ) -> AbstractContextManager[Advance]:
+        """Show `label`, of whose `total` items `done` were there already."""
+        ...
+
+
+@contextmanager
+def silent(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator[Advance]:
+    """Show nothing: for libraries and tests."""
+    yield lambda count: None
+
+
+@contextmanager
+def terminal(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator[Advance]:
+    """Show a bar with the rate and the time left on standard error, or a line every ten seconds in a log."""
+    if sys.stderr.isatty():
+        with tqdm(desc=label, total=total, initial=done, unit=unit, leave=True, dynamic_ncols=True) as bar:
+            yield lambda count: (bar.update(count), None)[1]
+        return
+
+    start = last = time.monotonic()
+    current = done
+
+    def line(now: float) -> None:
+        rate = (current - done) / max(now - start, 1e-9)
+        print(f"{label}: {current}/{total} {unit}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True)  # noqa: T201
+
+    def advance(count: int) -> None:
+        nonlocal current, last
+        current += count
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and current < total:
+            last = now
+            line(now)
+
+    yield advance
+    line(time.monotonic())
