@@ -63,6 +63,11 @@ class Reader(Protocol):
         ...
 
     @property
+    def is_sequential(self) -> bool:
+        """True where the scenes are consecutive pieces of one recording: they are split in order, not at random."""
+        ...
+
+    @property
     def plausible_median_m(self) -> tuple[float, float]:
         """Range that the median depth in metres is expected in; outside it the unit is doubted."""
         ...

@@ -11,8 +11,12 @@ class Target(ABC):
 
     name: as on the command line and in model names.
     layer: the store's layer that holds its truth, "depth" or "normals".
-    unit: unit of the target's own space, in which the loss is taken.
+    unit: unit of the target's own space, "m"; the loss is a squared error there, so in this unit squared.
+      "1" where there is none.
     num_outputs: numbers a pixel.
+
+    Laws, tested for every target: decode(encode(v)) is v where defined; what `encode` returns is finite for
+    any input, and does not depend on values that are not valid; no image influences another.
     """
 
     name: str
@@ -27,12 +31,14 @@ class Target(ABC):
         """Bring the store's layer to the target's space.
 
         values: depth in metres (batch, H, W), or normals (batch, H, W, 3).
-        Returns the target, finite everywhere (0 where not valid), and the pixels where it is defined.
+        Returns the target in the floating type of `values` (at least float32), finite everywhere and 0 where
+        it is not defined, and the pixels where it is defined: a subset of `valid`.
         """
 
     @abstractmethod
     def decode(self, prediction: Float[Tensor, "batch out H W"]) -> Float[Tensor, "batch out H W"]:
         """Bring a prediction, already at the target's resolution, back to metres (or unit normals).
 
-        Depth may come back negative or infinite: the metrics clamp it to the protocol's range.
+        Depth may come back zero, negative or infinite: the metrics clamp it to the protocol's range. Infinity
+        means farther than anything.
         """

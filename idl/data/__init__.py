@@ -1,0 +1,1 @@
+"""Datasets: readers, the store, splits and loading."""

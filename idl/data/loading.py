@@ -1,0 +1,54 @@
+"""Batches of a store, read ahead in a thread so that reading overlaps encoding."""
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from idl.data.store import Store
+
+BATCHES_AHEAD = 3
+
+
+def batches(
+    store: Store, layers: Sequence[str], indices: Sequence[int], batch_size: int, first: int = 0
+) -> Iterator[Mapping[str, Tensor]]:
+    """Yield layers of `indices`, in order, `batch_size` images at a time, beginning at position `first`.
+
+    Each layer comes as stored: "rgb" uint8 (batch, H, W, 3), "depth" float32 metres, "valid" bool (batch, H, W).
+    An error of the reading thread is raised here. Closing the iterator ends the thread.
+    """
+    ahead: queue.Queue[Mapping[str, Tensor] | BaseException | None] = queue.Queue(BATCHES_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: Mapping[str, Tensor] | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                ahead.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for start in range(first, len(indices), batch_size):
+                read = store.read(layers, indices[start : start + batch_size])
+                put({layer: torch.from_numpy(values) for layer, values in read.items()})
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="idl-loading", daemon=True)
+    thread.start()
+    try:
+        while (item := ahead.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

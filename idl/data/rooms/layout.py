@@ -1,0 +1,163 @@
+"""A room: its shell, what hangs on its walls, and furniture that stands without running into itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from idl.data.rooms.furniture import (
+    AGAINST_WALL,
+    FREE_STANDING,
+    ON_TOP,
+    Piece,
+    chair,
+    draw_builder,
+    piece,
+)
+from idl.data.rooms.placing import Placed, beside_wall, draw_fixtures
+from idl.data.rooms.solids import rotation, solid
+from idl.data.rooms.textures import Surface, draw_surface
+
+GAP_M = 0.03
+"""Free space kept between the bounding boxes of pieces that stand on the floor."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """A furnished room: x in 0..size[0], y in 0..size[1], z in 0..size[2], metres.
+
+    furniture: all pieces, the panels on the walls among them.
+    shell: surfaces of the floor, the walls y = 0, x = size[0], y = size[1], x = 0, and the ceiling.
+    """
+
+    size_m: tuple[float, float, float]
+    furniture: tuple[Placed, ...]
+    shell: tuple[Surface, ...]
+    surfaces: tuple[tuple[Surface, ...], ...]
+
+
+class _Floor:
+    """Keeps track of the ground that is taken."""
+
+    def __init__(self, width: float, depth: float) -> None:
+        self.size = np.array([width, depth])
+        self.taken = np.empty((0, 4))
+
+    def is_free(self, placed: Placed) -> bool:
+        low, high = placed.bounds[:, :2]
+        if (low < GAP_M).any() or (high > self.size - GAP_M).any():
+            return False
+        t = self.taken
+        apart = (t[:, :2] > high + GAP_M).any(1) | (t[:, 2:] < low - GAP_M).any(1)
+        return bool(apart.all())
+
+    def take(self, placed: Placed) -> None:
+        self.taken = np.concatenate([self.taken, placed.bounds[:, :2].reshape(1, 4)])
+
+
+def draw_room(rng: np.random.Generator) -> Room:
+    """Draw a room of 3 to 6.5 m a side and 2.3 to 3.2 m height, with all that is in it."""
+    width, depth, height = rng.uniform(3.0, 6.5), rng.uniform(3.0, 6.5), rng.uniform(2.3, 3.2)
+    size = (float(width), float(depth), float(height))
+    floor = _Floor(width, depth)
+    standing: list[Placed] = []
+    area = width * depth
+
+    def put(placed: Placed) -> bool:
+        if placed.bounds[1, 2] > height - GAP_M or not floor.is_free(placed):
+            return False
+        floor.take(placed)
+        standing.append(placed)
+        return True
+
+    if rng.random() < 0.25:
+        put(_column(rng, size))
+    for _ in range(int(rng.integers(2, 4 + area / 8))):
+        _try(put, lambda: _against_wall(rng, draw_builder(rng, AGAINST_WALL)(rng), size))
+    for _ in range(int(rng.integers(3, 5 + area / 5))):
+        _try(put, lambda: _anywhere(rng, draw_builder(rng, FREE_STANDING)(rng), size))
+    for placed in [p for p in standing if p.piece.kind == "table" and p.piece.size_m[2] > 0.6]:
+        for seat in _around(rng, placed):
+            put(seat)
+
+    small = [top for placed in standing for top in _on_top(rng, placed, height)]
+    panels = draw_fixtures(rng, size)
+    furniture = (*panels, *standing, *small)
+    wall = draw_surface(rng)
+    same = rng.random() < 0.6
+    walls = [wall if same else draw_surface(rng) for _ in range(4)]
+    shell = (draw_surface(rng), *walls, draw_surface(rng))
+    surfaces = tuple(_dress(rng, placed.piece) for placed in furniture)
+    return Room(size, furniture, shell, surfaces)
+
+
+def _try(put: Callable[[Placed], bool], draw: Callable[[], Placed]) -> None:
+    """Draw until one fits, eight times at most."""
+    for _ in range(8):
+        if put(draw()):
+            return
+
+
+def _dress(rng: np.random.Generator, dressed: Piece) -> tuple[Surface, ...]:
+    return tuple(draw_surface(rng) for _ in range(1 + max(part.slot for part in dressed.parts)))
+
+
+def _column(rng: np.random.Generator, size: tuple[float, float, float]) -> Placed:
+    thick, height = rng.uniform(0.2, 0.45), size[2] - 2 * GAP_M
+    shape = "box" if rng.random() < 0.5 else "cylinder"
+    shaft = piece("column", [solid(shape, (thick, thick, height), detail=32)])
+    return _anywhere(rng, shaft, size, yaw=0.0)
+
+
+def _against_wall(rng: np.random.Generator, standing: Piece, size: tuple[float, float, float]) -> Placed:
+    side = int(rng.integers(4))
+    half = standing.size_m[0] / 2 + 0.05
+    along = rng.uniform(half, max(size[side % 2] - half, half + 1e-3))
+    # Clear of the wall by more than any panel on it is thick.
+    return beside_wall(standing, side, float(along), 0.0, size, clearance_m=0.06)
+
+
+def _anywhere(
+    rng: np.random.Generator, standing: Piece, size: tuple[float, float, float], yaw: float | None = None
+) -> Placed:
+    turn = float(rng.uniform(0, 2 * np.pi)) if yaw is None else yaw
+    return Placed(standing, (float(rng.uniform(0.1, size[0])), float(rng.uniform(0.1, size[1])), 0.0), turn)
+
+
+def _around(rng: np.random.Generator, table: Placed) -> list[Placed]:
+    """Chairs of one make at some sides of a table, facing it, some pulled out or turned a little."""
+    w, d, _ = table.piece.size_m
+    seat = chair(rng)
+    chairs = []
+    for side in range(4):
+        reach = (d if side % 2 == 0 else w) / 2 + seat.size_m[1] / 2 + rng.uniform(0.08, 0.4)
+        if rng.random() < 0.35:
+            continue
+        direction = table.yaw + side * np.pi / 2
+        x = table.position_m[0] - reach * np.sin(direction)
+        y = table.position_m[1] + reach * np.cos(direction)
+        chairs.append(Placed(seat, (float(x), float(y), 0.0), float(direction + rng.normal(0, 0.15))))
+    return chairs
+
+
+def _on_top(rng: np.random.Generator, below: Placed, height: float) -> list[Placed]:
+    """Up to three small things side by side on a level top."""
+    top = below.piece.top_m
+    if top is None or below.piece.kind == "stool" or rng.random() < 0.3:
+        return []
+    # A round top holds things within the square inside it; a stacked box's own top is smaller than its foot.
+    shrink = 0.45 if below.piece.kind in ("box", "cylinder") else 0.7
+    w, d = (shrink * s for s in below.piece.size_m[:2])
+    count = int(rng.integers(1, 4)) if w > 0.5 else 1
+    things = []
+    for k in range(count):
+        thing = draw_builder(rng, ON_TOP)(rng)
+        room = min(w / count, d, 0.45) * rng.uniform(0.6, 0.95)
+        spread = float(np.hypot(*thing.size_m[:2]))
+        scale = min(1.0, room / spread, 0.6 / thing.size_m[2], (height - top - 0.05) / thing.size_m[2])
+        x = (k + 0.5) / count * w - w / 2
+        offset = rotation(2, below.yaw) @ np.array([x, 0.0, top])
+        position = np.array(below.position_m) + offset
+        yaw = float(rng.uniform(0, 2 * np.pi))
+        things.append(Placed(thing, (float(position[0]), float(position[1]), float(position[2])), yaw, scale))
+    return things

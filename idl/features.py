@@ -1,0 +1,177 @@
+"""One pass of a frozen encoder over a dataset: every image is encoded once, projected, kept, and streamed.
+
+The first training images fix the basis; from then on an image is its projected map in half precision, whether it
+comes from the encoder or from the cache. Targets, masks and arms are all derived from these maps.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float16, UInt8
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from idl import cache
+from idl.data.loading import batches
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.errors import InputError
+from idl.probes.basis import Basis, Columns, null_map
+from idl.progress import Progress, silent
+
+# Raised whenever the stored numbers change their meaning.
+FEATURES_VERSION = 1
+BASIS_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class MapBatch:
+    """A batch of a split. position: of its first image in the split's order.
+
+    maps: (batch, h, w, null + components). layers: as the store has them.
+    """
+
+    position: int
+    maps: Float16[Tensor, "batch h w stored"]
+    layers: Mapping[str, Tensor]
+
+
+@dataclass
+class Throughput:
+    """How many images the encoder has seen in this process, and for how long."""
+
+    num_images: int = 0
+    seconds: float = 0.0
+
+
+def features_key(store: Store, split: Split, encoder_digest: str, arithmetic: str) -> str:
+    """First 16 hex digits of the SHA-256 of all that decides the maps."""
+    parts = [store.digest, store.protocol.digest, split.digest, encoder_digest, arithmetic, FEATURES_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class EncodedDataset:
+    """The projected maps of one encoder on one split dataset, encoded when first asked for.
+
+    encoder: RGB in [0, 1] (batch, 3, H, W) to (batch, channels, h, w), frozen.
+    folder: where the maps are kept, one a key; the caller keeps other processes out of it (`cache.locked`).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split: Split,
+        encoder: nn.Module,
+        folder: Path,
+        batch_size: int,
+        device: torch.device,
+        progress: Progress = silent,
+    ) -> None:
+        self.store = store
+        self.split = split
+        self.throughput = Throughput()
+        self._encoder = encoder
+        self.folder = folder
+        self._batch_size = batch_size
+        self.device = device
+        self._basis, self._grid = self._load_basis() or self._fit_basis(progress)
+        self._device_basis = self._basis.to(device)
+
+    @property
+    def basis(self) -> Basis:
+        """The basis, fixed."""
+        return self._basis
+
+    @property
+    def columns(self) -> Columns:
+        """Order of the columns that statistics are taken on."""
+        return Columns(self._basis.num_components)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells: (h, w)."""
+        return self._grid
+
+    def num_cached(self, name: str) -> int:
+        """Images of split `name` that need no encoding, in whole batches."""
+        count = min(self._file(name).num_images, len(self.split.indices[name]))
+        return count if count == len(self.split.indices[name]) else count - count % self._batch_size
+
+    def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
+        """Yield split `name` in its order, with `layers` of the store. Encodes what the cache does not hold."""
+        order = self.split.indices[name]
+        file = self._file(name)
+        done = self.num_cached(name)
+        position = 0
+        for read in batches(self.store, layers, order[:done], self._batch_size):
+            maps = file.read(position, len(read[layers[0]]))
+            if maps is None:
+                break
+            yield MapBatch(position, torch.from_numpy(maps), read)
+            position += len(maps)
+        if position == len(order):
+            return
+        # What lies beyond the last good batch is encoded again, so that batches are the same in every run.
+        file.truncate(position)
+        wanted = tuple(dict.fromkeys(("rgb", *layers)))
+        for read in batches(self.store, wanted, order, self._batch_size, first=position):
+            features, null = self._encode(read["rgb"])
+            maps = self._device_basis.project(features, null).cpu()
+            file.append(maps.numpy())
+            yield MapBatch(position, maps, read)
+            position += len(maps)
+
+    def _encode(self, rgb: UInt8[Tensor, "batch H W 3"]) -> tuple[Tensor, Tensor]:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            # A view of the stored order: the batch is channels_last without a copy.
+            images = rgb.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            features = self._encoder(images)
+            null = null_map(images, *features.shape[2:])
+        self.throughput.num_images += len(rgb)
+        self.throughput.seconds += time.perf_counter() - start
+        return features, null
+
+    def _file(self, name: str) -> cache.MapFile:
+        return cache.MapFile(self.folder / f"{name}.maps", (*self._grid, self._basis.num_stored))
+
+    def _load_basis(self) -> tuple[Basis, tuple[int, int]] | None:
+        content = cache.read(self.folder / "basis.safetensors")
+        if content is None:
+            # Maps without their basis mean nothing.
+            for path in (*self.folder.glob("*.maps"), *self.folder.glob("*.crc")):
+                path.unlink()
+            return None
+        tensors = load(content)
+        height, width = tensors.pop("grid").tolist()
+        return Basis(**tensors), (height, width)
+
+    def _fit_basis(self, progress: Progress) -> tuple[Basis, tuple[int, int]]:
+        """Encode the first training images, fit the basis on them, and keep their maps as the first records."""
+        # Whole batches, so that the stream goes on at a batch's edge.
+        count = -(-BASIS_IMAGES // self._batch_size) * self._batch_size
+        first = self.split.indices["train"][:count]
+        encoded = []
+        with progress("basis", len(first)) as advance:
+            for read in batches(self.store, ("rgb",), first, self._batch_size):
+                encoded.append(self._encode(read["rgb"]))
+                advance(len(read["rgb"]))
+        grid = (encoded[0][0].shape[2], encoded[0][0].shape[3])
+        try:
+            basis = Basis.fit([features for features, _ in encoded], [null for _, null in encoded])
+        except ValueError as error:
+            raise InputError(f"encoder: {error}. Check its weights and its mean and std.") from error
+        num_images = sum(len(indices) for indices in self.split.indices.values())
+        cache.require_space(self.folder, 2 * num_images * grid[0] * grid[1] * basis.num_stored)
+        file = cache.MapFile(self.folder / "train.maps", (*grid, basis.num_stored))
+        on_device = basis.to(self.device)
+        for features, null in encoded:
+            file.append(on_device.project(features, null).cpu().numpy())
+        # The basis comes last: without it the maps are taken for leftovers.
+        cache.write(self.folder / "basis.safetensors", basis.to_bytes(grid=torch.tensor(grid)))
+        return basis, grid

@@ -1,0 +1,127 @@
+"""From maps to fitted arms: statistics of the training and validation splits, one exact fit an arm."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from idl import cache
+from idl.errors import InputError
+from idl.features import EncodedDataset
+from idl.probes.basis import ARMS, Columns
+from idl.probes.exact import PENALTIES, Fit, fit
+from idl.probes.statistics import Statistics
+from idl.progress import Progress
+from idl.targets import Target
+
+# Raised whenever the statistics change their meaning.
+STATISTICS_VERSION = 1
+PROBE = "probe"
+
+# Float32 products of maps that were rounded to half precision: a column whose independent part is below their
+# rounding (2^-11 squared) carries none.
+PIVOT_TOLERANCE = 2.0**-22
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """Statistics of one split for one target.
+
+    mean_layer: mean of the truth over valid pixels in the store's unit (metres), 0 for normals.
+    """
+
+    statistics: Statistics
+    mean_layer: float
+
+
+@dataclass(frozen=True)
+class ArmFit:
+    """An arm and its fit. columns: what it reads of the joint system, the bias first."""
+
+    name: str
+    columns: tuple[int, ...]
+    fit: Fit
+
+    @property
+    def weights(self) -> Tensor:
+        """(columns, out), float64; zero beyond the chosen k."""
+        return self.fit.solution.weights
+
+
+def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Bring a batch of the store to the target's space: (batch, out, H, W) and its mask (batch, H, W)."""
+    return target.encode(layers[target.layer].float(), layers["valid"])
+
+
+def split_statistics(encoded: EncodedDataset, name: str, target: Target, progress: Progress) -> SplitStatistics:
+    """Accumulate split `name`, or take it from the cache."""
+    path = encoded.folder / f"{target.name}-{name}-{encoded.basis.digest}-v{STATISTICS_VERSION}.statistics"
+    content = cache.read(path)
+    if content is not None:
+        return _from_bytes(content)
+    columns = encoded.columns
+    statistics = Statistics.empty(columns.total, target.num_outputs)
+    layer_sum = 0.0
+    num_images = len(encoded.split.indices[name])
+    with progress(f"{name} statistics", num_images) as advance:
+        for batch in encoded.stream(name, (target.layer, "valid")):
+            truth, valid = read_target(target, batch.layers)
+            device = encoded.device
+            cells = columns.assemble(batch.maps.to(device))
+            statistics = statistics.accumulate(cells, truth.to(device), valid.to(device))
+            if target.layer == "depth":
+                # Depth is 0 where it is not valid.
+                layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
+            advance(len(batch.maps))
+    if statistics.num_valid == 0:
+        raise InputError(f"{encoded.store.path}: no pixel of the {name} split has a valid {target.name}.")
+    result = SplitStatistics(statistics, layer_sum / statistics.num_valid)
+    cache.write(path, _to_bytes(result))
+    return result
+
+
+def fit_arms(train: Statistics, val: Statistics, columns: Columns, k: int | None) -> dict[str, ArmFit]:
+    """Fit the fixed arms and the probe, each on its own columns of the joint system.
+
+    k: components that the probe reads, or all that there are where they are fewer (a channel that never varies
+      has none); None: chosen by the validation loss, as every arm's penalty is.
+    """
+    fits = {}
+    for name in (*ARMS, PROBE):
+        index = columns.of_arm(name)
+        chosen = torch.tensor(index)
+        is_probe = name == PROBE
+        fits[name] = ArmFit(
+            name,
+            tuple(index),
+            fit(
+                train.subset(chosen),
+                val.subset(chosen),
+                num_fixed=1 if is_probe else len(index),
+                k=(None if k is None else min(k, columns.num_components)) if is_probe else 0,
+                # A constant has no column to penalise.
+                penalties=PENALTIES if len(index) > 1 else (0.0,),
+                tolerance=PIVOT_TOLERANCE,
+            ),
+        )
+    return fits
+
+
+def _to_bytes(split: SplitStatistics) -> bytes:
+    numbers = {"num_valid": split.statistics.num_valid, "num_images": split.statistics.num_images}
+    tensors = {name: getattr(split.statistics, name) for name in ("gram", "moment", "energy")}
+    # json keeps every digit of a float.
+    tensors["json"] = torch.frombuffer(
+        bytearray(json.dumps(numbers | {"mean_layer": split.mean_layer}).encode()), dtype=torch.uint8
+    )
+    return save(tensors)
+
+
+def _from_bytes(content: bytes) -> SplitStatistics:
+    tensors = load(content)
+    numbers = json.loads(bytes(tensors.pop("json").tolist()))
+    mean_layer = numbers.pop("mean_layer")
+    return SplitStatistics(Statistics(**tensors, **numbers), mean_layer)

@@ -1,0 +1,193 @@
+"""The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from idl import cache
+from idl.data.loading import batches
+from idl.data.splits import Split, split_by_scene
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.errors import InputError
+from idl.evaluation import evaluate
+from idl.features import EncodedDataset, features_key
+from idl.fitting import PROBE, ArmFit, fit_arms, read_target, split_statistics
+from idl.probes.basis import Basis
+from idl.probes.exact import Solution, fit
+from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
+from idl.probes.statistics import Statistics
+from idl.progress import Progress, silent
+from idl.protocol import Alignment
+from idl.report import ModelVersion, RunReport
+from idl.reporting import (
+    NUM_SHEET_IMAGES,
+    EncoderFindings,
+    Findings,
+    encoder_report,
+    encoder_version,
+    prepare_report,
+    probe_report,
+    probe_version,
+)
+from idl.targets import Target, target
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What a probe is asked for, besides the dataset and the encoder.
+
+    target: name in `idl.targets.TARGETS`.
+    k: components read: a number, "all", or "auto" for the one of lowest validation loss.
+    alignment: what a prediction may borrow from its image's truth before it is measured in metres.
+    split, split_seed: as in `split_by_scene`.
+    batch_size: images encoded at once.
+    """
+
+    target: str = "depth"
+    k: str = "auto"
+    alignment: Alignment = "none"
+    split: str = "11:2:3"
+    split_seed: int = 0
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an entry point gives to tracking: the report, and the model to register."""
+
+    report: RunReport
+    model: ModelVersion
+
+
+def probe(
+    config: ProbeConfig,
+    store: Store,
+    encoder: Encoder,
+    cache_folder: Path,
+    *,
+    device: torch.device = torch.device("cpu"),
+    progress: Progress = silent,
+) -> Run:
+    """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
+
+    The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
+    that. Raises InputError for anything in `config` that does not fit the store or the encoder.
+    """
+    wanted = target(config.target)
+    k = _components(config.k, encoder.channels)
+    protocol = replace(store.protocol, alignment=config.alignment)
+    split = _split(config, store, wanted)
+    folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
+
+    with cache.locked(folder):
+        encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, device, progress)
+        train = split_statistics(encoded, "train", wanted, progress)
+        val = split_statistics(encoded, "val", wanted, progress)
+        arms = fit_arms(train.statistics, val.statistics, encoded.columns, k)
+        test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
+
+    findings = Findings(config.k, store, split, protocol, wanted, encoder, encoded, arms, test)
+    linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)
+    range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.layer == "depth" else None
+    model = DepthModel(encoder.exportable(), linear_probe, wanted.decode, range_m).eval()
+    return Run(probe_report(findings), probe_version(findings, model, linear_probe))
+
+
+def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:
+    """Report on a prepared dataset: what its images look like, and the constant arm's losses on train and val."""
+    wanted = target(config.target)
+    split = _split(config, store, wanted)
+    constant = _constant(config, store, split, wanted, progress)
+    order = split.indices["train"][:NUM_SHEET_IMAGES]
+    layers = [layer for layer in ("rgb", "depth", "valid", "normals") if layer in store.layers]
+    names = tuple(store.names[index] for index in order)
+    return prepare_report(store, split, wanted, constant, store.read(layers, order), names)
+
+
+def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress: Progress = silent) -> Run:
+    """Report on an encoder by itself: its origin, a panel of feature maps, and the constant arm's losses.
+
+    The test split is not read.
+    """
+    wanted = target(config.target)
+    split = _split(config, store, wanted)
+    constant = _constant(config, store, split, wanted, progress)
+    shown = split.indices["val"][0]
+    rgb = store.read(("rgb",), [shown])["rgb"]
+    with torch.inference_mode():
+        image = torch.from_numpy(rgb).to(encoder.device).permute(0, 3, 1, 2).float() / 255
+        features = encoder(image)[0].cpu()
+    findings = EncoderFindings(store, split, wanted, encoder, constant, store.names[shown], rgb[0], features)
+    return Run(encoder_report(findings), encoder_version(findings))
+
+
+def _components(text: str, num_channels: int) -> int | None:
+    """Return k as a number; None for "auto"."""
+    if text == "auto":
+        return None
+    if text == "all":
+        return num_channels
+    try:
+        k = int(text)
+    except ValueError:
+        k = 0
+    if k < 1:
+        raise InputError(f"k={text}: expected a whole number from 1 to {num_channels}, all or auto.")
+    if k > num_channels:
+        raise InputError(f"k={k}: the encoder has {num_channels} channels. Pass k={num_channels} or less.")
+    return k
+
+
+def _split(config: ProbeConfig, store: Store, wanted: Target) -> Split:
+    if wanted.layer not in store.layers:
+        have = ", ".join(store.layers)
+        raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
+    if config.batch_size < 1:
+        raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
+    return split_by_scene(
+        store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential
+    )
+
+
+def _constant(
+    config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress
+) -> Solution:
+    """Fit the constant arm without an encoder."""
+    train, val = (
+        _constant_statistics(store, split, name, wanted, config.batch_size, progress) for name in ("train", "val")
+    )
+    return fit(train, val, num_fixed=1, k=0, penalties=(0.0,)).solution
+
+
+def _constant_statistics(
+    store: Store, split: Split, name: str, wanted: Target, batch_size: int, progress: Progress
+) -> Statistics:
+    """Statistics of a bias alone: a grid of one cell holds it exactly."""
+    order = split.indices[name]
+    statistics = Statistics.empty(1, wanted.num_outputs)
+    with progress(f"{name} statistics", len(order)) as advance:
+        for layers in batches(store, (wanted.layer, "valid"), order, batch_size):
+            truth, valid = read_target(wanted, layers)
+            statistics = statistics.accumulate(torch.ones(len(truth), 1, 1, 1), truth, valid)
+            advance(len(truth))
+    return statistics
+
+
+def _linear_probe(arm: ArmFit, basis: Basis, findings: Findings) -> LinearProbe:
+    k = arm.fit.solution.k
+    card = ProbeCard(
+        target=findings.target.name,
+        unit=findings.target.unit,
+        k=k,
+        penalty=arm.fit.solution.penalty,
+        encoder=findings.encoder.name,
+        encoder_digest=findings.encoder.digest,
+        dataset=findings.store.name,
+        dataset_digest=findings.store.digest,
+        protocol_digest=findings.protocol.digest,
+        resolution=findings.protocol.resolution,
+    )
+    weights = arm.weights.float()
+    return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)

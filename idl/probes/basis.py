@@ -1,0 +1,163 @@
+"""The columns a probe reads: bias, position, the downsampled image, and principal components of the features."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float16, Float32, Float64
+from safetensors.torch import save
+from torch import Tensor
+
+from idl.probes.grid import position_columns
+
+# Components whose eigenvalue is below this share of the first one are rounding, not features.
+EIGENVALUE_TOLERANCE = 1e-9
+NUM_POSITION = 5
+NUM_NULL = 3
+# Half precision overflows at 65,504; a component has unit variance, so nothing real comes near.
+_LARGEST_HALF = 6e4
+
+
+def null_map(rgb: Float[Tensor, "batch 3 H W"], height: int, width: int) -> Float[Tensor, "batch 3 h w"]:
+    """Average-downsample the image to the encoder's grid: what the null arm reads."""
+    return F.adaptive_avg_pool2d(rgb, (height, width))
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Fixed affine maps from features and pixels to columns of about unit variance.
+
+    Fitted without labels on the first training images, then never changed.
+    feature_mean, projection: component j is (features - feature_mean) @ projection[:, j].
+    eigenvalues: variance of the features along each component, decreasing.
+    null_mean, null_scale: of the downsampled image's three channels.
+    """
+
+    feature_mean: Float32[Tensor, " channels"]
+    projection: Float32[Tensor, "channels components"]
+    eigenvalues: Float64[Tensor, " components"]
+    null_mean: Float32[Tensor, "3"]
+    null_scale: Float32[Tensor, "3"]
+
+    @classmethod
+    def fit(cls, features: list[Float[Tensor, "batch channels h w"]], null: list[Float[Tensor, "batch 3 h w"]]) -> Self:
+        """Principal components of the cells of `features`, in float64.
+
+        The sign of a component is that of its largest loading. Components below 1e-9 of the first eigenvalue are
+        dropped. Raises ValueError where the features do not vary at all or are not finite.
+        """
+        mean, covariance = _moments(features)
+        if not torch.isfinite(covariance).all():
+            raise ValueError("the features are not finite")
+        eigenvalues, vectors = torch.linalg.eigh(covariance)
+        eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
+        # Rounding of float32 features leaves a "variance" of mean^2 * 2^-48 on a constant channel.
+        floor = float(mean.square().max()) * 2.0**-46
+        keep = eigenvalues > max(EIGENVALUE_TOLERANCE * float(eigenvalues[0]), floor)
+        if not keep.any():
+            raise ValueError("the features are the same at every cell of every image")
+        eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
+        largest = vectors.abs().argmax(dim=0, keepdim=True)
+        vectors = vectors * vectors.gather(0, largest).sign()
+        null_mean, null_covariance = _moments(null)
+        spread = null_covariance.diagonal().sqrt()
+        return cls(
+            mean.float().cpu(),
+            (vectors / eigenvalues.sqrt()).float().cpu(),
+            eigenvalues.cpu(),
+            null_mean.float().cpu(),
+            torch.where(spread > 1e-6, 1 / spread, torch.zeros_like(spread)).float().cpu(),
+        )
+
+    @property
+    def num_components(self) -> int:
+        """Components kept: at most the encoder's channels."""
+        return self.projection.shape[1]
+
+    @property
+    def num_stored(self) -> int:
+        """Columns that are stored of each cell: the image's three and the components."""
+        return NUM_NULL + self.num_components
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of all its numbers."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the basis with its tensors on `device`."""
+        return type(self)(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def to_bytes(self, **further: Tensor) -> bytes:
+        """As safetensors, with `further` tensors beside the basis's own."""
+        return save({name: getattr(self, name).contiguous() for name in self.__dataclass_fields__} | further)
+
+    def project(
+        self, features: Float[Tensor, "batch channels h w"], null: Float[Tensor, "batch 3 h w"]
+    ) -> Float16[Tensor, "batch h w stored"]:
+        """Project to [null | components], in half precision.
+
+        The probe reads these rounded numbers whether they come from the encoder or from the cache, so that both
+        ways give the same figures; the rounding is 2^-11 of each number, 1e-7 of its variance.
+        """
+        cells = features.float().permute(0, 2, 3, 1)
+        # The mean goes first: it can be 30 times the spread, and float32 would lose the component behind it.
+        components = (cells - self.feature_mean) @ self.projection
+        pixels = (null.float().permute(0, 2, 3, 1) - self.null_mean) * self.null_scale
+        stored = torch.empty(*cells.shape[:3], self.num_stored, dtype=torch.float16, device=cells.device)
+        stored[..., :NUM_NULL] = pixels
+        stored[..., NUM_NULL:] = components.clamp_(-_LARGEST_HALF, _LARGEST_HALF)
+        return stored
+
+
+def _moments(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance over all cells, in float64, one map at a time."""
+    num_cells = sum(part.shape[0] * part.shape[2] * part.shape[3] for part in maps)
+    total = sum((part.sum(dim=(0, 2, 3), dtype=torch.float64) for part in maps), torch.zeros((), dtype=torch.float64))
+    mean = torch.as_tensor(total) / num_cells
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+    for part in maps:
+        for single in part:
+            rows = single.flatten(1).T.double() - mean
+            covariance += rows.T @ rows
+    return mean, covariance / num_cells
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Order of the columns in the joint system: [bias | position | null | components]."""
+
+    num_components: int
+
+    @property
+    def total(self) -> int:
+        """All columns."""
+        return 1 + NUM_POSITION + NUM_NULL + self.num_components
+
+    def of_arm(self, arm: str) -> list[int]:
+        """Columns of an arm, the bias first: "constant", "position", "null", "null+position" or "probe"."""
+        position = list(range(1, 1 + NUM_POSITION))
+        null = list(range(1 + NUM_POSITION, 1 + NUM_POSITION + NUM_NULL))
+        components = list(range(1 + NUM_POSITION + NUM_NULL, self.total))
+        read = {
+            "constant": [],
+            "position": position,
+            "null": null,
+            "null+position": null + position,
+            "probe": components,
+        }
+        return [0, *read[arm]]
+
+    def assemble(self, stored: Float16[Tensor, "batch h w stored"]) -> Float32[Tensor, "batch columns h w"]:
+        """Put bias and position before the stored columns; channels_last in memory."""
+        batch, height, width, _ = stored.shape
+        cells = torch.empty(batch, height, width, self.total, device=stored.device)
+        cells[..., 0] = 1.0
+        cells[..., 1 : 1 + NUM_POSITION] = position_columns(height, width).permute(1, 2, 0).to(stored.device)
+        cells[..., 1 + NUM_POSITION :] = stored
+        return cells.permute(0, 3, 1, 2)
+
+
+ARMS = ("constant", "position", "null", "null+position")

@@ -1,0 +1,142 @@
+"""The full-resolution squared loss, held on the encoder's grid.
+
+With p the prediction on the grid, U the bilinear upsampling, M the valid mask and y the target, the loss of one
+image is |M (U p - y)|^2 = p'Kp - 2 p'r + y'My with K = U'MU and r = U'My. Bilinear upsampling lets a pixel read
+a cell and its neighbour at most, so that K couples a cell with its eight neighbours only: it is symmetric and
+held as five diagonals.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# One of each pair of opposite neighbours; the other one follows from the symmetry of K.
+OFFSETS = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
+
+_Window = tuple[slice, slice, slice]
+
+
+@lru_cache(maxsize=32)
+def upsampling(num_cells: int, num_pixels: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "pixels cells"]:
+    """Matrix of 1-D bilinear upsampling as `torch.nn.functional.interpolate(align_corners=False)` defines it.
+
+    Pixel i reads the position (i + 1/2) cells / pixels - 1/2, clamped to the first and the last cell.
+    Raises ValueError where the grid is finer than the pixels: a pixel would read more than two cells.
+    """
+    if num_cells > num_pixels:
+        raise ValueError(f"a grid of {num_cells} cells is finer than {num_pixels} pixels")
+    position = ((torch.arange(num_pixels, dtype=torch.float64) + 0.5) * num_cells / num_pixels - 0.5).clamp(min=0)
+    left = position.floor().long().clamp(max=num_cells - 1)
+    right = (left + 1).clamp(max=num_cells - 1)
+    share = position - left
+    matrix = torch.zeros(num_pixels, num_cells, dtype=torch.float64)
+    rows = torch.arange(num_pixels)
+    matrix.index_put_((rows, left), 1 - share, accumulate=True)
+    matrix.index_put_((rows, right), share, accumulate=True)
+    return matrix.to(dtype)
+
+
+def upsample(grid: Float[Tensor, "*batch h w"], height: int, width: int) -> Float[Tensor, "*batch H W"]:
+    """Upsample a grid bilinearly (align_corners=False) by two small matrix products."""
+    rows = upsampling(grid.shape[-2], height, grid.dtype).to(grid.device)
+    columns = upsampling(grid.shape[-1], width, grid.dtype).to(grid.device)
+    return rows @ grid @ columns.T
+
+
+def _shifted(matrix: Float[Tensor, "pixels cells"], by: int) -> Float[Tensor, "pixels cells"]:
+    """Return `matrix` with column a holding column a + by, zeros where that lies outside."""
+    result = torch.zeros_like(matrix)
+    if by == 0:
+        return matrix
+    if by > 0:
+        result[:, :-by] = matrix[:, by:]
+    else:
+        result[:, -by:] = matrix[:, :by]
+    return result
+
+
+@lru_cache(maxsize=32)
+def _row_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> Float[Tensor, "two cells pixels"]:
+    matrix = upsampling(num_cells, num_pixels, dtype)
+    return torch.stack([(matrix * _shifted(matrix, dy)).T for dy in (0, 1)]).contiguous()
+
+
+@lru_cache(maxsize=32)
+def _column_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> Float[Tensor, "pixels three_cells"]:
+    matrix = upsampling(num_cells, num_pixels, dtype)
+    return torch.cat([matrix * _shifted(matrix, dx) for dx in (-1, 0, 1)], dim=1).contiguous()
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """K = U'MU of a batch of images, as its five distinct diagonals.
+
+    diagonals: entry [o, i, a, b] couples cell (a, b) of image i with cell (a, b) + OFFSETS[o], in pixels.
+    """
+
+    diagonals: Float[Tensor, "5 batch h w"]
+
+    @classmethod
+    def of_mask(cls, mask: Float[Tensor, "batch H W"], height: int, width: int) -> Self:
+        """K of `mask` (1 where valid, else 0) on a grid of `height` x `width` cells.
+
+        diagonal(dy, dx) = (Uy * shift(Uy, dy))' M (Ux * shift(Ux, dx)), products elementwise inside.
+        """
+        rows = _row_products(height, mask.shape[-2], mask.dtype).to(mask.device)
+        columns = _column_products(width, mask.shape[-1], mask.dtype).to(mask.device)
+        half = mask @ columns  # (batch, H, 3 w): the columns are done once for both row shifts
+        both = (rows[:, None] @ half).unflatten(-1, (3, width))
+        return cls(torch.stack([both[dy, :, :, dx + 1] for dy, dx in OFFSETS]))
+
+    def apply(self, cells: Float[Tensor, "batch h w columns"]) -> Float[Tensor, "batch h w columns"]:
+        """K times each column."""
+        height, width = cells.shape[1:3]
+        diagonals = self.diagonals.unsqueeze(-1)
+        result = cells * diagonals[0]
+        for (dy, dx), diagonal in zip(OFFSETS[1:], diagonals[1:], strict=True):
+            here, there = _overlap(height, dy, width, dx)
+            weight = diagonal[here]
+            result[here].addcmul_(weight, cells[there])
+            result[there].addcmul_(weight, cells[here])
+        return result
+
+
+def _overlap(height: int, dy: int, width: int, dx: int) -> tuple[_Window, _Window]:
+    """Cells that have a neighbour at (dy, dx), and those neighbours."""
+    here = (slice(None), slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
+    there = (slice(None), slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
+    return here, there
+
+
+def gather(
+    target: Float[Tensor, "batch out H W"], mask: Float[Tensor, "batch H W"], height: int, width: int
+) -> Float[Tensor, "batch out h w"]:
+    """r = U'My: the target, brought to the grid by the transpose of the upsampling."""
+    rows = upsampling(height, target.shape[-2], target.dtype).to(target.device)
+    columns = upsampling(width, target.shape[-1], target.dtype).to(target.device)
+    return rows.T @ (target * mask[:, None]) @ columns
+
+
+def position_columns(height: int, width: int) -> Float[Tensor, "5 h w"]:
+    """Position of each cell: x, y, x^2, xy, y^2 of its centre in (-1, 1), each at zero mean and unit variance.
+
+    A column without variance (a grid of one cell) stays zero.
+    """
+    y, x = torch.meshgrid(
+        (torch.arange(height, dtype=torch.float64) + 0.5) * 2 / height - 1,
+        (torch.arange(width, dtype=torch.float64) + 0.5) * 2 / width - 1,
+        indexing="ij",
+    )
+    columns = torch.stack([x, y, x * x, x * y, y * y]).flatten(1)
+    centred = columns - columns.mean(dim=1, keepdim=True)
+    spread = centred.square().mean(dim=1, keepdim=True).sqrt()
+    return (centred / spread.clamp(min=1e-9)).unflatten(1, (height, width)).float()
+
+
+def as_mask(valid: Bool[Tensor, "batch H W"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch H W"]:
+    """1 where valid, else 0."""
+    return valid.to(dtype)

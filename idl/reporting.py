@@ -1,0 +1,444 @@
+"""Findings in, report out: names, sentences and pictures of a run; no number is computed here that decides."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from idl import __version__, figures
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.evaluation import Evaluation, PanelValues
+from idl.features import EncodedDataset
+from idl.fitting import PROBE, ArmFit
+from idl.probes.exact import Solution
+from idl.probes.linear_probe import LinearProbe
+from idl.protocol import Protocol
+from idl.report import Championship, DatasetInput, Image, ModelVersion, RunReport
+from idl.targets import Target
+
+ENOUGH = 0.01
+_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a probe run knows at its end. k: as it was asked for."""
+
+    k: str
+    store: Store
+    split: Split
+    protocol: Protocol
+    target: Target
+    encoder: Encoder
+    encoded: EncodedDataset
+    arms: Mapping[str, ArmFit]
+    test: Evaluation
+
+    @property
+    def probe(self) -> Solution:
+        """The chosen probe."""
+        return self.arms[PROBE].fit.solution
+
+    @property
+    def loss_over_null(self) -> float:
+        """Test loss of the probe over that of the null arm on the same grid."""
+        return self.test.pooled_loss(PROBE) / self.test.pooled_loss("null")
+
+    @property
+    def smallest_k(self) -> int:
+        """Smallest k whose validation loss is within 1 % of the best."""
+        return self.arms[PROBE].fit.curve.smallest_k_within(ENOUGH)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures must know, a sentence each."""
+        notes = [*self.store.notes]
+        if self.encoder.origin.warning:
+            notes.append(self.encoder.origin.warning)
+        notes += [
+            f"The {name} arm's penalty {arm.fit.solution.penalty:g} is the largest that was tried."
+            for name, arm in self.arms.items()
+            if arm.fit.is_penalty_at_edge
+        ]
+        return tuple(notes)
+
+
+def probe_report(findings: Findings) -> RunReport:
+    """Everything that a probe run leaves in MLflow, save the model."""
+    test = findings.test
+    metrics = {
+        "train_loss": findings.probe.train_loss,
+        "val_loss": findings.probe.val_loss,
+        "test_loss": test.pooled_loss(PROBE),
+        "loss_over_null": findings.loss_over_null,
+        "rank": findings.probe.rank,
+        "smallest_k_within_1_percent": findings.smallest_k,
+    }
+    metrics |= {f"test_{name}": value for name, value in test.sums.summary().items()}
+    for name, arm in findings.arms.items():
+        if name == PROBE:
+            continue
+        key = f"arms/{name.replace('+', '_')}"
+        metrics[f"{key}_val_loss"] = arm.fit.solution.val_loss
+        metrics[f"{key}_test_loss"] = test.pooled_loss(name)
+        metrics |= {f"{key}_test_{each}": value for each, value in test.arm_errors[name].items()}
+    throughput = findings.encoded.throughput
+    if throughput.num_images:
+        metrics["images_per_s"] = throughput.num_images / throughput.seconds
+    metrics["encoded_images"] = throughput.num_images
+    return RunReport(
+        params=_probe_params(findings),
+        metrics=metrics,
+        figures={"curves/loss_over_k.png": _loss_over_k(findings), "arms/test_loss.png": _arms_chart(findings)},
+        panels={f"{findings.target.name}/{panel.name}": _panel(findings, panel) for panel in test.panels},
+        tables={
+            "curves/loss_over_k.csv": _curve_table(findings),
+            "arms/arms.csv": _arms_table(findings),
+            "per_image.json": _per_image_table(findings),
+        },
+        datasets=_datasets(findings.store, findings.split, tuple(_CONTEXTS)),
+        description=_description(findings),
+        tags=_tags(findings.store, findings.encoder)
+        | {
+            "target": findings.target.name,
+            "protocol": findings.protocol.name,
+            "protocol_digest": findings.protocol.digest,
+            "split_digest": findings.split.digest,
+            "basis_digest": findings.encoded.basis.digest,
+        },
+    )
+
+
+def probe_version(findings: Findings, model: nn.Module, probe: LinearProbe) -> ModelVersion:
+    """The whole model on its way to the registry as `idl-<target>-<encoder>`."""
+    test = findings.test
+    conditions = {
+        "dataset_digest": findings.store.digest,
+        "split_digest": findings.split.digest,
+        "protocol_digest": findings.protocol.digest,
+        "target": findings.target.name,
+    }
+    tags = conditions | {
+        "dataset": findings.store.name,
+        "encoder": findings.encoder.name,
+        "encoder_digest": findings.encoder.digest,
+        "weights": findings.encoder.origin.weights,
+        "task": findings.encoder.origin.task,
+        "k": str(findings.probe.k),
+        "val_loss": repr(findings.probe.val_loss),
+        "test_loss": repr(test.pooled_loss(PROBE)),
+        "loss_over_null": repr(findings.loss_over_null),
+    }
+    tags |= {
+        f"test_{name}": f"{value:.6g}"
+        for name, value in test.sums.summary().items()
+        if name in ("rmse", "abs_rel", "delta1", "r2", "angle_mean_deg")
+    }
+    return ModelVersion(
+        name=f"idl-{findings.target.name}-{model_slug(findings.encoder.name)}",
+        module=model,
+        example=_example(),
+        description=_description(findings),
+        tags=tags,
+        files={
+            "probe.safetensors": probe.to_bytes(),
+            "protocol.json": findings.protocol.to_json().encode(),
+            "origin.json": _origin_json(findings.encoder),
+        },
+        championship=Championship(findings.store.name, conditions, findings.probe.val_loss),
+    )
+
+
+@dataclass(frozen=True)
+class EncoderFindings:
+    """What is known of an encoder by itself, with the constant arm's fit. features: (channels, h, w)."""
+
+    store: Store
+    split: Split
+    target: Target
+    encoder: Encoder
+    constant: Solution
+    image_name: str
+    rgb: Image
+    features: Tensor
+
+
+def encoder_report(findings: EncoderFindings) -> RunReport:
+    """Origin, the constant arm's losses and a panel of feature maps."""
+    encoder, constant = findings.encoder, findings.constant
+    panel = figures.feature_panel(
+        findings.rgb, findings.features.numpy(), title=f"{encoder.name}: {findings.image_name}"
+    )
+    return RunReport(
+        params=dict(encoder.describe()) | {"dataset": findings.store.name, "target": findings.target.name},
+        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss},
+        figures={"features.png": panel},
+        panels={f"features/{findings.image_name}": panel},
+        datasets=_datasets(findings.store, findings.split, ("train", "val")),
+        description=_encoder_description(findings),
+        tags=_tags(findings.store, encoder) | {"target": findings.target.name},
+    )
+
+
+def encoder_version(findings: EncoderFindings) -> ModelVersion:
+    """The encoder on its way to the registry as `idl-encoder-<name>`, with its weights and origin."""
+    encoder = findings.encoder
+    tags = {
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "architecture": encoder.origin.architecture,
+        "weights": encoder.origin.weights,
+        "weights_digest": encoder.origin.weights_digest,
+        "task": encoder.origin.task,
+        "stride": str(encoder.stride),
+        "channels": str(encoder.channels),
+    }
+    return ModelVersion(
+        name=f"idl-encoder-{model_slug(encoder.name)}",
+        module=encoder.exportable(),
+        example=_example(),
+        description=_encoder_description(findings),
+        tags=tags,
+        files={
+            "encoder.safetensors": save(
+                {name: tensor.contiguous() for name, tensor in encoder.weights_state().items()},
+                metadata={"task": encoder.origin.task, "architecture": encoder.origin.architecture},
+            ),
+            "origin.json": _origin_json(encoder),
+        },
+    )
+
+
+NUM_SHEET_IMAGES = 18
+
+
+def prepare_report(
+    store: Store, split: Split, target: Target, constant: Solution, shown: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> RunReport:
+    """What a dataset looks like: a contact sheet, its numbers, and the constant arm's losses.
+
+    shown: layers of some images, by name, (image, ...).
+    """
+    sheet = figures.contact_sheet(
+        list(shown["rgb"]),
+        list(shown["depth"]),
+        list(shown["valid"]),
+        list(shown["normals"].astype(np.float32)) if "normals" in shown else None,
+        (0.0, store.shown_depth_m),
+        names=names,
+    )
+    counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
+    scenes = {f"num_{name}_scenes": len(listed) for name, listed in split.scenes.items()}
+    description = (
+        f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
+        f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
+        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {squared(target.unit)}: what "
+        f"every probe has to fall below. Layers: {', '.join(store.layers)}."
+    )
+    return RunReport(
+        params={"dataset": store.name, "target": target.name, "protocol": store.protocol.name, **counts, **scenes},
+        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss, "num_images": store.num_images},
+        figures={"contact_sheet.png": sheet},
+        panels={"contact_sheet": sheet},
+        datasets=_datasets(store, split, tuple(_CONTEXTS)),
+        description=description + "".join(f"\n\n> {note}" for note in store.notes),
+        tags={
+            "dataset": store.name,
+            "dataset_digest": store.digest,
+            "protocol_digest": store.protocol.digest,
+            "split_digest": split.digest,
+            "store": str(store.path),
+            "idl.version": __version__,
+        },
+    )
+
+
+def model_slug(encoder_name: str) -> str:
+    """An encoder's name in the letters that a registered model may have: "timm:resnet18" is "resnet18"."""
+    return encoder_name.removeprefix("timm:").replace(":", "-").replace("/", "-")
+
+
+def _example() -> np.ndarray:
+    # Batch 2 and 64 x 64: torch.export would fix a batch of 1, and a 480 x 640 example adds 93 MB of JSON.
+    return np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
+
+
+def _origin_json(encoder: Encoder) -> bytes:
+    return json.dumps({"origin": asdict(encoder.origin), **encoder.describe()}, indent=1, default=str).encode()
+
+
+def _tags(store: Store, encoder: Encoder) -> dict[str, str]:
+    return {
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "weights": encoder.origin.weights,
+        "task": encoder.origin.task,
+        "dataset": store.name,
+        "dataset_digest": store.digest,
+        "idl.version": __version__,
+    }
+
+
+def _probe_params(findings: Findings) -> dict[str, Any]:
+    encoded, protocol = findings.encoded, findings.protocol
+    return dict(findings.encoder.describe()) | {
+        "dataset": findings.store.name,
+        "target": findings.target.name,
+        "k": findings.k,
+        "k_chosen": findings.probe.k,
+        "penalty": findings.probe.penalty,
+        "grid": f"{encoded.grid[0]}x{encoded.grid[1]}",
+        "components": encoded.basis.num_components,
+        "arithmetic": findings.encoder.arithmetic,
+        "solver": "exact",
+        "alignment": protocol.alignment,
+        "resolution": protocol.resolution,
+        "depth_range_m": f"{protocol.min_depth_m:g}..{protocol.max_depth_m:g}",
+        "num_train": len(findings.split.indices["train"]),
+        "num_val": len(findings.split.indices["val"]),
+        "num_test": len(findings.split.indices["test"]),
+    }
+
+
+def _datasets(store: Store, split: Split, names: tuple[str, ...]) -> tuple[DatasetInput, ...]:
+    return tuple(
+        DatasetInput(
+            store.name,
+            store.digest,
+            store.source,
+            _CONTEXTS[name],  # pyright: ignore[reportArgumentType]
+            len(split.indices[name]),
+            len(split.scenes[name]),
+        )
+        for name in names
+    )
+
+
+def _loss_over_k(findings: Findings) -> Image:
+    curve = findings.arms[PROBE].fit.curve
+    # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
+    return figures.loss_over_k(
+        curve.k[1:].tolist(),
+        curve.train_loss[1:].tolist(),
+        curve.val_loss[1:].tolist(),
+        chosen_k=max(1, findings.probe.k),
+        test_loss_at_chosen=findings.test.pooled_loss(PROBE),
+        arms={name: arm.fit.solution.val_loss for name, arm in findings.arms.items() if name != PROBE},
+        smallest_k_within=max(1, findings.smallest_k),
+        unit=findings.target.unit,
+        title=f"{findings.target.name} from {findings.encoder.name}: loss over k",
+    )
+
+
+def _arms_chart(findings: Findings) -> Image:
+    names = [*findings.arms]
+    # "trained" marks the arm that the chart brings out.
+    labels = [f"trained: {findings.encoder.name}" if name == PROBE else name for name in names]
+    return figures.arms_chart(
+        labels, [findings.test.pooled_loss(name) for name in names], unit=findings.target.unit
+    )
+
+
+def _panel(findings: Findings, panel: PanelValues) -> Image:
+    if findings.target.layer == "normals":
+        truth, prediction = (np.moveaxis(values, 0, -1) for values in (panel.truth, panel.prediction))
+        return figures.normals_panel(panel.rgb, truth, prediction, panel.valid, 90.0, panel.name)
+    # One range for every run of a dataset, so that panels stand side by side.
+    far = findings.store.shown_depth_m
+    return figures.depth_panel(
+        panel.rgb, panel.truth, panel.prediction, panel.valid, (0.0, far), far / 4, panel.name, _caption(findings)
+    )
+
+
+def _caption(findings: Findings) -> str:
+    return f"{findings.encoder.name}, k = {findings.probe.k}"
+
+
+def _curve_table(findings: Findings) -> dict[str, list[object]]:
+    curve = findings.arms[PROBE].fit.curve
+    test_loss = findings.test.pooled_loss(PROBE)
+    return {
+        "k": curve.k.tolist(),
+        "penalty": curve.penalty.tolist(),
+        "train_loss": curve.train_loss.tolist(),
+        "val_loss": curve.val_loss.tolist(),
+        # The test split is read for the chosen k only.
+        "test_loss": [test_loss if k == findings.probe.k else None for k in curve.k.tolist()],
+    }
+
+
+def _arms_table(findings: Findings) -> dict[str, list[object]]:
+    rows = [
+        {
+            "arm": name,
+            "columns": len(arm.columns) if name != PROBE else arm.fit.solution.k + 1,
+            "rank": arm.fit.solution.rank,
+            "penalty": arm.fit.solution.penalty,
+            "train_loss": arm.fit.solution.train_loss,
+            "val_loss": arm.fit.solution.val_loss,
+            "test_loss": findings.test.pooled_loss(name),
+            **{f"test_{key}": value for key, value in findings.test.arm_errors[name].items()},
+        }
+        for name, arm in findings.arms.items()
+    ]
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _per_image_table(findings: Findings) -> dict[str, list[object]]:
+    order = findings.split.indices["test"]
+    table: dict[str, list[object]] = {
+        "image": [findings.store.names[index] for index in order],
+        "scene": [findings.store.scenes[index] for index in order],
+        "num_valid": findings.test.num_valid.astype(int).tolist(),
+    }
+    for name in findings.arms:
+        table[f"loss_{name}"] = findings.test.losses[name].tolist()
+    return table | {name: values.tolist() for name, values in findings.test.sums.per_image().items()}
+
+
+def squared(unit: str) -> str:
+    """Unit of a squared error."""
+    return f"({unit})²" if " " in unit or "/" in unit else f"{unit}²"
+
+
+def _description(findings: Findings) -> str:
+    encoder, test, probe = findings.encoder, findings.test, findings.probe
+    unit = squared(findings.target.unit)
+    summary = test.sums.summary()
+    quality = (
+        f"RMSE {summary['rmse']:.3f} m an image, δ<1.25 {summary['delta1']:.3f}, R² {summary['r2']:.3f}"
+        if "rmse" in summary
+        else f"mean angle {summary['angle_mean_deg']:.1f}° an image"
+    )
+    sentences = [
+        f"A linear probe on {probe.k} of {encoder.channels} channels' components of **{encoder.name}** "
+        f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "
+        f"**{findings.target.name}** on **{findings.store.name}** with a test loss of "
+        f"{test.pooled_loss(PROBE):.4g} {unit} ({quality}).",
+        f"That is {findings.loss_over_null:.2f} times the loss of the null arm, which reads the downsampled image "
+        f"on the same {findings.encoded.grid[0]} x {findings.encoded.grid[1]} grid "
+        f"({test.pooled_loss('null'):.4g} {unit}), where a constant reaches {test.pooled_loss('constant'):.4g} "
+        f"and position alone {test.pooled_loss('position'):.4g} {unit}.",
+        f"Of the k tried, {findings.smallest_k} components are enough to come within 1 % of the best validation "
+        f"loss ({float(findings.arms[PROBE].fit.curve.val_loss.min()):.4g} {unit}).",
+    ]
+    text = " ".join(sentences)
+    return text + "".join(f"\n\n> {note}" for note in findings.notes)
+
+
+def _encoder_description(findings: EncoderFindings) -> str:
+    encoder, origin = findings.encoder, findings.encoder.origin
+    sentences = [
+        f"The frozen encoder **{encoder.name}**: {origin.architecture}, weights: {origin.weights} ({origin.source}, "
+        f"digest `{origin.weights_digest}`), trained for: {origin.task}.",
+        f"It gives {encoder.channels} channels at stride {encoder.stride}.",
+        f"The losses are those of a constant {findings.target.name} on {findings.store.name}, the line that a "
+        "probe on this encoder has to fall below.",
+    ]
+    return " ".join(sentences) + (f"\n\n> {origin.warning}" if origin.warning else "")

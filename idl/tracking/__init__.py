@@ -1,0 +1,20 @@
+"""The one owner of mlflow: runs, what they log, the model registry.
+
+Importing this package does not import mlflow, which takes 1.4 s; the first call that needs it does.
+"""
+
+from idl.tracking.reachable import require_reachable
+from idl.tracking.recorder import Recorder
+from idl.tracking.registry import RegisteredVersion
+from idl.tracking.runs import Terminated, start
+from idl.tracking.weights import fetch_weights, registered_encoder
+
+__all__ = [
+    "Recorder",
+    "RegisteredVersion",
+    "Terminated",
+    "fetch_weights",
+    "registered_encoder",
+    "require_reachable",
+    "start",
+]

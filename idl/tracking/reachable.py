@@ -1,0 +1,142 @@
+"""Whether the tracking store answers, asked before work starts and answered within seconds."""
+
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from idl.errors import InputError
+
+TIMEOUT_S = 3.0
+REMEDY = "Start it, or set MLFLOW_TRACKING_URI."
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def require_reachable(uri: str | None = None) -> None:
+    """Return where runs can be written to `uri`, within about three seconds.
+
+    uri: a tracking URI; None: mlflow's own choice (MLFLOW_TRACKING_URI, or mlflow.db in the working folder),
+      together with its registry where that is another one.
+
+    Raises InputError: a server that does not answer, a folder that is missing or read-only, a plain folder as
+    the store (mlflow 3.17 refuses it), an address that is none.
+    """
+    if uri is not None:
+        _require(uri, "tracking server")
+        return
+    tracking, registry = current_uris()
+    _require(tracking, "tracking server")
+    if registry != tracking:
+        _require(registry, "model registry")
+
+
+def current_uris() -> tuple[str, str]:
+    """Return the tracking URI and the registry URI that mlflow uses now."""
+    import mlflow
+
+    return mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file behind a `sqlite:///...` URI; None for another URI or a database in memory."""
+    scheme, _, rest = uri.partition(":///")
+    path = rest.partition("?")[0]
+    if scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
+        return None
+    return Path(path)
+
+
+def without_password(uri: str) -> str:
+    """Return `uri` as it may be shown: user and password left out."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _require(uri: str, what: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError as error:
+        raise InputError(f"{what} {uri}: not an address ({error}). Set MLFLOW_TRACKING_URI.") from None
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in ("http", "https"):
+        _require_http(uri, what)
+    elif scheme == "sqlite":
+        _require_sqlite(uri)
+    elif scheme in DATABASE_PORTS and parts.hostname:
+        _require_port(uri, what, parts.hostname, port or DATABASE_PORTS[scheme])
+    elif scheme in ("", "file"):
+        _require_no_folder(uri)
+
+
+def _require_http(uri: str, what: str) -> None:
+    shown = without_password(uri)
+    request = urllib.request.Request(shown.rstrip("/") + "/health")
+    parts = urlsplit(uri)
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + b64encode(login.encode()).decode())
+    context = None
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context):
+            return
+    except urllib.error.HTTPError as error:
+        error.close()
+        # 404, 401 and 403 come from something that is up; a proxy whose server is down says 502 to 504.
+        if error.code < 500:
+            return
+        reason = f"HTTP {error.code}"
+    except (OSError, ValueError) as error:
+        reason = _reason(error)
+    raise InputError(f"{what} {shown}: no answer ({reason}). {REMEDY}")
+
+
+def _require_port(uri: str, what: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        raise InputError(f"{what} {without_password(uri)}: no answer ({_reason(error)}). {REMEDY}") from None
+
+
+def _require_sqlite(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"tracking store {uri}: {path} is a folder. Name a file, sqlite:///mlflow.db.")
+    if not path.absolute().parent.is_dir():
+        folder = path.absolute().parent
+        raise InputError(f"tracking store {uri}: no folder {folder}. Create it, or set MLFLOW_TRACKING_URI.")
+    for place in (path.absolute().parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InputError(
+                f"tracking store {uri}: {place} is read-only. Make it writable, or set MLFLOW_TRACKING_URI."
+            )
+
+
+def _require_no_folder(uri: str) -> None:
+    if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
+        return
+    raise InputError(
+        f"tracking store {uri}: mlflow no longer writes to a plain folder. Set "
+        "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or convert it with `mlflow migrate-filestore`."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Say in one line why there was no answer."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return f"nothing within {TIMEOUT_S:g} s"
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return " ".join(text.split()) or type(cause).__name__

@@ -1,0 +1,202 @@
+"""Writes the values of a report into one run."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from idl.tracking.quiet import quiet
+from idl.tracking.reachable import current_uris, without_password
+from idl.tracking.registry import RegisteredVersion, register
+
+if TYPE_CHECKING:
+    # The report's types bring torch, which `import idl.tracking` does without.
+    from mlflow.entities import DatasetInput as Input
+
+    from idl.report import DatasetInput, Image, ModelVersion, RunReport
+
+# mlflow's limits a request and a value.
+METRICS_PER_REQUEST = 1000
+PARAMS_PER_REQUEST = 100
+PARAM_CHARACTERS = 6000
+TAG_CHARACTERS = 8000
+CUT = " ... (cut)"
+
+NOT_FINITE_TAG = "idl.not_finite"
+SPLITS = {"training": "train", "validation": "val", "testing": "test"}
+
+
+class Recorder:
+    """Writes into one run, by its id; made by `start`."""
+
+    def __init__(self, run_id: str, experiment_id: str) -> None:
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+
+    @property
+    def hint(self) -> str:
+        """Where a person finds the run: its page on a server, or the command that starts the UI."""
+        uri = current_uris()[0]
+        page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        if uri.startswith(("http://", "https://")):
+            return f"{without_password(uri).rstrip('/')}/{page}"
+        return f"mlflow ui --backend-store-uri {without_password(uri)}, then http://127.0.0.1:5000/{page}"
+
+    def log(self, report: "RunReport") -> tuple[str, ...]:
+        """Write all of `report`, and return the names of metrics left out because they are no numbers.
+
+        A parameter that the run has with the same text is left alone; one that `mlflow run` logged with
+        another spelling ("1e-3") is left too, and the resolved value stands beside it as `resolved.NAME`.
+        Parameters and tags are cut to mlflow's limits. NaN and infinite metrics are left out, and listed in
+        the tag `idl.not_finite`. Numbers of images and scenes are in each dataset's profile and input tags.
+
+        Raises ValueError, before anything is written: columns of unequal length, an unknown kind of table, a
+        picture that is not uint8 (mlflow would rescale each float picture by its own range).
+        """
+        tables = {path: _plain_table(path, columns) for path, columns in report.tables.items()}
+        for key, picture in {**report.figures, **report.panels}.items():
+            _require_uint8(key, picture)
+        left_out = tuple(name for name, value in report.metrics.items() if not math.isfinite(value))
+        tags = dict(report.tags)
+        if report.description:
+            tags["mlflow.note.content"] = report.description
+        if left_out:
+            tags[NOT_FINITE_TAG] = ", ".join(f"{name}={report.metrics[name]}" for name in left_out)
+
+        with quiet():
+            client = self._client()
+            self._log_params(client, report.params)
+            self._log_batch(client, "tags", tags)
+            self._log_metrics(client, report.metrics, step=0)
+            if report.datasets:
+                client.log_inputs(self.run_id, datasets=[_input(dataset) for dataset in report.datasets])
+        with quiet(transfer=True):
+            for path, columns in tables.items():
+                if path.endswith(".csv"):
+                    client.log_text(self.run_id, _csv(columns), path)
+                else:
+                    client.log_table(self.run_id, columns, path)
+            for path, picture in report.figures.items():
+                client.log_image(self.run_id, picture, artifact_file=path)
+            for key, picture in report.panels.items():
+                client.log_image(self.run_id, picture, key=_panel_key(key), step=0)
+        return left_out
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Write one step of curves, in one request; values that are not finite are left out."""
+        with quiet():
+            self._log_metrics(self._client(), values, step)
+
+    def tag(self, name: str, value: str) -> None:
+        """Set one tag of the run, cut to mlflow's limit."""
+        with quiet():
+            self._client().set_tag(self.run_id, name, _cut(value, TAG_CHARACTERS))
+
+    def register(self, version: "ModelVersion") -> RegisteredVersion:
+        """Export the model, register it as a new version, and move the champion aliases that it wins.
+
+        To be called inside `start`, after `log`: mlflow copies the run's metrics to the model.
+        """
+        return register(version, self.run_id)
+
+    def _client(self) -> Any:
+        import mlflow
+
+        return mlflow.MlflowClient()
+
+    def _log_params(self, client: Any, params: Mapping[str, object]) -> None:
+        logged = client.get_run(self.run_id).data.params
+        missing = {}
+        for name, value in params.items():
+            text = _cut(str(value), PARAM_CHARACTERS)
+            if logged.get(name, text) != text:
+                name = f"resolved.{name}"
+            # A `resolved.` parameter that differs is written all the same: mlflow then says what changed.
+            if logged.get(name) != text:
+                missing[name] = text
+        self._log_batch(client, "params", missing)
+
+    def _log_batch(self, client: Any, kind: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        entity, limit = (Param, PARAM_CHARACTERS) if kind == "params" else (RunTag, TAG_CHARACTERS)
+        entities = iter([entity(name, _cut(str(value), limit)) for name, value in values.items()])
+        while batch := list(islice(entities, PARAMS_PER_REQUEST)):
+            client.log_batch(self.run_id, **{kind: batch})
+
+    def _log_metrics(self, client: Any, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        finite = iter(
+            [Metric(k, float(value), now, step) for k, value in values.items() if math.isfinite(value)]
+        )
+        while batch := list(islice(finite, METRICS_PER_REQUEST)):
+            client.log_batch(self.run_id, metrics=batch)
+
+
+def _input(dataset: "DatasetInput") -> "Input":
+    """Return the split as mlflow's input.
+
+    mlflow keeps one entry, with one profile, for equal name and digest in an experiment: the splits share
+    their digest, so that the split is put into the name.
+    """
+    from mlflow.entities import Dataset, InputTag
+    from mlflow.entities import DatasetInput as Input
+
+    counts = {"num_images": dataset.num_images, "num_scenes": dataset.num_scenes}
+    entity = Dataset(
+        name=f"{dataset.name}-{SPLITS[dataset.context]}",
+        digest=dataset.digest,
+        source_type="code",
+        # The UI shows this key of a "code" source as its text.
+        source=json.dumps({"tags": {"mlflow.source.name": dataset.source}}),
+        # `num_rows` is what the UI shows beside the name.
+        profile=json.dumps({"num_rows": dataset.num_images, **counts}),
+    )
+    tags = [InputTag("mlflow.data.context", dataset.context)]
+    # A profile is written once for an experiment; what a run read may be a part of the split.
+    tags += [InputTag(name, str(count)) for name, count in counts.items()]
+    return Input(dataset=entity, tags=tags)
+
+
+def _plain_table(path: str, columns: Mapping[str, Sequence[object]]) -> dict[str, list[object]]:
+    """Return the columns as lists of Python values, after a look at what `log` promises to refuse."""
+    if not path.endswith((".csv", ".json")):
+        raise ValueError(f"{path}: expected the name of a table to end in .csv or .json")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{path}: columns differ in length: {lengths}")
+    return {
+        name: [value.item() if isinstance(value, np.generic) else value for value in column]
+        for name, column in columns.items()
+    }
+
+
+def _csv(columns: Mapping[str, Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def _require_uint8(key: str, picture: "Image") -> None:
+    if picture.dtype != np.uint8:
+        raise ValueError(f"{key}: pixels are {picture.dtype}, expected uint8")
+
+
+def _panel_key(key: str) -> str:
+    """Replace what mlflow does not take in an image's key."""
+    return re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT

@@ -1,0 +1,200 @@
+"""A run from its start to its end, whatever ends it."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from idl.errors import InputError
+from idl.tracking.quiet import quiet
+from idl.tracking.reachable import current_uris, require_reachable, without_password
+from idl.tracking.recorder import Recorder
+from idl.tracking.schema import create_schema
+
+DEFAULT_EXPERIMENT = "idl"
+ERROR_TAG = "idl.error"
+MAX_ERROR_CHARACTERS = 500
+# What mlflow names a run by itself: "bustling-fox-123".
+GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived: a SystemExit with code 143, as a shell reports it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextmanager
+def start(entry_point: str, experiment: str | None = None, run_name: str | None = None) -> Iterator[Recorder]:
+    """Run the block inside a tracked run, and yield what it logs with.
+
+    entry_point: the command, kept in the tag `idl.entry_point`.
+    experiment: by name, created where it is missing; None: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID,
+      else "idl". Under `mlflow run` (MLFLOW_RUN_ID is set) that run is resumed, in its own experiment.
+    run_name: for people, "probe convnext depth rooms"; None: `entry_point`. A resumed run takes it where
+      mlflow had made up its name.
+
+    The run ends FINISHED; KILLED on Ctrl-C and SIGTERM (inside, SIGTERM raises Terminated); FAILED on any
+    other exception, with its line in the tag `idl.error`. An exception goes on to the caller.
+
+    Raises InputError: the store cannot be reached, or stops answering while the run lasts.
+    """
+    require_reachable(None)
+    with _termination_raises():
+        error: BaseException | None = None
+        recorder: Recorder | None = None
+        try:
+            recorder = _open(entry_point, experiment, run_name or entry_point)
+            yield recorder
+        except BaseException as caught:
+            error = _explained(caught)
+            if error is caught:
+                raise
+            raise error from caught
+        finally:
+            if recorder is not None:
+                _end(recorder, error)
+
+
+@contextmanager
+def child(parent: Recorder, run_name: str) -> Iterator[Recorder]:
+    """Run the block in a run nested under `parent`; it ends as `start` says. For the trials of a sweep."""
+    import mlflow
+
+    error: BaseException | None = None
+    with quiet():
+        run = mlflow.start_run(
+            experiment_id=parent.experiment_id, run_name=run_name, nested=True, parent_run_id=parent.run_id
+        )
+    recorder = Recorder(run.info.run_id, run.info.experiment_id)
+    try:
+        yield recorder
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        _end(recorder, error)
+
+
+def _open(entry_point: str, experiment: str | None, run_name: str) -> Recorder:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    tags = {"idl.entry_point": entry_point}
+    with quiet():
+        tracking_uri, registry_uri = current_uris()
+        create_schema(tracking_uri, registry_uri)
+        resumed = os.environ.get("MLFLOW_RUN_ID")
+        if not resumed:
+            run = mlflow.start_run(experiment_id=_experiment_id(experiment), run_name=run_name, tags=tags)
+            return Recorder(run.info.run_id, run.info.experiment_id)
+        try:
+            given = mlflow.MlflowClient().get_run(resumed).info.run_name
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise InputError(
+                f"MLFLOW_RUN_ID={resumed}: no such run at {without_password(tracking_uri)}. "
+                "Unset it, or set MLFLOW_TRACKING_URI to the store that has it."
+            ) from None
+        kept = bool(given) and not GENERATED_NAME.fullmatch(given)
+        # Without an experiment: mlflow refuses one that differs from the run's.
+        run = mlflow.start_run(run_name=None if kept else run_name, tags=tags)
+        return Recorder(run.info.run_id, run.info.experiment_id)
+
+
+def _experiment_id(experiment: str | None) -> str:
+    """Return the experiment's id; through the client, since `set_experiment` changes the whole process."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    if experiment is None and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        return given
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            # Another process was faster.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"experiment {name}: is deleted. Run `mlflow experiments restore -x {found.experiment_id}`, "
+            "or choose another name."
+        )
+    return found.experiment_id
+
+
+def _end(recorder: Recorder, error: BaseException | None) -> None:
+    """Write the run's last status; where the block had failed, a failure to do so is not shown."""
+    import mlflow
+
+    status = _status(error)
+    if error is None:
+        try:
+            with quiet():
+                mlflow.end_run(status)
+        except Exception as caught:
+            raise _explained(caught) from caught
+        return
+    is_gone = _is_lost_server(error) or _is_lost_server(error.__cause__)
+    with quiet(last_try=is_gone), suppress(Exception):
+        if status == "FAILED":
+            line = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            with suppress(Exception):
+                recorder.tag(ERROR_TAG, " ".join(line.split())[:MAX_ERROR_CHARACTERS])
+        mlflow.end_run(status)
+
+
+def _status(error: BaseException | None) -> str:
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        return "KILLED"
+    is_regular = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+    return "FINISHED" if is_regular else "FAILED"
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return an InputError for a server that went away, anything else as it is."""
+    if not _is_lost_server(error):
+        return error
+    uri = without_password(current_uris()[0])
+    explained = InputError(
+        f"tracking server {uri}: stopped answering while the run was logged. Start it and run again."
+    )
+    explained.__cause__ = error
+    return explained
+
+
+def _is_lost_server(error: BaseException | None) -> bool:
+    """Tell whether mlflow gave up on a request; it wraps every kind of lost connection in one such text."""
+    return type(error).__name__ == "MlflowException" and "API request to" in str(error)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Turn the first SIGTERM into Terminated, so that the run gets a last status; restore the handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # The next one must not cut off the writing of the status.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        # None: a handler that Python did not install cannot be put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
