@@ -55,9 +55,7 @@ dataset_options = _options(
     _option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
 )
 
-encoder_name = _option(
-    "--encoder", _ENCODER.name, "null, convnext, timm:NAME, or package.module:factory."
-)
+encoder_name = _option("--encoder", _ENCODER.name, "null, convnext, timm:NAME, or package.module:factory.")
 
 encoder_options = _options(
     _option("--weights", _ENCODER.weights, "auto, imagenet, random, a file, or models:/NAME/VERSION."),
@@ -159,9 +157,7 @@ def probe(**options: Any) -> None:
     with _run("probe", name, options) as recorder:
         store = _store(options)
         encoder = _encoder(options["encoder"], options)
-        run = run_probe(
-            config, store, encoder, _cache_folder(options), device=encoder.device, progress=terminal
-        )
+        run = run_probe(config, store, encoder, _cache_folder(options), progress=terminal)
         _finish(recorder, run, encoder)
 
 
@@ -187,7 +183,15 @@ def _finish(recorder: tracking.Recorder, run: Run, encoder: Encoder) -> None:
 
 
 def _say_result(report: RunReport, hint: str) -> None:
-    shown = ("train_loss", "val_loss", "test_loss", "loss_over_null", "test_rmse", "test_angle_mean_deg", "test_r2")
+    shown = (
+        "train_loss",
+        "val_loss",
+        "test_loss",
+        "loss_over_null",
+        "test_rmse",
+        "test_angle_mean_deg",
+        "test_r2",
+    )
     for name in shown:
         if name in report.metrics:
             click.echo(f"{name:>20}  {report.metrics[name]:.5g}")

@@ -184,6 +184,4 @@ class _Collected:
                 for arm, each in by_arm.items()
             }
             sums = by_arm[PROBE]
-        return Evaluation(
-            dict(zip(self._arms, losses, strict=True)), num_valid, errors, sums, panels
-        )
+        return Evaluation(dict(zip(self._arms, losses, strict=True)), num_valid, errors, sums, panels)

@@ -67,7 +67,6 @@ def probe(
     encoder: Encoder,
     cache_folder: Path,
     *,
-    device: torch.device = torch.device("cpu"),
     progress: Progress = silent,
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
@@ -82,7 +81,7 @@ def probe(
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
     with cache.locked(folder):
-        encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, device, progress)
+        encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress)
         train = split_statistics(encoded, "train", wanted, progress)
         val = split_statistics(encoded, "val", wanted, progress)
         arms = fit_arms(train.statistics, val.statistics, encoded.columns, k)
@@ -146,14 +145,10 @@ def _split(config: ProbeConfig, store: Store, wanted: Target) -> Split:
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
     if config.batch_size < 1:
         raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
-    return split_by_scene(
-        store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential
-    )
+    return split_by_scene(store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential)
 
 
-def _constant(
-    config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress
-) -> Solution:
+def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress) -> Solution:
     """Fit the constant arm without an encoder."""
     train, val = (
         _constant_statistics(store, split, name, wanted, config.batch_size, progress) for name in ("train", "val")

@@ -16,9 +16,7 @@ Advance = Callable[[int], None]
 class Progress(Protocol):
     """Opens one piece of long work; what it yields is called with the number of items just done."""
 
-    def __call__(
-        self, label: str, total: int, done: int = 0, unit: str = "img"
-    ) -> AbstractContextManager[Advance]:
+    def __call__(self, label: str, total: int, done: int = 0, unit: str = "img") -> AbstractContextManager[Advance]:
         """Show `label`, of whose `total` items `done` were there already."""
         ...
 

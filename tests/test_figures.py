@@ -256,16 +256,17 @@ def test_charts_show_their_values():
     base |= {"test_loss_at_chosen": 1.4, "smallest_k_within": 16, "unit": "m"}
     base |= {"arms": {"constant": 4.0, "null": 2.0}}
     plain = loss_over_k(**base)
-    for name, value in (
-        ("train_loss", [3, 2, 0.5]),
-        ("val_loss", [3, 2.5, 1.5]),
-        ("chosen_k", 4),
-        ("test_loss_at_chosen", 0.2),
-        ("arms", {"constant": 4.0, "null": 3.0}),
-        ("smallest_k_within", None),
-        ("unit", "1"),
-    ):
-        changed = loss_over_k(**(base | {name: value}))
+    changes: dict[str, Any] = {
+        "train_loss": [3, 2, 0.5],
+        "val_loss": [3, 2.5, 1.5],
+        "chosen_k": 4,
+        "test_loss_at_chosen": 0.2,
+        "arms": {"constant": 4.0, "null": 3.0},
+        "smallest_k_within": None,
+        "unit": "1",
+    }
+    for name, value in changes.items():
+        changed = loss_over_k(**{**base, name: value})
         assert changed.shape == plain.shape
         assert not np.array_equal(changed, plain), name
 

@@ -72,9 +72,7 @@ def reader(config: DatasetConfig) -> Reader:
     return READERS[config.dataset](config)
 
 
-def open_store(
-    config: DatasetConfig, folder: Path, *, workers: int = 1, progress: Progress = silent
-) -> Store:
+def open_store(config: DatasetConfig, folder: Path, *, workers: int = 1, progress: Progress = silent) -> Store:
     """Return the prepared dataset, made under `folder` where it is not there yet."""
     if config.dataset.endswith(".h5"):
         return Store.open(Path(config.dataset))

@@ -78,9 +78,7 @@ def prepare(
     return Store.open(path)
 
 
-def _make(
-    reader: Reader, protocol: Protocol, partial: Path, path: Path, workers: int, progress: Progress
-) -> None:
+def _make(reader: Reader, protocol: Protocol, partial: Path, path: Path, workers: int, progress: Progress) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     segments = _segments(reader)
     _write_segments(reader, protocol, segments, partial, workers, progress)
@@ -100,7 +98,12 @@ def _segments(reader: Reader) -> list[_Segment]:
 
 
 def _write_segments(
-    reader: Reader, protocol: Protocol, segments: list[_Segment], partial: Path, workers: int, progress: Progress
+    reader: Reader,
+    protocol: Protocol,
+    segments: list[_Segment],
+    partial: Path,
+    workers: int,
+    progress: Progress,
 ) -> None:
     todo = [segment for segment in segments if not segment.path(partial).exists()]
     total = sum(segment.num_images for segment in segments)

@@ -77,7 +77,11 @@ def _cut(order: Sequence[str], shares: tuple[float, ...], rule: str) -> dict[str
     num_train = max(1, len(order) - num_val - num_test)
     num_val = min(num_val, len(order) - num_train - 1)
     cuts = (num_train, num_train + num_val)
-    return {"train": tuple(order[: cuts[0]]), "val": tuple(order[cuts[0] : cuts[1]]), "test": tuple(order[cuts[1] :])}
+    return {
+        "train": tuple(order[: cuts[0]]),
+        "val": tuple(order[cuts[0] : cuts[1]]),
+        "test": tuple(order[cuts[1] :]),
+    }
 
 
 def _read_file(path: Path, known: set[str]) -> dict[str, tuple[str, ...]]:

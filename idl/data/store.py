@@ -52,7 +52,7 @@ class Store:
                 version = file.attrs["version"]
                 if version != STORE_VERSION:
                     raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {remedy}")
-                layers = tuple(sorted(name for name in file if name not in ("name", "scene")))
+                layers = tuple(sorted(str(name) for name in file if name not in ("name", "scene")))
                 names = tuple(file["name"].asstr()[:])  # pyright: ignore[reportAttributeAccessIssue]
                 scenes = tuple(file["scene"].asstr()[:])  # pyright: ignore[reportAttributeAccessIssue]
                 for layer in layers:
@@ -92,7 +92,7 @@ class Store:
         try:
             with h5py.File(self.path, "r") as file:
                 return {layer: _rows(file[layer], indices) for layer in layers}
-        except OSError as error:
+        except (OSError, KeyError) as error:
             raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
 
 

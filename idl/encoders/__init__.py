@@ -3,6 +3,7 @@
 import json
 import math
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 import torch
 
@@ -28,14 +29,14 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     kind, colon, _ = config.name.partition(":")
     if kind in ENCODERS and bool(colon) == (kind == "timm"):
         return ENCODERS[kind](config, device)
-    if colon and "." in kind:
+    if colon and ("." in kind or (kind.isidentifier() and find_spec(kind) is not None)):
         return custom.build(config, device)
-    names = ["timm:NAME" if name == "timm" else name for name in ENCODERS]
-    near = get_close_matches(config.name, names, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    names = {name: "timm:NAME" if name == "timm" else name for name in ENCODERS}
+    near = get_close_matches(kind, ENCODERS, n=1, cutoff=0.4)
+    hint = f" Did you mean {names[near[0]]}?" if near else ""
     raise InputError(
         f"encoder={config.name}: no such encoder.{hint} "
-        f"Pass one of {', '.join(names)}, package.module:factory."
+        f"Pass one of {', '.join(names.values())}, package.module:factory."
     )
 
 
@@ -50,8 +51,6 @@ def _check(config: EncoderConfig) -> None:
         )
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and not (len(values) == 3 and all(math.isfinite(value) for value in values)):
-            raise InputError(
-                f"{name}={values}: not three finite numbers. Pass one a colour, for RGB in [0, 1]."
-            )
+            raise InputError(f"{name}={values}: not three finite numbers. Pass one a colour, for RGB in [0, 1].")
     if config.std is not None and min(config.std) <= 0:
         raise InputError(f"std={config.std}: a standard deviation must be above 0. Pass e.g. 0.5,0.5,0.5.")

@@ -146,28 +146,29 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def require(self, resolution: int) -> None:
-        """Make sure, before work starts, that square images of `resolution` pixels give a grid of that stride.
+        """Make sure, before work starts, that images of `resolution` pixels square give a grid of that stride.
 
-        Raises InputError where the network takes no such images, as vision transformers of a fixed size do, or
-        pads them so that its cells are not squares of `stride` pixels side by side.
+        Raises InputError where the network takes no such images, as vision transformers of a fixed size do,
+        or pads them so that its cells are not squares of `stride` pixels side by side.
         """
         image = torch.zeros(1, 3, resolution, resolution, device=self.mean.device)
-        advice = "Pass a resolution that it takes, another encoder, or encoder_args such as"
-        example = f'{{"img_size": {resolution}}} or {{"dynamic_img_size": true}}'
+        advice = (
+            "Pass a resolution that it takes, another encoder, or encoder_args such as "
+            f'{{"img_size": {resolution}}} or {{"dynamic_img_size": true}}.'
+        )
+        told = f"{resolution} x {resolution} pixels"
         try:
             shape = tuple(self(image).shape[1:])
         except (AssertionError, IndexError, ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             message = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"encoder={self.name}: fails on {resolution} x {resolution} pixels ({message}). {advice} {example}."
-            ) from error
+            raise InputError(f"encoder={self.name}: fails on {told} ({message}). {advice}") from error
         cells = resolution // self.stride
         if resolution % self.stride or shape != (self.channels, cells, cells):
             raise InputError(
-                f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {resolution} x {resolution} pixels "
-                f"at stride {self.stride}. {advice} {example}."
+                f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {told}, "
+                f"which is not a stride of {self.stride}. {advice}"
             )
 
     def exportable(self) -> "Encoder":
@@ -177,9 +178,7 @@ class Encoder(nn.Module):
         shallow._lowered = ()
         return copy.deepcopy(shallow).cpu()
 
-    def with_network(
-        self, network: nn.Module, weights: Weights, task: str, source: str, seed: int
-    ) -> "Encoder":
+    def with_network(self, network: nn.Module, weights: Weights, task: str, source: str, seed: int) -> "Encoder":
         """Give an encoder that differs in its weights only: for controls that permute or recalibrate them.
 
         network: same architecture, and not shared with this encoder.

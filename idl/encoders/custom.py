@@ -24,9 +24,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     Raises InputError where the factory, its arguments, its result or the weights are not as they must be.
     """
     if config.stage is not None:
-        raise InputError(
-            f"stage={config.stage}: {config.name} has one level only. Choose it by encoder_args."
-        )
+        raise InputError(f"stage={config.stage}: {config.name} has one level only. Choose it by encoder_args.")
     arguments = json.loads(config.encoder_args)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
@@ -70,9 +68,7 @@ def _call(name: str, arguments: dict[str, object]) -> nn.Module:
     try:
         network = factory(**arguments)
     except TypeError as error:
-        raise InputError(
-            f"encoder={name}: called with encoder_args={arguments}: {error}. Change them."
-        ) from error
+        raise InputError(f"encoder={name}: called with encoder_args={arguments}: {error}. Change them.") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"encoder={name}: gives a {type(network).__name__}. Return a torch.nn.Module.")
     return network
@@ -84,9 +80,7 @@ def _dry_run(network: nn.Module, name: str) -> tuple[int, int]:
     features = network(torch.zeros(1, 3, side, side))
     if not isinstance(features, Tensor) or features.ndim != 4:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise InputError(
-            f"encoder={name}: gives {got} for one image. Return one tensor (batch, channels, h, w)."
-        )
+        raise InputError(f"encoder={name}: gives {got} for one image. Return one tensor (batch, channels, h, w).")
     _, channels, height, width = features.shape
     if height != width or not 0 < height <= side or side % height:
         raise InputError(

@@ -27,9 +27,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     Raises InputError where a setting is given that it does not have.
     """
     if config.stride < 1:
-        raise InputError(
-            f"stride={config.stride}: the null encoder averages squares of at least 1 pixel. Pass 8."
-        )
+        raise InputError(f"stride={config.stride}: the null encoder averages squares of at least 1 pixel. Pass 8.")
     if config.weights not in ("auto", "none"):
         raise InputError(f"weights={config.weights}: the null encoder has none. Leave weights at auto.")
     if config.stage is not None:

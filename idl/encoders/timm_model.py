@@ -190,9 +190,7 @@ def _head(model: nn.Module) -> tuple[str, ...]:
     return tuple(name.split(".")[0] for name in names)
 
 
-def _translated(
-    tensors: Mapping[str, Tensor], model: nn.Module, path: Path, architecture: str
-) -> Mapping[str, Tensor]:
+def _translated(tensors: Mapping[str, Tensor], model: nn.Module, path: Path, architecture: str) -> Mapping[str, Tensor]:
     """Bring names of an architecture's original publication to timm's, where timm knows them."""
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is None:

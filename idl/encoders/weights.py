@@ -78,9 +78,7 @@ def locate_file(config: EncoderConfig, others: str) -> Source:
     wanted = config.weights
     if wanted.startswith("models:/"):
         if config.registry_file is None:
-            raise InputError(
-                f"weights={wanted}: not fetched from the registry. Pass registry_file beside it."
-            )
+            raise InputError(f"weights={wanted}: not fetched from the registry. Pass registry_file beside it.")
         return Source("registry", config.registry_file, wanted)
     path = Path(wanted).expanduser()
     if not path.is_file():
@@ -125,19 +123,13 @@ def read(path: Path) -> Checkpoint:
         raise InputError(f"{path}: holds no tensors by name. Save a module's state_dict() in it.")
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
-            raise InputError(
-                f"{path}: {name} is a {type(tensor).__name__}, not a tensor. Save the state_dict() only."
-            )
+            raise InputError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor. Save the state_dict() only.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{path}: {name} is not finite. Take a checkpoint from before training diverged."
-            )
+            raise InputError(f"{path}: {name} is not finite. Take a checkpoint from before training diverged.")
     return Checkpoint({_unwrapped(str(name)): tensor for name, tensor in content.items()}, metadata)
 
 
-def load(
-    model: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...], path: Path, architecture: str
-) -> None:
+def load(model: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...], path: Path, architecture: str) -> None:
     """Load `tensors` into `model`, all of them; the classifier's may be missing, extra, or of another size.
 
     head: names of the top-level modules that only classify.

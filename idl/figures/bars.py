@@ -79,7 +79,7 @@ def per_scene_error(
     axes.plot(ranks, values, linestyle="", marker="o", markersize=4.5, color=ACCENT)
     axes.set_ylim(0, 1.1 * float(values.max()))
     axes.set_xlim(0, len(values) + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("rank of the scene", fontsize=9.5, color=INK)
     axes.set_ylabel("RMSE (m)", fontsize=9.5, color=INK)
     axes.grid(axis="y", color=RULE, linewidth=0.7)

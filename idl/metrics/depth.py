@@ -97,9 +97,7 @@ class DepthSums:
         """
         has_truth = self.num_valid > 0
         if not has_truth.any():
-            raise InputError(
-                f"metrics: none of {len(has_truth)} images has a valid depth. Check mask and depth range."
-            )
+            raise InputError(f"metrics: none of {len(has_truth)} images has a valid depth. Check mask and depth range.")
         pooled = self.pooled()
         result = {name: float(values[has_truth].mean()) for name, values in self.per_image().items()}
         result |= {f"{name}_pooled": float(values[0]) for name, values in pooled.per_image().items()}
@@ -129,13 +127,9 @@ def depth_metrics(
     """
     near, far = protocol.min_depth_m, protocol.max_depth_m
     if not 0.0 < near < far < np.inf:
-        raise InputError(
-            f"protocol {protocol.name!r}: depth range {near} to {far} m, expected 0 < min < max."
-        )
+        raise InputError(f"protocol {protocol.name!r}: depth range {near} to {far} m, expected 0 < min < max.")
     if not 0.0 < train_mean_m < np.inf:
-        raise InputError(
-            f"metrics: the training split's mean depth is {train_mean_m} m, expected more than 0."
-        )
+        raise InputError(f"metrics: the training split's mean depth is {train_mean_m} m, expected more than 0.")
     if not prediction_m.shape == truth_m.shape == valid.shape or prediction_m.ndim != 3:
         shapes = f"{tuple(prediction_m.shape)}, {tuple(truth_m.shape)} and {tuple(valid.shape)}"
         raise ValueError(f"prediction, truth and valid have shapes {shapes}, expected (batch, H, W) thrice")

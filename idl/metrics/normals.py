@@ -108,9 +108,7 @@ def normals_metrics(
     """
     if prediction.shape != truth.shape or truth.shape[1:2] != (3,) or truth[:, 0].shape != valid.shape:
         shapes = f"{tuple(prediction.shape)}, {tuple(truth.shape)} and {tuple(valid.shape)}"
-        raise ValueError(
-            f"prediction, truth, valid have shapes {shapes}, expected (b, 3, H, W) twice, (b, H, W)"
-        )
+        raise ValueError(f"prediction, truth, valid have shapes {shapes}, expected (b, 3, H, W) twice, (b, H, W)")
     squared_length = truth.square().sum(dim=1)
     counted = valid & (squared_length > 0) & (squared_length < torch.inf)
     angle = _angle_deg(prediction, truth)
@@ -127,9 +125,7 @@ def normals_metrics(
     return NormalsSums(*(each.cpu().numpy() for each in sums))
 
 
-def _angle_deg(
-    a: Float[Tensor, "batch 3 H W"], b: Float[Tensor, "batch 3 H W"]
-) -> Float[Tensor, "batch H W"]:
+def _angle_deg(a: Float[Tensor, "batch 3 H W"], b: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch H W"]:
     """Return atan2(|a x b|, a . b) in degrees: the angle of acos(clamp(a . b)) for unit vectors.
 
     It needs no unit length, and no clamp. In float32, acos is blind under 0.03 degrees: the dot product of

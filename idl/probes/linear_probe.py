@@ -81,7 +81,10 @@ class LinearProbe(nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 card = ProbeCard(**json.loads((file.metadata() or {})["idl.probe"]))
-                return cls(*(file.get_tensor(name) for name in ("mean", "projection", "weight", "bias")), card)
+                mean, projection, weight, bias = (
+                    file.get_tensor(name) for name in ("mean", "projection", "weight", "bias")
+                )
+                return cls(mean, projection, weight, bias, card)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file. Pass the probe.safetensors of a run.") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
@@ -111,4 +114,3 @@ class DepthModel(nn.Module):
         """Predict for images of any size that the encoder takes."""
         prediction = self.decode(self.probe.predict(self.encoder(rgb), (rgb.shape[2], rgb.shape[3])))
         return prediction if self.range_m is None else prediction.clamp(*self.range_m)
-

@@ -87,9 +87,7 @@ class Statistics:
 
     def subset(self, index: Int[Tensor, " chosen"]) -> Self:
         """Statistics of some of the columns, in the order of `index`: the system of one arm."""
-        return type(self)(
-            self.gram[index][:, index], self.moment[index], self.energy, self.num_valid, self.num_images
-        )
+        return type(self)(self.gram[index][:, index], self.moment[index], self.energy, self.num_valid, self.num_images)
 
     def mse(self, weights: Float64[Tensor, "columns *path out"]) -> Float64[Tensor, " *path"]:
         """Mean squared error over valid pixels and outputs, for one weight matrix or a path of them."""

@@ -6,13 +6,14 @@ Importing this package does not import mlflow, which takes 1.4 s; the first call
 from idl.tracking.reachable import require_reachable
 from idl.tracking.recorder import Recorder
 from idl.tracking.registry import RegisteredVersion
-from idl.tracking.runs import Terminated, start
+from idl.tracking.runs import Terminated, child, start
 from idl.tracking.weights import fetch_weights, registered_encoder
 
 __all__ = [
     "Recorder",
     "RegisteredVersion",
     "Terminated",
+    "child",
     "fetch_weights",
     "registered_encoder",
     "require_reachable",

@@ -47,7 +47,8 @@ def sqlite_path(uri: str) -> Path | None:
     path = rest.partition("?")[0]
     if scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
         return None
-    return Path(path)
+    # mlflow quotes its default, "/a%20b/mlflow.db", and sqlalchemy takes the quotes off.
+    return Path(unquote(path))
 
 
 def without_password(uri: str) -> str:

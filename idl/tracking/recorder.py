@@ -135,9 +135,7 @@ class Recorder:
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
-        finite = iter(
-            [Metric(k, float(value), now, step) for k, value in values.items() if math.isfinite(value)]
-        )
+        finite = iter([Metric(k, float(value), now, step) for k, value in values.items() if math.isfinite(value)])
         while batch := list(islice(finite, METRICS_PER_REQUEST)):
             client.log_batch(self.run_id, metrics=batch)
 

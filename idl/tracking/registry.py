@@ -150,9 +150,7 @@ def _versions(client: Any, name: str) -> dict[int, Mapping[str, str]]:
     versions: dict[int, Mapping[str, str]] = {}
     token = None
     while True:
-        page = client.search_model_versions(
-            f"name = '{name}'", max_results=VERSIONS_PER_PAGE, page_token=token
-        )
+        page = client.search_model_versions(f"name = '{name}'", max_results=VERSIONS_PER_PAGE, page_token=token)
         versions |= {int(found.version): found.tags for found in page if found.status == "READY"}
         token = page.token
         if not token:

@@ -84,9 +84,7 @@ def _resolve(client: Any, uri: str, address: re.Match[str]) -> int:
         ) from None
     if alias is not None:
         if alias not in model.aliases:
-            raise InputError(
-                f"{uri}: {name} has no alias {alias}. Its aliases: {_list(sorted(model.aliases))}."
-            )
+            raise InputError(f"{uri}: {name} has no alias {alias}. Its aliases: {_list(sorted(model.aliases))}.")
         return int(model.aliases[alias])
     numbers = sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'"))
     if int(version) not in numbers:

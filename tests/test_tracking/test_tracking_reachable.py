@@ -125,6 +125,12 @@ def test_default_store_is_the_working_folder(clean: Path):
     require_reachable(None)
 
 
+def test_default_store_of_a_folder_with_a_space(clean: Path, monkeypatch: pytest.MonkeyPatch):
+    (clean / "my runs").mkdir()
+    monkeypatch.chdir(clean / "my runs")
+    require_reachable(None)
+
+
 def test_default_store_of_a_folder_with_old_runs(clean: Path):
     # mlflow falls back to the plain folder where it finds runs of an older version in it.
     (clean / "mlruns" / "0").mkdir(parents=True)

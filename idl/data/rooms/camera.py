@@ -45,12 +45,12 @@ class Camera:
 
 def look_at(position_m: np.ndarray, target_m: np.ndarray, roll: float, tan_half_view: float) -> Camera:
     """A camera that looks from one point to another, turned by `roll` radians about its axis."""
-    forward = (target_m - position_m) / np.linalg.norm(target_m - position_m)
-    right = np.cross(forward, (0.0, 0.0, 1.0))
-    right /= np.linalg.norm(right)
-    down = np.cross(forward, right)
-    rolled = np.cos(roll) * right + np.sin(roll) * down
-    return Camera(position_m, np.stack([rolled, np.cross(forward, rolled), forward]), tan_half_view)
+    x, y, z = (target_m - position_m) / np.linalg.norm(target_m - position_m)
+    level = np.hypot(x, y)
+    forward = np.array([x, y, z])
+    right, down = np.array([y, -x, 0.0]) / level, np.array([x * z, y * z, -level * level]) / level
+    c, s = np.cos(roll), np.sin(roll)
+    return Camera(position_m, np.stack([c * right + s * down, c * down - s * right, forward]), tan_half_view)
 
 
 def draw_camera(

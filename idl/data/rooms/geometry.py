@@ -54,7 +54,8 @@ class Geometry:
         found = self.scene.run(origins, directions.T, output=True)
         if (found["primID"] < 0).any():
             raise RuntimeError(f"a ray from {origin_m} left the closed room: the shell has a hole")
-        return Hits(found["primID"], found["u"], found["v"])
+        # intp: numpy would turn 32-bit indices into it anew at each of the thirty look-ups that follow.
+        return Hits(found["primID"].astype(np.intp), found["u"], found["v"])
 
     def glance(
         self, origins_m: Float[np.ndarray, "rays 3"], directions: Float32[np.ndarray, "rays 3"]
@@ -135,7 +136,7 @@ def build_geometry(room: Room) -> Geometry:
         texture=np.concatenate(differences, -1).T.astype(np.float32),
         objects=np.array(objects, np.uint8)[parts],
         kinds=np.array(kinds, np.uint8)[parts],
-        surface=np.array(surface, np.int32)[parts],
+        surface=np.array(surface, np.intp)[parts],
         surfaces=surfaces,
         boxes=np.stack([world_low, world_high], 1)[num_shell:].astype(np.float64),
     )

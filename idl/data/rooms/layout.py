@@ -1,7 +1,7 @@
 """A room: its shell, what hangs on its walls, and furniture that stands without running into itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from idl.data.rooms.textures import Surface, draw_surface
 
 GAP_M = 0.03
 """Free space kept between the bounding boxes of pieces that stand on the floor."""
+
+
+EXCESS_LIGHT = {
+    "floor": 1.13, "rug": 1.13, "ceiling": 1.15, "wall": 1.33, "window": 1.33, "door": 1.33, "picture": 1.33,
+}  # fmt: skip
+"""Light on these kinds over light on furniture, the mean of 250 rooms.
+
+Lamps hang inside the room, so that walls always face them, while furniture shows its dark sides as often as its
+bright ones; and walls are what is far. Without a paint that is darker by as much, log depth and luminance
+correlate at +0.115 (300 rooms, standard error 0.014).
+"""
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,9 @@ def draw_room(rng: np.random.Generator) -> Room:
 
     if rng.random() < 0.25:
         put(_column(rng, size))
-    for _ in range(int(rng.integers(2, 4 + area / 8))):
+    for _ in range(int(rng.integers(2, 4 + int(area / 8)))):
         _try(put, lambda: _against_wall(rng, draw_builder(rng, AGAINST_WALL)(rng), size))
-    for _ in range(int(rng.integers(3, 5 + area / 5))):
+    for _ in range(int(rng.integers(3, 5 + int(area / 5)))):
         _try(put, lambda: _anywhere(rng, draw_builder(rng, FREE_STANDING)(rng), size))
     for placed in [p for p in standing if p.piece.kind == "table" and p.piece.size_m[2] > 0.6]:
         for seat in _around(rng, placed):
@@ -83,10 +94,10 @@ def draw_room(rng: np.random.Generator) -> Room:
     small = [top for placed in standing for top in _on_top(rng, placed, height)]
     panels = draw_fixtures(rng, size)
     furniture = (*panels, *standing, *small)
-    wall = draw_surface(rng)
+    wall = _paint(rng, "wall")
     same = rng.random() < 0.6
-    walls = [wall if same else draw_surface(rng) for _ in range(4)]
-    shell = (draw_surface(rng), *walls, draw_surface(rng))
+    walls = [wall if same else _paint(rng, "wall") for _ in range(4)]
+    shell = (_paint(rng, "floor"), *walls, _paint(rng, "ceiling"))
     surfaces = tuple(_dress(rng, placed.piece) for placed in furniture)
     return Room(size, furniture, shell, surfaces)
 
@@ -99,7 +110,13 @@ def _try(put: Callable[[Placed], bool], draw: Callable[[], Placed]) -> None:
 
 
 def _dress(rng: np.random.Generator, dressed: Piece) -> tuple[Surface, ...]:
-    return tuple(draw_surface(rng) for _ in range(1 + max(part.slot for part in dressed.parts)))
+    return tuple(_paint(rng, dressed.kind) for _ in range(1 + max(part.slot for part in dressed.parts)))
+
+
+def _paint(rng: np.random.Generator, kind: str) -> Surface:
+    """Draw a surface, toned down where its kind of thing gets more light than furniture does."""
+    surface = draw_surface(rng)
+    return replace(surface, colours=surface.colours / EXCESS_LIGHT.get(kind, 1.0))
 
 
 def _column(rng: np.random.Generator, size: tuple[float, float, float]) -> Placed:

@@ -72,7 +72,10 @@ def draw_fixtures(rng: np.random.Generator, size: tuple[float, float, float]) ->
         while start < length - 0.5:
             kind = str(rng.choice(["picture", "picture", "window", "door"]))
             w, h = {"picture": (0.3, 0.3), "window": (0.7, 0.8), "door": (0.75, 1.9)}[kind]
-            w, h = w + rng.uniform(0, 0.7 if kind != "door" else 0.2), h + rng.uniform(0, 0.5 if kind != "door" else 0.2)
+            w, h = (
+                w + rng.uniform(0, 0.7 if kind != "door" else 0.2),
+                h + rng.uniform(0, 0.5 if kind != "door" else 0.2),
+            )
             if start + w > length - 0.1:
                 break
             low = 0.0 if kind == "door" else rng.uniform(0.5, max(size[2] - h - 0.15, 0.51))

@@ -41,11 +41,11 @@ def render_scene(recipe: RoomsRecipe, scene: int) -> list[Sample]:
         camera = draw_camera(rng, geometry, room.size_m, tan_half_view, positions)
         positions = np.concatenate([positions, camera.position_m[None]])
         brightness = rng.uniform(0.22, 0.42)
-        samples.append(_render_view(geometry, lights, camera, recipe.resolution, brightness, scene, view))
+        samples.append(render_view(geometry, lights, camera, recipe.resolution, brightness, scene, view))
     return samples
 
 
-def _render_view(
+def render_view(
     geometry: Geometry,
     lights: Lights,
     camera: Camera,
@@ -60,21 +60,22 @@ def _render_view(
     toward = np.einsum("ti,ti->t", geometry.normals, geometry.corners[:, 0] - camera.position_m)
     facing = np.where(toward[:, None] > 0, -geometry.normals, geometry.normals)
 
-    def shade(hits: Hits, depth: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    def shade(hits: Hits, depth: np.ndarray, directions: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
         pixel = 2 * camera.tan_half_view / resolution
-        return _shade(geometry, lights, camera.position_m, facing, hits, depth, directions, pixel)
+        return _shade(geometry, lights, camera.position_m, facing, hits, depth, directions, pixel, edges)
 
     directions = camera.directions(plane)
     hits = geometry.cast(camera.position_m, directions)
     depth = _depth(planes, hits, plane)
-    image = shade(hits, depth, directions)
+    is_edge = _is_edge(_patches(geometry)[hits.triangle].reshape(resolution, resolution))
+    image = shade(hits, depth, directions, is_edge)
 
-    (edges,) = np.nonzero(_is_edge(_patches(geometry)[hits.triangle].reshape(resolution, resolution)))
+    (edges,) = np.nonzero(is_edge.ravel())
     offsets = np.array(_EXTRA_RAYS).T * 2 * camera.tan_half_view / resolution
     beside = (plane[:, edges, None] + offsets[:, None]).reshape(2, -1)
     along = camera.directions(beside)
     extra = geometry.cast(camera.position_m, along)
-    around = shade(extra, _depth(planes, extra, beside), along).reshape(3, len(edges), -1)
+    around = shade(extra, _depth(planes, extra, beside), along, None).reshape(3, len(edges), -1)
     image[:, edges] = (image[:, edges] + around.sum(-1)) / (1 + len(_EXTRA_RAYS))
 
     square = (resolution, resolution)
@@ -110,7 +111,7 @@ def _patches(geometry: Geometry) -> Int[np.ndarray, "triangles"]:
     return label * 125 + turned[:, 0] * 25 + turned[:, 1] * 5 + turned[:, 2]
 
 
-def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "pixels"]:
+def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """Pixels with another patch to the left, to the right, above or below."""
     edge = np.zeros(patch.shape, bool)
     across, down = patch[:, 1:] != patch[:, :-1], patch[1:] != patch[:-1]
@@ -118,7 +119,7 @@ def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "pixels"]:
     edge[:, :-1] |= across
     edge[1:] |= down
     edge[:-1] |= down
-    return edge.ravel()
+    return edge
 
 
 def _shade(
@@ -130,8 +131,12 @@ def _shade(
     depth: Float[np.ndarray, "rays"],
     directions: Float32[np.ndarray, "3 rays"],
     pixel: float,
+    edges: Bool[np.ndarray, "H W"] | None,
 ) -> Float32[np.ndarray, "3 rays"]:
-    """Linear RGB of what rays from `origin_m` met, by Lambert's law. pixel: a pixel's width at z = 1."""
+    """Linear RGB of what rays from `origin_m` met, by Lambert's law.
+
+    pixel: a pixel's width at z = 1. edges: where the rays are an image's, the edges in it.
+    """
     z, d, triangle = depth.astype(np.float32), directions, hits.triangle
     u0, v0, u1, v1, u2, v2 = (row[triangle] for row in geometry.texture)
     u, v = u0 + hits.u * u1 + hits.v * u2, v0 + hits.u * v1 + hits.v * v2
@@ -142,7 +147,7 @@ def _shade(
     footprint = z * np.float32(pixel) / np.sqrt(np.maximum(cosine, np.float32(0.05)))
     # Shadow rays start a thousandth of the way back: float32 points lie up to some 1e-6 m below their surface.
     points = origin_m.astype(np.float32)[:, None] + np.float32(0.999) * z * d
-    light = lights.irradiance(geometry, facing, triangle, points)
+    light = lights.irradiance(geometry, facing, triangle, points, edges)
     return light * albedo(geometry.surfaces, geometry.surface[triangle], u, v, footprint)
 
 

@@ -66,7 +66,7 @@ def box(size: Vector, base: Vector = (0.0, 0.0, 0.0), slot: int = 0) -> Part:
 def ball(diameter_m: float, base: Vector = (0.0, 0.0, 0.0), slot: int = 0) -> Part:
     """A ball that rests on `base`: 1280 facets above 20 cm, 320 above 6 cm, 80 for a knob."""
     detail = 3 if diameter_m > 0.2 else 2 if diameter_m > 0.06 else 1
-    return solid("ball", (diameter_m,) * 3, base, slot, detail)
+    return solid("ball", (diameter_m, diameter_m, diameter_m), base, slot, detail)
 
 
 def leaf(length_m: float, width_m: float, slot: int = 0) -> Part:

@@ -1,15 +1,13 @@
-"""Findings in, report out: names, sentences and pictures of a run; no number is computed here that decides."""
+"""The report of a probe run; no number is computed here that decides."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from idl import __version__, figures
+from idl import figures
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Encoder
@@ -19,11 +17,12 @@ from idl.fitting import PROBE, ArmFit
 from idl.probes.exact import Solution
 from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
-from idl.report import Championship, DatasetInput, Image, ModelVersion, RunReport
+from idl.report import Championship, Image, ModelVersion, RunReport
+from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, origin_json, run_tags, squared
 from idl.targets import Target
 
+# A k is enough where its validation loss is within this share of the best.
 ENOUGH = 0.01
-_CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,19 @@ def probe_report(findings: Findings) -> RunReport:
     return RunReport(
         params=_probe_params(findings),
         metrics=metrics,
-        figures={"curves/loss_over_k.png": _loss_over_k(findings), "arms/test_loss.png": _arms_chart(findings)},
+        figures={
+            "curves/loss_over_k.png": _loss_over_k(findings),
+            "arms/test_loss.png": _arms_chart(findings),
+        },
         panels={f"{findings.target.name}/{panel.name}": _panel(findings, panel) for panel in test.panels},
         tables={
             "curves/loss_over_k.csv": _curve_table(findings),
             "arms/arms.csv": _arms_table(findings),
             "per_image.json": _per_image_table(findings),
         },
-        datasets=_datasets(findings.store, findings.split, tuple(_CONTEXTS)),
+        datasets=dataset_inputs(findings.store, findings.split, tuple(CONTEXTS)),
         description=_description(findings),
-        tags=_tags(findings.store, findings.encoder)
+        tags=run_tags(findings.store, findings.encoder)
         | {
             "target": findings.target.name,
             "protocol": findings.protocol.name,
@@ -143,146 +145,16 @@ def probe_version(findings: Findings, model: nn.Module, probe: LinearProbe) -> M
     return ModelVersion(
         name=f"idl-{findings.target.name}-{model_slug(findings.encoder.name)}",
         module=model,
-        example=_example(),
+        example=example(),
         description=_description(findings),
         tags=tags,
         files={
             "probe.safetensors": probe.to_bytes(),
             "protocol.json": findings.protocol.to_json().encode(),
-            "origin.json": _origin_json(findings.encoder),
+            "origin.json": origin_json(findings.encoder),
         },
         championship=Championship(findings.store.name, conditions, findings.probe.val_loss),
     )
-
-
-@dataclass(frozen=True)
-class EncoderFindings:
-    """What is known of an encoder by itself, with the constant arm's fit. features: (channels, h, w)."""
-
-    store: Store
-    split: Split
-    target: Target
-    encoder: Encoder
-    constant: Solution
-    image_name: str
-    rgb: Image
-    features: Tensor
-
-
-def encoder_report(findings: EncoderFindings) -> RunReport:
-    """Origin, the constant arm's losses and a panel of feature maps."""
-    encoder, constant = findings.encoder, findings.constant
-    panel = figures.feature_panel(
-        findings.rgb, findings.features.numpy(), title=f"{encoder.name}: {findings.image_name}"
-    )
-    return RunReport(
-        params=dict(encoder.describe()) | {"dataset": findings.store.name, "target": findings.target.name},
-        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss},
-        figures={"features.png": panel},
-        panels={f"features/{findings.image_name}": panel},
-        datasets=_datasets(findings.store, findings.split, ("train", "val")),
-        description=_encoder_description(findings),
-        tags=_tags(findings.store, encoder) | {"target": findings.target.name},
-    )
-
-
-def encoder_version(findings: EncoderFindings) -> ModelVersion:
-    """The encoder on its way to the registry as `idl-encoder-<name>`, with its weights and origin."""
-    encoder = findings.encoder
-    tags = {
-        "encoder": encoder.name,
-        "encoder_digest": encoder.digest,
-        "architecture": encoder.origin.architecture,
-        "weights": encoder.origin.weights,
-        "weights_digest": encoder.origin.weights_digest,
-        "task": encoder.origin.task,
-        "stride": str(encoder.stride),
-        "channels": str(encoder.channels),
-    }
-    return ModelVersion(
-        name=f"idl-encoder-{model_slug(encoder.name)}",
-        module=encoder.exportable(),
-        example=_example(),
-        description=_encoder_description(findings),
-        tags=tags,
-        files={
-            "encoder.safetensors": save(
-                {name: tensor.contiguous() for name, tensor in encoder.weights_state().items()},
-                metadata={"task": encoder.origin.task, "architecture": encoder.origin.architecture},
-            ),
-            "origin.json": _origin_json(encoder),
-        },
-    )
-
-
-NUM_SHEET_IMAGES = 18
-
-
-def prepare_report(
-    store: Store, split: Split, target: Target, constant: Solution, shown: Mapping[str, np.ndarray], names: tuple[str, ...]
-) -> RunReport:
-    """What a dataset looks like: a contact sheet, its numbers, and the constant arm's losses.
-
-    shown: layers of some images, by name, (image, ...).
-    """
-    sheet = figures.contact_sheet(
-        list(shown["rgb"]),
-        list(shown["depth"]),
-        list(shown["valid"]),
-        list(shown["normals"].astype(np.float32)) if "normals" in shown else None,
-        (0.0, store.shown_depth_m),
-        names=names,
-    )
-    counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
-    scenes = {f"num_{name}_scenes": len(listed) for name, listed in split.scenes.items()}
-    description = (
-        f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
-        f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
-        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {squared(target.unit)}: what "
-        f"every probe has to fall below. Layers: {', '.join(store.layers)}."
-    )
-    return RunReport(
-        params={"dataset": store.name, "target": target.name, "protocol": store.protocol.name, **counts, **scenes},
-        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss, "num_images": store.num_images},
-        figures={"contact_sheet.png": sheet},
-        panels={"contact_sheet": sheet},
-        datasets=_datasets(store, split, tuple(_CONTEXTS)),
-        description=description + "".join(f"\n\n> {note}" for note in store.notes),
-        tags={
-            "dataset": store.name,
-            "dataset_digest": store.digest,
-            "protocol_digest": store.protocol.digest,
-            "split_digest": split.digest,
-            "store": str(store.path),
-            "idl.version": __version__,
-        },
-    )
-
-
-def model_slug(encoder_name: str) -> str:
-    """An encoder's name in the letters that a registered model may have: "timm:resnet18" is "resnet18"."""
-    return encoder_name.removeprefix("timm:").replace(":", "-").replace("/", "-")
-
-
-def _example() -> np.ndarray:
-    # Batch 2 and 64 x 64: torch.export would fix a batch of 1, and a 480 x 640 example adds 93 MB of JSON.
-    return np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
-
-
-def _origin_json(encoder: Encoder) -> bytes:
-    return json.dumps({"origin": asdict(encoder.origin), **encoder.describe()}, indent=1, default=str).encode()
-
-
-def _tags(store: Store, encoder: Encoder) -> dict[str, str]:
-    return {
-        "encoder": encoder.name,
-        "encoder_digest": encoder.digest,
-        "weights": encoder.origin.weights,
-        "task": encoder.origin.task,
-        "dataset": store.name,
-        "dataset_digest": store.digest,
-        "idl.version": __version__,
-    }
 
 
 def _probe_params(findings: Findings) -> dict[str, Any]:
@@ -306,20 +178,6 @@ def _probe_params(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _datasets(store: Store, split: Split, names: tuple[str, ...]) -> tuple[DatasetInput, ...]:
-    return tuple(
-        DatasetInput(
-            store.name,
-            store.digest,
-            store.source,
-            _CONTEXTS[name],  # pyright: ignore[reportArgumentType]
-            len(split.indices[name]),
-            len(split.scenes[name]),
-        )
-        for name in names
-    )
-
-
 def _loss_over_k(findings: Findings) -> Image:
     curve = findings.arms[PROBE].fit.curve
     # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
@@ -340,9 +198,7 @@ def _arms_chart(findings: Findings) -> Image:
     names = [*findings.arms]
     # "trained" marks the arm that the chart brings out.
     labels = [f"trained: {findings.encoder.name}" if name == PROBE else name for name in names]
-    return figures.arms_chart(
-        labels, [findings.test.pooled_loss(name) for name in names], unit=findings.target.unit
-    )
+    return figures.arms_chart(labels, [findings.test.pooled_loss(name) for name in names], unit=findings.target.unit)
 
 
 def _panel(findings: Findings, panel: PanelValues) -> Image:
@@ -352,7 +208,14 @@ def _panel(findings: Findings, panel: PanelValues) -> Image:
     # One range for every run of a dataset, so that panels stand side by side.
     far = findings.store.shown_depth_m
     return figures.depth_panel(
-        panel.rgb, panel.truth, panel.prediction, panel.valid, (0.0, far), far / 4, panel.name, _caption(findings)
+        panel.rgb,
+        panel.truth,
+        panel.prediction,
+        panel.valid,
+        (0.0, far),
+        far / 4,
+        panel.name,
+        _caption(findings),
     )
 
 
@@ -402,11 +265,6 @@ def _per_image_table(findings: Findings) -> dict[str, list[object]]:
     return table | {name: values.tolist() for name, values in findings.test.sums.per_image().items()}
 
 
-def squared(unit: str) -> str:
-    """Unit of a squared error."""
-    return f"({unit})²" if " " in unit or "/" in unit else f"{unit}²"
-
-
 def _description(findings: Findings) -> str:
     encoder, test, probe = findings.encoder, findings.test, findings.probe
     unit = squared(findings.target.unit)
@@ -430,15 +288,3 @@ def _description(findings: Findings) -> str:
     ]
     text = " ".join(sentences)
     return text + "".join(f"\n\n> {note}" for note in findings.notes)
-
-
-def _encoder_description(findings: EncoderFindings) -> str:
-    encoder, origin = findings.encoder, findings.encoder.origin
-    sentences = [
-        f"The frozen encoder **{encoder.name}**: {origin.architecture}, weights: {origin.weights} ({origin.source}, "
-        f"digest `{origin.weights_digest}`), trained for: {origin.task}.",
-        f"It gives {encoder.channels} channels at stride {encoder.stride}.",
-        f"The losses are those of a constant {findings.target.name} on {findings.store.name}, the line that a "
-        "probe on this encoder has to fall below.",
-    ]
-    return " ".join(sentences) + (f"\n\n> {origin.warning}" if origin.warning else "")

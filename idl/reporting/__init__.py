@@ -1,0 +1,16 @@
+"""Findings in, report out: the names, sentences, tables and pictures of each kind of run."""
+
+from idl.reporting.dataset import NUM_SHEET_IMAGES, prepare_report
+from idl.reporting.encoder import EncoderFindings, encoder_report, encoder_version
+from idl.reporting.probe import Findings, probe_report, probe_version
+
+__all__ = [
+    "NUM_SHEET_IMAGES",
+    "EncoderFindings",
+    "Findings",
+    "encoder_report",
+    "encoder_version",
+    "prepare_report",
+    "probe_report",
+    "probe_version",
+]

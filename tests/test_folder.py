@@ -1,0 +1,171 @@
+"""Any folder of RGB-D pairs: layouts, units, missing values, and files that are not what they seem."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from planted import write_pairs
+
+from idl.data.folder import FolderReader
+from idl.data.preparation import prepare
+from idl.errors import InputError
+from idl.protocol import Protocol
+
+PROTOCOL = Protocol(resolution=16)
+
+
+def reader(root: Path, **settings: object) -> FolderReader:
+    return FolderReader(root, PROTOCOL, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def rgb(path: Path, size: tuple[int, int] = (20, 24)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
+
+
+def depth(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(values).save(path)
+
+
+def plain(value: float, dtype: type = np.uint16, size: tuple[int, int] = (20, 24)) -> np.ndarray:
+    return np.full(size, value, dtype)
+
+
+def test_a_folder_becomes_a_store(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "Walk 1")
+    store = prepare(reader(tmp_path / "Walk 1"), PROTOCOL, tmp_path / "stores")
+    assert store.name == "walk-1"
+    assert store.num_images == 12
+    read = store.read(("rgb", "depth", "valid"), range(12))
+    green = read["rgb"][..., 1].astype(float)
+    expected = 1.0 + 2.0 * green / 255.0
+    assert np.abs(read["depth"] - expected)[read["valid"]].max() < 0.2
+
+
+@pytest.mark.parametrize("scale", [1000.0, 5000.0, 256.0])
+def test_integer_depth_is_divided_by_the_scale(tmp_path: Path, scale: float) -> None:
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", plain(round(2.5 * scale)))
+    (sample,) = reader(tmp_path, depth_scale=scale).read(0)
+    np.testing.assert_allclose(sample.depth_m, 2.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("missing", [0, 65535])
+def test_missing_integers_are_not_valid(tmp_path: Path, missing: int) -> None:
+    values = plain(2000)
+    values[:, :12] = missing
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", values)
+    (sample,) = reader(tmp_path).read(0)
+    assert not sample.valid[:, :7].any()
+    assert sample.valid[:, 9:].all()
+    np.testing.assert_allclose(sample.depth_m[sample.valid], 2.0)
+
+
+def test_float_maps_are_metres_and_not_finite_or_not_positive_is_missing(tmp_path: Path) -> None:
+    values = plain(3.0, np.float64)
+    values[0:4], values[4:8], values[8:12], values[12:15] = np.nan, np.inf, -1.0, 0.0
+    rgb(tmp_path / "a.jpg")
+    depth(tmp_path / "a_depth.npy", values[..., None])
+    (sample,) = reader(tmp_path, depth_scale=7.0).read(0)
+    np.testing.assert_allclose(sample.depth_m[sample.valid], 3.0)
+    assert sample.valid.any()
+    assert not sample.valid[: 15 * 16 // 20 - 1].any()
+
+
+def test_a_mask_takes_pixels_out(tmp_path: Path) -> None:
+    mask = plain(255, np.uint8)
+    mask[:, 12:] = 0
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", plain(2000))
+    depth(tmp_path / "mask/a.png", mask)
+    (sample,) = reader(tmp_path).read(0)
+    assert sample.valid[:, :7].all()
+    assert not sample.valid[:, 9:].any()
+
+
+def test_scenes_are_folders_where_there_are_some(tmp_path: Path) -> None:
+    for scene in ("attic", "cellar", "hall"):
+        for name in ("1", "2"):
+            rgb(tmp_path / scene / "rgb" / f"{name}.png")
+            depth(tmp_path / scene / "depth" / f"{name}.png", plain(2000))
+    found = reader(tmp_path)
+    assert [group.scene for group in found.groups] == ["attic"] * 2 + ["cellar"] * 2 + ["hall"] * 2
+    assert [group.names[0] for group in found.groups][:2] == ["attic/1", "attic/2"]
+    assert not found.is_sequential
+    blocks = reader(tmp_path, scene="block:1")
+    assert [group.scene for group in blocks.groups][:3] == ["attic/block_00000", "attic/block_00001", "cellar/block_00000"]
+
+
+def test_scenes_are_blocks_of_frames_where_there_are_no_folders(tmp_path: Path) -> None:
+    write_pairs(tmp_path, num=25)
+    found = reader(tmp_path)
+    assert [group.scene for group in found.groups] == [f"block_{index // 10:05d}" for index in range(25)]
+    assert found.is_sequential
+
+
+def test_a_changed_file_is_another_recipe(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    before = reader(tmp_path).recipe
+    assert reader(tmp_path).recipe == before
+    rgb(tmp_path / "rgb/0003.png", (48, 40))
+    assert reader(tmp_path).recipe != before
+
+
+BAD = {
+    "sizes": ("depth is 30 x 20, its RGB image 24 x 20", lambda root: depth(root / "depth/a.png", plain(1, size=(20, 30)))),
+    "eight_bits": ("depth is uint8, expected a 16-bit PNG", lambda root: depth(root / "depth/a.png", plain(9, np.uint8))),
+    "colours": (r"has shape \(20, 24, 3\)", lambda root: rgb(root / "depth/a.png")),
+    "missing": ("no depth beside it", lambda root: (root / "depth/a.png").unlink()),
+    "text": ("not a readable map", lambda root: (root / "depth/a.png").write_text("depth")),
+    "not_an_image": ("not a readable image", lambda root: (root / "rgb/a.png").write_text("colour")),
+    "truncated": ("not a readable image", lambda root: truncate(root / "rgb/a.png")),
+    "truncated_depth": ("not a readable map", lambda root: truncate(root / "depth/a.png")),
+    "mask_size": ("another size than a.png", lambda root: depth(root / "mask/a.png", plain(1, np.uint8, (5, 5)))),
+    "negative": ("depth is int32", lambda root: replaced(root, plain(-5, np.int32))),
+    "pickle": ("not a readable map", lambda root: replaced(root, np.array([{"a": 1}], dtype=object))),
+}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def replaced(root: Path, values: np.ndarray) -> None:
+    (root / "depth/a.png").unlink()
+    np.save(root / "depth/a.npy", values, allow_pickle=True)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_named(tmp_path: Path, case: str) -> None:
+    message, spoil = BAD[case]
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", plain(2000))
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        reader(tmp_path).read(0)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_folders_without_pairs_and_bad_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        reader(tmp_path / "gone")
+    with pytest.raises(InputError, match="no RGB-D pairs"):
+        _ = reader(tmp_path).groups
+    with pytest.raises(InputError, match="depth_scale"):
+        reader(tmp_path, depth_scale=0.0)
+    for scene in ("rooms", "block:0", "block:", "block:-1"):
+        with pytest.raises(InputError, match="expected auto, folder or block:N"):
+            reader(tmp_path, scene=scene)
+
+
+def test_a_crop_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", plain(2000))
+    with pytest.raises(InputError, match="does not fit into 24 x 20"):
+        FolderReader(tmp_path, Protocol(resolution=16, crop=(0, 21, 0, 20))).read(0)

@@ -1,0 +1,67 @@
+"""Resizing with holes: an average of valid pixels, never of invented ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from idl.data.resizing import resize_depth, resize_rgb, square_box
+from idl.protocol import Protocol
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(32, 32, 4), (32, 48, 4), (20, 16, 2)])
+def test_whole_factors_average_blocks_of_the_centre(height: int, width: int, factor: int) -> None:
+    generator = np.random.default_rng(0)
+    depth = generator.random((height, width)).astype(np.float32) + 1
+    valid = generator.random((height, width)) > 0.3
+    side = min(height, width)
+    out = side // factor
+    resized, kept = resize_depth(depth, valid, Protocol(resolution=out))
+    top, left = (height - side) // 2, (width - side) // 2
+    for row in range(out):
+        for column in range(out):
+            block = np.s_[
+                top + row * factor : top + (row + 1) * factor, left + column * factor : left + (column + 1) * factor
+            ]
+            assert kept[row, column] == (valid[block].mean() >= 0.5)
+            expected = depth[block][valid[block]].mean() if kept[row, column] else 0
+            assert resized[row, column] == pytest.approx(expected, rel=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(5, 40), st.integers(5, 40), st.integers(1, 50), st.floats(0, 1), st.integers(0, 99))
+def test_averages_stay_inside_what_was_measured(height: int, width: int, side: int, share: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    depth = (generator.random((height, width)) * 5 + 1).astype(np.float32)
+    valid = generator.random((height, width)) < share
+    poisoned = np.where(valid, depth, np.nan).astype(np.float32)
+    resized, kept = resize_depth(poisoned, valid, Protocol(resolution=side))
+    assert np.isfinite(resized).all()
+    assert not resized[~kept].any()
+    if kept.any():
+        assert resized[kept].min() >= depth[valid].min() - 1e-5
+        assert resized[kept].max() <= depth[valid].max() + 1e-5
+
+
+def test_a_constant_stays_constant_at_any_size() -> None:
+    for size in (7, 64, 100):
+        resized, kept = resize_depth(np.full((37, 53), 2.5, np.float32), np.ones((37, 53), bool), Protocol(resolution=size))
+        assert kept.all()
+        np.testing.assert_allclose(resized, 2.5, rtol=1e-6)
+
+
+def test_the_crop_is_cut_first() -> None:
+    assert square_box(480, 640, (45, 471, 41, 601)) == (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)
+    rgb = np.zeros((20, 30, 3), np.uint8)
+    rgb[5:15, 10:20] = 200
+    resized = resize_rgb(Image.fromarray(rgb), Protocol(resolution=5, crop=(5, 15, 10, 20)))
+    assert (resized == 200).all()
+
+
+def test_rgb_and_depth_show_the_same_place() -> None:
+    ramp = np.tile(np.arange(64, dtype=np.float32), (48, 1))
+    rgb = np.repeat(ramp[..., None].astype(np.uint8), 3, axis=2)
+    colours = resize_rgb(Image.fromarray(rgb), Protocol(resolution=12))[..., 0]
+    depth, _ = resize_depth(ramp + 1, np.ones(ramp.shape, bool), Protocol(resolution=12))
+    np.testing.assert_allclose(depth[:, 1:-1] - 1, colours[:, 1:-1], atol=1)

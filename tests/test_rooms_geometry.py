@@ -1,0 +1,160 @@
+"""The truth of the rooms dataset, against routes that share nothing with the renderer's."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from idl.data.reader import Sample
+from idl.data.rooms import KINDS, RoomsRecipe, render_scene
+from idl.data.rooms.camera import CLEARANCE_M, Camera, draw_camera, look_at
+from idl.data.rooms.geometry import Geometry, build_geometry
+from idl.data.rooms.layout import Room, draw_room
+from idl.data.rooms.lighting import draw_lights
+from idl.data.rooms.render import render_view
+
+SIDE = 40
+
+
+@pytest.fixture(scope="module", params=range(4))
+def rendered(request: pytest.FixtureRequest) -> tuple[Room, Geometry, Camera, Sample]:
+    rng = np.random.default_rng(request.param)
+    room = draw_room(rng)
+    geometry = build_geometry(room)
+    camera = draw_camera(rng, geometry, room.size_m, 0.7, np.empty((0, 3)))
+    lights = draw_lights(rng, geometry, room.size_m)
+    return room, geometry, camera, render_view(geometry, lights, camera, SIDE, 0.3, 0, 0)
+
+
+def pixel_rays(camera: Camera) -> np.ndarray:
+    """World directions with a part of 1 along the axis, by the pinhole model written out pixel by pixel."""
+    rays = np.empty((SIDE, SIDE, 3))
+    for row in range(SIDE):
+        for column in range(SIDE):
+            x = (2 * (column + 0.5) / SIDE - 1) * camera.tan_half_view
+            y = (2 * (row + 0.5) / SIDE - 1) * camera.tan_half_view
+            rays[row, column] = camera.axes.T @ (x, y, 1.0)
+    return rays
+
+
+def test_depth_equals_a_brute_force_ray_caster(rendered: tuple[Room, Geometry, Camera, Sample]):
+    """Every triangle against every ray, by Moeller and Trumbore (1997) in float64: no tree, no float32."""
+    _, geometry, camera, sample = rendered
+    rays = pixel_rays(camera)[::3, ::3].reshape(-1, 3)
+    corner = geometry.corners[:, 0]
+    first, second = geometry.corners[:, 1] - corner, geometry.corners[:, 2] - corner
+    away = camera.position_m - corner
+    across = np.cross(away, first)
+    expected = []
+    for ray in rays:
+        p = np.cross(ray, second)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = 1 / np.einsum("ti,ti->t", first, p)
+            u = np.einsum("ti,ti->t", away, p) * scale
+            v = across @ ray * scale
+            z = np.einsum("ti,ti->t", second, across) * scale
+        expected.append(z[(u >= 0) & (v >= 0) & (u + v <= 1) & (z > 0)].min())
+    found = sample.depth_m[::3, ::3].ravel()
+    # A ray within 1e-7 of an outline may pass it on either side; all others agree to the last bit of float32.
+    np.testing.assert_allclose(np.sort(np.abs(found / expected - 1))[:-2], 0.0, atol=2e-7)
+
+
+def test_back_projected_walls_lie_on_the_rooms_planes(rendered: tuple[Room, Geometry, Camera, Sample]):
+    room, _, camera, sample = rendered
+    points = camera.position_m + sample.depth_m[..., None].astype(float) * pixel_rays(camera)
+    planes = [(2, 0.0), (1, 0.0), (0, room.size_m[0]), (1, room.size_m[1]), (0, 0.0), (2, room.size_m[2])]
+    seen = 0
+    for number, (axis, value) in enumerate(planes, start=1):
+        on = sample.layers["objects"] == number
+        # 3e-6: float32 rounds a coordinate of 6.5 m, and a depth of 8 m, by up to 5e-7 m.
+        np.testing.assert_allclose(points[on][:, axis], value, atol=3e-6)
+        seen += on.sum()
+    assert seen > 0
+    inside = (points > -1e-5) & (points < np.array(room.size_m) + 1e-5)
+    assert inside.all()
+
+
+def test_normals_are_unit_face_the_camera_and_belong_to_the_depth(rendered: tuple[Room, Geometry, Camera, Sample]):
+    _, _, camera, sample = rendered
+    normals = sample.layers["normals"].astype(float)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1.0, atol=2e-3)  # float16: 1 part in 2048
+    in_camera = sample.depth_m[..., None] * (pixel_rays(camera) @ camera.axes.T)
+    toward = np.einsum("hwi,hwi->hw", normals, in_camera)
+    assert (toward < 2e-3 * sample.depth_m).all()
+    # On a wall, the plane equation n . P is the same number at all its pixels.
+    for number in range(1, 7):
+        on = sample.layers["objects"] == number
+        if on.sum() > 10:
+            assert np.ptp(toward[on]) < 4e-3 * sample.depth_m[on].max()
+
+
+def test_a_lone_ball_is_where_analysis_puts_it():
+    """A ball of 0.6 m on the axis, 2 m away: depth of its middle and size of its outline are known."""
+    rng = np.random.default_rng(0)
+    room = draw_room(rng)
+    geometry = build_geometry(room)
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.3)
+    corners = np.asarray(ball.triangles, np.float32)
+    camera = look_at(np.array([0.0, -2.0, 0.0]), np.zeros(3), 0.0, 0.5)
+    lone = Geometry(
+        **{
+            **{name: getattr(geometry, name) for name in ("scene", "texture", "objects", "kinds")},
+            **{name: getattr(geometry, name) for name in ("surface", "surfaces", "boxes")},
+            "corners": corners.astype(float),
+            "normals": np.asarray(ball.face_normals, float),
+        }
+    )
+    a, b, c = lone.inverse_depth_planes(camera.position_m, camera.axes)
+    nearest = (1 / np.where(c > 1e-9, c, 1e-9)).min()
+    assert 1.7 - 1e-6 < nearest < 1.7 + 2e-3
+    # No plane of the ball, seen from outside, is crossed by the tangent cone before sin(alpha) = r / d.
+    assert np.isfinite(a + b + c).all()
+
+
+def test_furniture_stands_on_something_and_in_nothing_else():
+    """Bounding boxes of floor-standing pieces are apart; each thing above them stands on a level top."""
+    for seed in range(60):
+        room = draw_room(np.random.default_rng(seed))
+        size = np.array(room.size_m)
+        bounds = np.stack([placed.bounds for placed in room.furniture])
+        assert (bounds[:, 0] > -1e-9).all()
+        assert (bounds[:, 1] < size + 1e-9).all()
+        standing = [p for p in room.furniture if p.position_m[2] == 0 and p.piece.kind not in ("rug", "door")]
+        for i, one in enumerate(standing):
+            for other in standing[:i]:
+                low, high = np.maximum(one.bounds[0], other.bounds[0]), np.minimum(one.bounds[1], other.bounds[1])
+                assert (low > high).any()
+        tops = {round(p.piece.top_m, 6) for p in standing if p.piece.top_m is not None}
+        for placed in room.furniture:
+            fixed = placed.piece.kind in ("picture", "window") or placed.bounds[1, 2] > size[2] - 1e-6
+            if placed not in standing and not fixed and placed.position_m[2] > 0:
+                assert round(placed.position_m[2], 6) in tops
+
+
+def test_cameras_keep_clear_of_every_triangle(rendered: tuple[Room, Geometry, Camera, Sample]):
+    _, geometry, camera, _ = rendered
+    nearest = trimesh.triangles.closest_point(
+        geometry.corners, np.broadcast_to(camera.position_m, (len(geometry.corners), 3))
+    )
+    # The shell, too; 1e-6 for float32 corners.
+    assert np.linalg.norm(nearest - camera.position_m, axis=1).min() > CLEARANCE_M - 1e-6
+
+
+def test_brightness_says_next_to_nothing_of_depth():
+    """Luminance and log depth correlate, scene by scene, by no more than chance and a hundredth of the variance.
+
+    Scenes are independent draws, so the mean of their correlations has the standard error std / sqrt(scenes).
+    A mean correlation of 0.1 would mean that brightness explains one part in a hundred of depth: the law is that
+    the mean does not exceed 0.1 by more than three standard errors, in luminance and in each channel.
+    """
+    recipe = RoomsRecipe(views=3, resolution=24, seed=11)
+    found = []
+    for scene in range(110):
+        samples = render_scene(recipe, scene)
+        depth = np.log(np.stack([sample.depth_m for sample in samples]).ravel())
+        rgb = np.stack([sample.rgb for sample in samples]).reshape(-1, 3) / 255
+        series = np.concatenate([rgb, rgb.mean(1, keepdims=True)], 1)
+        found.append([np.corrcoef(column, depth)[0, 1] for column in series.T])
+    mean, error = np.mean(found, 0), np.std(found, 0) / np.sqrt(len(found))
+    assert (np.abs(mean) < 0.1).all()
+    assert (error < 0.035).all()  # else the line above would prove nothing
+    assert len(KINDS) > 10

@@ -1,0 +1,103 @@
+"""Statistics on the grid against a design matrix that is really upsampled, and their laws."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from idl.probes.statistics import Statistics
+
+
+def problem(
+    num_images: int = 6, num_columns: int = 5, num_outputs: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randn(num_images, num_columns, 4, 6, generator=generator, dtype=dtype)
+    target = torch.randn(num_images, num_outputs, 32, 40, generator=generator, dtype=dtype)
+    return columns, target, torch.rand(num_images, 32, 40, generator=generator) > 0.3
+
+
+def design(columns: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of the full-resolution least squares problem: one a valid pixel."""
+    upsampled = F.interpolate(columns, size=target.shape[2:], mode="bilinear", align_corners=False)
+    return upsampled.permute(0, 2, 3, 1)[valid], target.permute(0, 2, 3, 1)[valid]
+
+
+def accumulated(columns: Tensor, target: Tensor, valid: Tensor) -> Statistics:
+    return Statistics.empty(columns.shape[1], target.shape[1]).accumulate(columns, target, valid)
+
+
+def assert_equal(a: Statistics, b: Statistics, rtol: float = 1e-12) -> None:
+    for name in ("gram", "moment", "energy"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=rtol, atol=rtol * 100)
+    assert (a.num_valid, a.num_images) == (b.num_valid, b.num_images)
+
+
+def test_statistics_are_the_normal_equations_of_the_upsampled_problem() -> None:
+    columns, target, valid = problem()
+    rows, truth = design(columns, target, valid)
+    statistics = accumulated(columns, target, valid)
+    torch.testing.assert_close(statistics.gram, rows.T @ rows, rtol=1e-11, atol=1e-9)
+    torch.testing.assert_close(statistics.moment, rows.T @ truth, rtol=1e-11, atol=1e-9)
+    assert statistics.num_valid == len(rows)
+    weights = torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(statistics.mse(weights), (rows @ weights - truth).square().mean())
+
+
+def test_float32_products_keep_five_digits() -> None:
+    exact = problem(num_columns=40)
+    columns, target, valid = exact
+    single = accumulated(columns.float(), target.float(), valid)
+    double = accumulated(*exact)
+    scale = double.gram.diagonal().max()
+    assert float((single.gram - double.gram).abs().max() / scale) < 1e-6
+    torch.testing.assert_close(single.energy, double.energy, rtol=1e-6, atol=0)
+
+
+def test_batching_does_not_change_the_statistics() -> None:
+    columns, target, valid = problem()
+    parts = Statistics.empty(5, 2)
+    for first, last in ((0, 1), (1, 4), (4, 6)):
+        parts = parts.accumulate(columns[first:last], target[first:last], valid[first:last])
+    assert_equal(parts, accumulated(columns, target, valid))
+
+
+def test_merging_commutes_and_equals_accumulating() -> None:
+    columns, target, valid = problem()
+    a = accumulated(columns[:2], target[:2], valid[:2])
+    b = accumulated(columns[2:], target[2:], valid[2:])
+    assert_equal(a.merge(b), b.merge(a))
+    assert_equal(a.merge(b), accumulated(columns, target, valid))
+
+
+def test_a_masked_pixel_counts_no_more_than_one_that_is_not_there() -> None:
+    columns, target, valid = problem()
+    garbage = torch.where(valid[:, None], target, torch.full_like(target, 1e6))
+    assert_equal(accumulated(columns, garbage, valid), accumulated(columns, target, valid))
+    nothing = torch.zeros_like(valid[:1])
+    whole = accumulated(columns, target, valid)
+    more = whole.accumulate(columns[:1], target[:1], nothing)
+    torch.testing.assert_close(more.gram, whole.gram)
+    assert (more.num_valid, more.num_images) == (whole.num_valid, whole.num_images + 1)
+
+
+def test_an_argument_is_never_changed() -> None:
+    columns, target, valid = problem()
+    before = columns.clone(), target.clone(), valid.clone()
+    empty = Statistics.empty(5, 2)
+    empty.accumulate(columns, target, valid)
+    assert float(empty.gram.abs().max()) == 0
+    for a, b in zip((columns, target, valid), before, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_subset_is_the_system_of_those_columns() -> None:
+    columns, target, valid = problem()
+    index = torch.tensor([3, 0])
+    assert_equal(accumulated(columns, target, valid).subset(index), accumulated(columns[:, index], target, valid))
+
+
+def test_a_path_of_weights_has_the_losses_of_its_members() -> None:
+    statistics = accumulated(*problem())
+    path = torch.randn(5, 7, 2, dtype=torch.float64)
+    expected = torch.stack([statistics.mse(path[:, j]) for j in range(7)])
+    torch.testing.assert_close(statistics.mse(path), expected)
