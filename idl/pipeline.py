@@ -83,8 +83,8 @@ def probe(
     with cache.locked(folder):
         encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress)
         train = split_statistics(encoded, "train", wanted, progress)
-        val = split_statistics(encoded, "val", wanted, progress)
-        arms = fit_arms(train.statistics, val.statistics, encoded.columns, k)
+        val = split_statistics(encoded, "val", wanted, progress, train.offset)
+        arms = fit_arms(train, val, encoded.columns, k)
         test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
 
     findings = Findings(config.k, store, split, protocol, wanted, encoder, encoded, arms, test)

@@ -93,7 +93,9 @@ def small_network(channels: int = 6, seed: int = 0) -> nn.Module:
     return SmallNetwork(channels, seed)
 
 
-def write_pairs(root: Path, num: int = 12, size: tuple[int, int] = (48, 40), scale: float = 1000.0, seed: int = 0) -> None:
+def write_pairs(
+    root: Path, num: int = 12, size: tuple[int, int] = (48, 40), scale: float = 1000.0, seed: int = 0
+) -> None:
     """Write rgb/NNNN.png and depth/NNNN.png (16 bit, 0 = missing) of (height, width) `size`."""
     generator = np.random.default_rng(seed)
     (root / "rgb").mkdir(parents=True)

@@ -44,7 +44,9 @@ def test_columns_are_uncorrelated_with_unit_variance() -> None:
     projected = torch.cat([basis.project(f, n) for f, n in zip(maps(), pixels(), strict=True)]).flatten(0, 2).double()
     covariance = projected[:, 3:].T @ projected[:, 3:] / len(projected)
     torch.testing.assert_close(covariance, torch.eye(6, dtype=torch.float64), atol=2e-3, rtol=0)
-    torch.testing.assert_close(projected[:, :3].std(dim=0, correction=0), torch.ones(3, dtype=torch.float64), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        projected[:, :3].std(dim=0, correction=0), torch.ones(3, dtype=torch.float64), atol=2e-3, rtol=0
+    )
 
 
 def test_dependent_and_constant_channels_have_no_component() -> None:

@@ -205,12 +205,13 @@ def test_a_proxy_that_refuses_is_no_answer(server: tuple[type[Answers], str], mo
     assert "403" in reason
 
 
-def test_a_model_without_weights_on_the_hub_is_an_error_or_a_warning() -> None:
-    name = "timm:test_convnext3"
-    assert timm.models.get_pretrained_cfg("resnet14t") is not None  # the registry answers at all
-    monk = pytest.MonkeyPatch()
-    with monk.context() as patched:
-        patched.setattr("idl.encoders.timm_model._hub_file", lambda card: None)
-        with pytest.raises(InputError, match="no weights for it on the hub"):
-            build(EncoderConfig(name=name, weights="imagenet"), CPU)
-        assert build(EncoderConfig(name=name), CPU).origin.weights == "random"
+def test_a_model_without_weights_on_the_hub_is_an_error_or_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = timm.models.get_pretrained_cfg("test_convnext")
+    assert card is not None
+    unpublished = replace(card, hf_hub_id=None)
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: unpublished)
+    with pytest.raises(InputError, match="no weights for it on the hub"):
+        build(CONFIG, CPU)
+    fallen = build(replace(CONFIG, weights="auto"), CPU)
+    assert fallen.origin.weights == "random"
+    assert "no weights for it on the hub" in (fallen.origin.warning or "")

@@ -9,10 +9,12 @@ import timm
 import torch
 from encoder_contract import CPU, images
 from safetensors.torch import load_file, save_file
+from timm.layers.conv2d_same import Conv2dSame
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from idl.encoders import Encoder, EncoderConfig, build
+from idl.encoders.exporting import SameConvolution
 from idl.errors import InputError
 
 REAL = Path(__file__).parents[2] / "shared/real/weights/mobilenetv2_100_imagenet.safetensors"
@@ -168,6 +170,7 @@ def test_blocks_of_a_random_convnext_do_something() -> None:
         encoder = build(replace(SMALL, weights="random", encoder_args=encoder_args), CPU)
         block = encoder.network.get_submodule("model.stages.1.blocks.0")
         assert isinstance(block, ConvNeXtBlock)
+        assert isinstance(block.conv_dw, nn.Conv2d)
         x = torch.rand(1, block.conv_dw.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return float((block(x) - x).norm() / x.norm())
@@ -197,9 +200,22 @@ def test_real_weights_load_and_compute_what_timm_computes() -> None:
         arithmetic="float32",
     )
     encoder = build(config, CPU)
-    model = timm.create_model("mobilenetv2_100", pad_type="same").eval()
+    model: Any = timm.create_model("mobilenetv2_100", pad_type="same").eval()
     model.load_state_dict(load_file(REAL))
     with torch.no_grad():
         levels = model.forward_intermediates(2 * images() - 1, intermediates_only=True)
     assert (encoder.stride, encoder.channels, encoder.origin.weights) == (16, 96, "file")
     torch.testing.assert_close(encoder(images()), levels[3], rtol=1e-4, atol=1e-4 * float(levels[3].abs().max()))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_exported_same_convolution_is_timms(stride: int, kernel: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    theirs: Any = Conv2dSame(2, 3, kernel, stride=stride, dilation=dilation)
+    assert SameConvolution.fits(theirs) == ((kernel - 1) * dilation + 1 >= stride)
+    if SameConvolution.fits(theirs):
+        for height, width in ((12, 13), (14, 11), (9, 16)):
+            x = torch.rand(1, 2, height, width)
+            torch.testing.assert_close(SameConvolution(theirs)(x), theirs(x))

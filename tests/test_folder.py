@@ -99,7 +99,11 @@ def test_scenes_are_folders_where_there_are_some(tmp_path: Path) -> None:
     assert [group.names[0] for group in found.groups][:2] == ["attic/1", "attic/2"]
     assert not found.is_sequential
     blocks = reader(tmp_path, scene="block:1")
-    assert [group.scene for group in blocks.groups][:3] == ["attic/block_00000", "attic/block_00001", "cellar/block_00000"]
+    assert [group.scene for group in blocks.groups][:3] == [
+        "attic/block_00000",
+        "attic/block_00001",
+        "cellar/block_00000",
+    ]
 
 
 def test_scenes_are_blocks_of_frames_where_there_are_no_folders(tmp_path: Path) -> None:
@@ -118,8 +122,14 @@ def test_a_changed_file_is_another_recipe(tmp_path: Path) -> None:
 
 
 BAD = {
-    "sizes": ("depth is 30 x 20, its RGB image 24 x 20", lambda root: depth(root / "depth/a.png", plain(1, size=(20, 30)))),
-    "eight_bits": ("depth is uint8, expected a 16-bit PNG", lambda root: depth(root / "depth/a.png", plain(9, np.uint8))),
+    "sizes": (
+        "depth is 30 x 20, its RGB image 24 x 20",
+        lambda root: depth(root / "depth/a.png", plain(1, size=(20, 30))),
+    ),
+    "eight_bits": (
+        "depth is uint8, expected a 16-bit PNG",
+        lambda root: depth(root / "depth/a.png", plain(9, np.uint8)),
+    ),
     "colours": (r"has shape \(20, 24, 3\)", lambda root: rgb(root / "depth/a.png")),
     "missing": ("no depth beside it", lambda root: (root / "depth/a.png").unlink()),
     "text": ("not a readable map", lambda root: (root / "depth/a.png").write_text("depth")),

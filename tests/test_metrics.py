@@ -84,9 +84,7 @@ def test_against_sklearn():
 def test_r2_is_measured_from_the_training_mean():
     _, truth, valid = scene(6)
     constant = torch.full_like(truth, TRAIN_MEAN_M)
-    assert depth_metrics(constant, truth, valid, PROTOCOL, TRAIN_MEAN_M).summary()["r2"] == pytest.approx(
-        0, abs=1e-6
-    )
+    assert depth_metrics(constant, truth, valid, PROTOCOL, TRAIN_MEAN_M).summary()["r2"] == pytest.approx(0, abs=1e-6)
     assert math.isnan(depth_metrics(constant, constant, valid, PROTOCOL, TRAIN_MEAN_M).summary()["r2"])
 
 
@@ -138,9 +136,7 @@ def test_batching_changes_nothing(alignment):
 def test_jensen(seed, batch):
     """The root is concave: the mean of the images' RMSE is at most the pooled one, if all weigh alike."""
     prediction, truth, _ = scene(seed, batch, side=4)
-    summary = depth_metrics(
-        prediction, truth, torch.ones(batch, 4, 4).bool(), PROTOCOL, TRAIN_MEAN_M
-    ).summary()
+    summary = depth_metrics(prediction, truth, torch.ones(batch, 4, 4).bool(), PROTOCOL, TRAIN_MEAN_M).summary()
     assert summary["rmse"] <= summary["rmse_pooled"] * (1 + 1e-9)
     assert summary["mse"] == pytest.approx(summary["mse_pooled"])
 
@@ -158,9 +154,7 @@ def test_silog_ignores_scale(factor):
 
 def test_silog_of_a_pure_scale_is_zero():
     _, truth, valid = scene(4)
-    silog = depth_metrics(truth / 2, truth, valid, Protocol(max_depth_m=100), TRAIN_MEAN_M).per_image()[
-        "silog"
-    ]
+    silog = depth_metrics(truth / 2, truth, valid, Protocol(max_depth_m=100), TRAIN_MEAN_M).per_image()["silog"]
     np.testing.assert_allclose(silog, 0, atol=1e-4)
 
 

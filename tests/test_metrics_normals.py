@@ -29,8 +29,7 @@ def angles_by_hand(prediction: torch.Tensor, truth: torch.Tensor, valid: torch.T
 
 def angle_metrics_by_hand(angles: np.ndarray) -> dict[str, float]:
     shares = {
-        f"under_{limit}_deg": float(np.mean(angles < float(limit)))
-        for limit in ("5", "7.5", "11.25", "22.5", "30")
+        f"under_{limit}_deg": float(np.mean(angles < float(limit))) for limit in ("5", "7.5", "11.25", "22.5", "30")
     }
     return shares | {
         "angle_mean_deg": float(np.mean(angles)),
@@ -76,9 +75,7 @@ def test_pooled_median_keeps_its_bound(degrees):
     prediction = torch.stack([radians.sin(), torch.zeros_like(radians), radians.cos()], dim=1)
     truth = torch.stack([torch.zeros_like(radians)] * 2 + [torch.ones_like(radians)], dim=1)
     sums = normals_metrics(prediction, truth, torch.ones_like(radians, dtype=torch.bool))
-    assert sums.pooled().per_image()["angle_median_deg"][0] == pytest.approx(
-        np.median(degrees), abs=0.005 + 1e-9
-    )
+    assert sums.pooled().per_image()["angle_median_deg"][0] == pytest.approx(np.median(degrees), abs=0.005 + 1e-9)
 
 
 def test_small_angles_survive_single_precision():

@@ -219,5 +219,3 @@ def test_attributes_tell_where_a_store_came_from(tmp_path: Path) -> None:
         assert Protocol.from_json(str(file.attrs["protocol"])) == PROTOCOL
         assert file.attrs["source"] == "made by the tests"
         assert len(str(file.attrs["digest"])) == 16
-
-

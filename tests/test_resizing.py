@@ -46,7 +46,9 @@ def test_averages_stay_inside_what_was_measured(height: int, width: int, side: i
 
 def test_a_constant_stays_constant_at_any_size() -> None:
     for size in (7, 64, 100):
-        resized, kept = resize_depth(np.full((37, 53), 2.5, np.float32), np.ones((37, 53), bool), Protocol(resolution=size))
+        resized, kept = resize_depth(
+            np.full((37, 53), 2.5, np.float32), np.ones((37, 53), bool), Protocol(resolution=size)
+        )
         assert kept.all()
         np.testing.assert_allclose(resized, 2.5, rtol=1e-6)
 

@@ -147,9 +147,7 @@ def test_every_target_is_under_contract():
     assert {each.instance.name for each in TargetContract.__subclasses__()} == set(TARGETS)
 
 
-@pytest.mark.parametrize(
-    ("typo", "meant"), [("deph", "depth"), ("logdepth", "log-depth"), ("normal", "normals")]
-)
+@pytest.mark.parametrize(("typo", "meant"), [("deph", "depth"), ("logdepth", "log-depth"), ("normal", "normals")])
 def test_unknown_name_says_the_nearest(typo, meant):
     with pytest.raises(InputError, match=f"'{typo}'.*mean '{meant}'"):
         target(typo)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from idl.encoders.exporting import simplify
 from idl.errors import InputError
 
 Weights = Literal["none", "imagenet", "random", "file", "registry", "custom"]
@@ -172,11 +173,13 @@ class Encoder(nn.Module):
             )
 
     def exportable(self) -> "Encoder":
-        """Give a copy on the CPU in float32, as `torch.export` wants it."""
+        """Give a copy on the CPU in float32, as `torch.export` wants it; it computes the same, with other modules."""
         shallow = copy.copy(self)
         shallow.arithmetic = "float32"
         shallow._lowered = ()
-        return copy.deepcopy(shallow).cpu()
+        twin = copy.deepcopy(shallow).cpu()
+        simplify(twin.network)
+        return twin
 
     def with_network(self, network: nn.Module, weights: Weights, task: str, source: str, seed: int) -> "Encoder":
         """Give an encoder that differs in its weights only: for controls that permute or recalibrate them.

@@ -66,12 +66,14 @@ def build_architecture(config: EncoderConfig, device: torch.device, tagged: str)
         near = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else " `timm.list_models()` lists them."
         raise InputError(f"encoder={config.name}: timm has no model {architecture!r}.{hint}")
-    card = timm.models.get_pretrained_cfg(tagged, allow_unregistered=False) if "." in tagged else None
-    card = card or timm.models.get_pretrained_cfg(architecture)
+    try:
+        card = timm.models.get_pretrained_cfg(tagged)
+    except RuntimeError as error:
+        raise InputError(f"encoder={config.name}: {error} Leave the tag out for the default.") from error
     arguments = json.loads(config.encoder_args)
     source = weights.locate(config, architecture, _hub_file(card))
 
-    model, task = _load(config, tagged, arguments, source)
+    model, task = _load(config, tagged, card, arguments, source)
     stage = choose_stage(_levels(model, config.name), config.stage, config.name)
     level = _levels(model, config.name)[stage]
     network = FeatureLevel(model, stage)
@@ -79,7 +81,7 @@ def build_architecture(config: EncoderConfig, device: torch.device, tagged: str)
         architecture=architecture,
         weights=source.kind,
         weights_digest=digest_of(network.state_dict()),
-        task=_task_of(card) if source.kind == "imagenet" else task,
+        task=task,
         seed=config.seed if source.kind == "random" else None,
         source=source.source,
         warning=source.warning,
@@ -123,7 +125,7 @@ def _hub_file(card: Any) -> hub.HubFile | None:
 
 
 def _load(
-    config: EncoderConfig, tagged: str, arguments: Mapping[str, Any], source: weights.Source
+    config: EncoderConfig, tagged: str, card: Any, arguments: Mapping[str, Any], source: weights.Source
 ) -> tuple[nn.Module, str]:
     """Build the whole model with its weights, on the CPU; second, the task that a file names."""
     architecture = tagged.partition(".")[0]
@@ -133,12 +135,15 @@ def _load(
         return model, "none"
     if source.kind == "imagenet":
         # timm's own loader knows how each of its checkpoints differs from the model, and is strict about it.
+        # Reading the file before tells a damaged one by its name.
+        weights.read(source.path)
         overlay = {"file": str(source.path)}
-        return _create(config, tagged, arguments, pretrained=True, pretrained_cfg_overlay=overlay), "imagenet"
+        model = _create(config, tagged, arguments, pretrained=True, pretrained_cfg_overlay=overlay)
+        return model, _task_of(card)
     model = _create(config, architecture, arguments)
     checkpoint = weights.read(source.path)
     tensors = _translated(checkpoint.tensors, model, source.path, architecture)
-    weights.load(model, tensors, _head(model), source.path, architecture)
+    weights.load(model, tensors, _head(card), source.path, architecture)
     return model, checkpoint.metadata.get("task", "unknown")
 
 
@@ -183,8 +188,7 @@ def _levels(model: nn.Module, name: str) -> Sequence[Mapping[str, Any]]:
     return levels
 
 
-def _head(model: nn.Module) -> tuple[str, ...]:
-    card = getattr(model, "pretrained_cfg", None)
+def _head(card: Any) -> tuple[str, ...]:
     classifiers = getattr(card, "classifier", None) or ()
     names = (classifiers,) if isinstance(classifiers, str) else classifiers
     return tuple(name.split(".")[0] for name in names)

@@ -28,9 +28,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def ticks(low: float, high: float, at_most: int = 6) -> list[float]:
     """Return multiples of a round step (1, 2, 2.5, 5 times a power of ten) between two ends, a few."""
     power = 10.0 ** np.floor(np.log10((high - low) / at_most))
-    step = next(
-        (each * power for each in STEPS if (high - low) / (each * power) <= at_most - 1), 10.0 * power
-    )
+    step = next((each * power for each in STEPS if (high - low) / (each * power) <= at_most - 1), 10.0 * power)
     # The slack, less than a pixel, admits 0 to a range from 0.001 m, and 0.3 to one that ends a bit below it.
     slack = 1e-3 * (high - low)
     first, last = np.ceil((low - slack) / step), np.floor((high + slack) / step)

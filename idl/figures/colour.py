@@ -59,9 +59,7 @@ def hatching(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
     return stripes
 
 
-def normals_to_rgb(
-    normals: Float[np.ndarray, "H W 3"], visible: Bool[np.ndarray, "H W"]
-) -> UInt8[np.ndarray, "H W 3"]:
+def normals_to_rgb(normals: Float[np.ndarray, "H W 3"], visible: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """Colour normals (x right, y down, z forward) in the usual way: red right, green up, blue to the camera.
 
     Lengths do not matter. Pixels that are not `visible` or have no direction are hatched in grey.

@@ -80,12 +80,14 @@ def _scores(
     cameras: list[Camera], geometry: Geometry, others: Float[np.ndarray, "others 3"]
 ) -> Float[np.ndarray, "cameras"]:
     """Kinds of solids in view plus metres to the other cameras; less a hundred where something near fills it."""
+    plane = cameras[0].pixel_plane(8)
     positions = np.stack([camera.position_m for camera in cameras])
-    directions = np.stack([camera.directions(camera.pixel_plane(8)).T for camera in cameras])
+    directions = np.stack([camera.directions(plane).T for camera in cameras])
     origins = np.broadcast_to(positions[:, None], directions.shape).reshape(-1, 3)
     depth, kinds = (x.reshape(len(cameras), -1) for x in geometry.glance(origins, directions.reshape(-1, 3)))
-    low, middle = np.quantile(depth, [0.2, 0.5], axis=1)
-    variety = np.array([len(np.unique(row)) for row in kinds], float)
+    ordered = np.sort(depth, axis=1)
+    low, middle = ordered[:, 12], ordered[:, 32]
+    variety = np.array([np.count_nonzero(np.bincount(row)) for row in kinds], float)
     apart = np.zeros(len(cameras))
     if len(others):
         apart = np.linalg.norm(positions[:, None] - others[None], axis=-1).min(1)

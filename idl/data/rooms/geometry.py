@@ -85,10 +85,10 @@ class Geometry:
         return np.einsum("ti,ji->jt", self.normals, axes) / offset
 
     def distance_to_boxes(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points"]:
-        """Metres from each point to the nearest bounding box of a solid; 0 inside one."""
+        """Metres from each point to the nearest bounding box of a solid; 0 inside one, infinity where there is none."""
         p = points_m[:, None]
         outside = np.maximum(np.maximum(self.boxes[None, :, 0] - p, p - self.boxes[None, :, 1]), 0.0)
-        return np.sqrt((outside**2).sum(-1)).min(1)
+        return np.sqrt((outside**2).sum(-1)).min(1, initial=np.inf)
 
 
 def build_geometry(room: Room) -> Geometry:

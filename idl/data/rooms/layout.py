@@ -28,8 +28,8 @@ EXCESS_LIGHT = {
 """Light on these kinds over light on furniture, the mean of 250 rooms.
 
 Lamps hang inside the room, so that walls always face them, while furniture shows its dark sides as often as its
-bright ones; and walls are what is far. Without a paint that is darker by as much, log depth and luminance
-correlate at +0.115 (300 rooms, standard error 0.014).
+bright ones; and walls are what is far. Paint that is darker by as much, and a strong ambient light, take the
+correlation of luminance with log depth from +0.115 to +0.042 (300 rooms, standard error 0.014).
 """
 
 

@@ -13,7 +13,7 @@ from idl.data.rooms.lighting import Lights, draw_lights
 from idl.data.rooms.recipe import RoomsRecipe
 from idl.data.rooms.textures import albedo
 
-_EXTRA_RAYS = ((-0.33, 0.17), (0.3, -0.33))
+_EXTRA_RAYS = ((0.42, 0.1), (0.08, 0.42))
 """Offsets, in pixels, of the rays that a pixel on an edge gets besides its central one."""
 
 
@@ -112,13 +112,10 @@ def _patches(geometry: Geometry) -> Int[np.ndarray, "triangles"]:
 
 
 def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Pixels with another patch to the left, to the right, above or below."""
+    """Pixels with another patch to the right or below: one side of each edge, for half the rays of both."""
     edge = np.zeros(patch.shape, bool)
-    across, down = patch[:, 1:] != patch[:, :-1], patch[1:] != patch[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
+    edge[:, :-1] |= patch[:, 1:] != patch[:, :-1]
+    edge[:-1] |= patch[1:] != patch[:-1]
     return edge
 
 

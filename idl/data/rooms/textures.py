@@ -87,9 +87,7 @@ def _checker(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
     return 0.5 + 0.5 * a * b, 0.1 * _noise(x, y)
 
 
-def _courses(
-    x: Array, y: Array, width: Array, t: list[Array], aspect: float, joint: Array
-) -> tuple[Array, Array]:
+def _courses(x: Array, y: Array, width: Array, t: list[Array], aspect: float, joint: Array) -> tuple[Array, Array]:
     """Joint lines of bricks in courses, and a number a brick. joint: share of a brick's height."""
     row = np.floor(y)
     along = x / aspect + 0.37 * row
@@ -195,7 +193,7 @@ def draw_colours(rng: np.random.Generator, count: int) -> Float[np.ndarray, "cou
 
 
 def draw_surface(rng: np.random.Generator) -> Surface:
-    """Draw a surface. One distribution serves walls, floors and furniture alike: colour tells nothing of place."""
+    """Draw a surface. One distribution serves walls, floors and furniture alike: colour tells no place."""
     family = int(np.searchsorted(_CUMULATIVE, rng.random() * _CUMULATIVE[-1], side="right"))
     low, high = _FAMILIES[family][3]
     colours = draw_colours(rng, 3)

@@ -1,0 +1,339 @@
+"""The main path on planted data: against brute force, and its laws."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense import Images, fit_dense
+from planted import PlantedReader, SmallNetwork
+from torch import Tensor
+
+from idl import evaluation, pipeline
+from idl.data.preparation import prepare
+from idl.data.splits import split_by_scene
+from idl.data.store import Store
+from idl.encoders import Encoder, EncoderConfig, Origin, build
+from idl.errors import InputError
+from idl.features import EncodedDataset
+from idl.pipeline import ProbeConfig, Run, describe, materialise, probe
+from idl.probes.linear_probe import LinearProbe
+from idl.protocol import Protocol
+from idl.targets import target
+
+CONFIG = ProbeConfig(batch_size=4)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path_factory.mktemp("store"))
+
+
+class CountingEncoder(Encoder):
+    num_encoded = 0
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        self.num_encoded += len(rgb)
+        return super().forward(rgb)
+
+
+def encoder(seed: int = 0) -> CountingEncoder:
+    network = SmallNetwork(seed=seed)
+    origin = Origin("small", "custom", f"digest{seed}", "none", seed, "tests")
+    return CountingEncoder(network, name="small", stride=8, channels=8, origin=origin)
+
+
+def images(store: Store, indices: Sequence[int], name: str) -> list[Images]:
+    read = store.read(("rgb", "depth", "valid", "normals"), indices)
+    wanted = target(name)
+    encoded, valid = wanted.encode(
+        torch.from_numpy(read["normals" if wanted.layer == "normals" else "depth"]).float(),
+        torch.from_numpy(read["valid"]),
+    )
+    rgb = torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255
+    return [Images(rgb, encoded, valid)]
+
+
+@pytest.mark.parametrize("name", ["depth", "log-depth", "inverse-depth", "normals"])
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+def test_losses_are_those_of_brute_force(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, penalty: float
+) -> None:
+    monkeypatch.setattr("idl.fitting.PENALTIES", (penalty,))
+    run = probe(replace(CONFIG, target=name, k="all"), store, encoder(), tmp_path)
+    split = split_by_scene(store.scenes)
+    with torch.inference_mode():
+        train = images(store, split.indices["train"], name)
+        dense = fit_dense(encoder(), train, train, penalty, drop=1e-9)
+        for part in ("train", "val", "test"):
+            expected = dense.mse(encoder(), images(store, split.indices[part], name))
+            # Half precision moves a prediction by about 2.8e-4 of its spread; times a residual of a third of it and
+            # averaged over the 384 cells of the smallest split, that is 1e-5 of the variance, 1e-4 of the loss.
+            assert run.report.metrics[f"{part}_loss"] == pytest.approx(expected, rel=2e-4)
+
+
+def test_a_second_probe_encodes_nothing_and_gives_the_same_numbers(store: Store, tmp_path: Path) -> None:
+    first, second, other = encoder(), encoder(), encoder()
+    one = probe(CONFIG, store, first, tmp_path)
+    two = probe(CONFIG, store, second, tmp_path)
+    assert first.num_encoded == store.num_images
+    assert second.num_encoded == 0
+    assert same_figures(one, two)
+    probe(replace(CONFIG, target="log-depth"), store, other, tmp_path)
+    probe(replace(CONFIG, target="normals"), store, other, tmp_path)
+    assert other.num_encoded == 0
+
+
+def same_figures(one: Run, two: Run) -> bool:
+    """Bit for bit, apart from what depends on the clock."""
+    timed = ("images_per_s", "encoded_images")
+    a, b = ({k: v for k, v in run.report.metrics.items() if k not in timed} for run in (one, two))
+    tables = all(
+        np.array_equal(np.array(one.report.tables[path][column]), np.array(two.report.tables[path][column]))
+        for path in ("per_image.json", "arms/arms.csv")
+        for column in one.report.tables[path]
+    )
+    return a == b and tables and one.model.files == two.model.files
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 10, 26, 33])
+def test_an_interrupted_probe_goes_on_to_the_same_numbers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr("idl.features.BASIS_IMAGES", 8)
+    whole = probe(CONFIG, store, encoder(), tmp_path / "whole")
+    broken = encoder()
+    forward = CountingEncoder.forward
+
+    def interrupt(self: CountingEncoder, rgb: Tensor) -> Tensor:
+        if self is broken and self.num_encoded + len(rgb) > after:
+            raise Interrupted
+        return forward(self, rgb)
+
+    monkeypatch.setattr(CountingEncoder, "forward", interrupt)
+    with pytest.raises(Interrupted):
+        probe(CONFIG, store, broken, tmp_path / "parts")
+    again = encoder()
+    resumed = probe(CONFIG, store, again, tmp_path / "parts")
+    assert same_figures(whole, resumed)
+    # At most the basis's images, or one batch, are encoded twice.
+    assert again.num_encoded <= store.num_images - after + 8
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["test.maps", "val.crc", "train.maps", "basis.safetensors", "*train*.statistics"])
+@pytest.mark.parametrize("how", ["damaged", "truncated"])
+def test_a_damaged_cache_is_found_out_and_rebuilt(store: Store, tmp_path: Path, kind: str, how: str) -> None:
+    whole = probe(CONFIG, store, encoder(), tmp_path)
+    (path,) = (tmp_path / "features").rglob(kind)
+    if how == "damaged":
+        damage(path)
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    # Statistics in the cache need no maps: they go too, so that the maps are read again.
+    if kind != "*train*.statistics":
+        for cached in (tmp_path / "features").rglob("*.statistics"):
+            cached.unlink()
+    again = encoder()
+    assert same_figures(whole, probe(CONFIG, store, again, tmp_path))
+    assert (again.num_encoded > 0) == (kind != "*train*.statistics")
+
+
+def test_the_null_encoder_is_its_own_null_arm(store: Store, tmp_path: Path) -> None:
+    null = build(EncoderConfig("null", stride=8, arithmetic="float32"), CPU)
+    run = probe(replace(CONFIG, k="all"), store, null, tmp_path)
+    assert run.report.metrics["loss_over_null"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_planted_cue_is_found_and_a_missing_one_is_not(store: Store, tmp_path: Path) -> None:
+    """Depth is linear in red: the null arm reads it; position and a constant do not."""
+    metrics = probe(CONFIG, store, encoder(), tmp_path).report.metrics
+    assert metrics["arms/null_test_loss"] < 0.3 * metrics["arms/constant_test_loss"]
+    assert metrics["arms/position_test_loss"] > 0.9 * metrics["arms/constant_test_loss"]
+    assert metrics["test_loss"] < 0.5 * metrics["arms/constant_test_loss"]
+    constant = metrics["arms/constant_test_loss"]
+    assert metrics["test_r2"] == pytest.approx(1 - metrics["test_mse_pooled"] / constant, abs=1e-5)
+
+
+def test_the_test_split_decides_nothing_and_is_read_last(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = split_by_scene(store.scenes)
+    held_out = set(split.indices["test"])
+    events: list[str] = []
+    read, fit_arms = Store.read, pipeline.fit_arms
+
+    def spy(self: Store, layers: Sequence[str], indices: Sequence[int]) -> Any:
+        events.append("test" if held_out & set(indices) else "other")
+        return read(self, layers, indices)
+
+    def mark(*arguments: Any) -> Any:
+        events.append("fit")
+        return fit_arms(*arguments)
+
+    monkeypatch.setattr(Store, "read", spy)
+    monkeypatch.setattr("idl.pipeline.fit_arms", mark)
+    probe(CONFIG, store, encoder(), tmp_path)
+    assert events.count("fit") == 1
+    assert "test" not in events[: events.index("fit")]
+    assert "test" in events
+
+
+def test_noise_is_not_learned(tmp_path: Path) -> None:
+    reader = PlantedReader(num_scenes=12, noise_m=0.0)
+    noise = np.random.default_rng(0)
+
+    class Noise(PlantedReader):
+        def read(self, index: int) -> Any:
+            return [
+                replace(sample, depth_m=np.where(sample.valid, 2 + noise.random((64, 64)), 0).astype(np.float32))
+                for sample in super().read(index)
+            ]
+
+    made = prepare(Noise(num_scenes=reader.num_scenes), Protocol(resolution=64), tmp_path / "store")
+    metrics = probe(CONFIG, made, encoder(), tmp_path).report.metrics
+    assert metrics["test_loss"] >= 0.998 * metrics["arms/constant_test_loss"]
+
+
+def test_the_registered_model_predicts_what_was_measured(store: Store, tmp_path: Path) -> None:
+    run = probe(CONFIG, store, encoder(), tmp_path)
+    split = split_by_scene(store.scenes)
+    read = store.read(("rgb", "depth", "valid"), split.indices["test"])
+    rgb = torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        predicted = run.model.module(rgb)[:, 0].numpy()
+    errors = (predicted - read["depth"]) ** 2
+    per_image = [np.sqrt(error[valid].mean()) for error, valid in zip(errors, read["valid"], strict=True)]
+    np.testing.assert_allclose(run.report.tables["per_image.json"]["rmse"], per_image, rtol=1e-4)
+    assert predicted.min() >= store.protocol.min_depth_m
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(run.model.files["probe.safetensors"])
+    loaded = LinearProbe.load(str(path))
+    features = encoder()(rgb)
+    torch.testing.assert_close(loaded.predict(features, (64, 64)), run.model.module.probe.predict(features, (64, 64)))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    assert loaded.card.target == "depth"
+
+
+@pytest.mark.parametrize("content", [b"", b"no probe", b"\x00" * 100])
+def test_a_file_that_is_no_probe_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a probe"):
+        LinearProbe.load(str(path))
+    with pytest.raises(InputError, match="no such file"):
+        LinearProbe.load(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ProbeConfig(k="9"), "k=9: the encoder has 8 channels"),
+        (ProbeConfig(k="0"), "expected a whole number from 1 to 8"),
+        (ProbeConfig(k="many"), "expected a whole number from 1 to 8"),
+        (ProbeConfig(target="dept"), "did you mean 'depth'"),
+        (ProbeConfig(batch_size=0), "batch_size=0"),
+        (ProbeConfig(split="1:1"), "expected shares"),
+    ],
+)
+def test_bad_settings_end_before_an_image_is_encoded(
+    store: Store, tmp_path: Path, config: ProbeConfig, message: str
+) -> None:
+    unused = encoder()
+    with pytest.raises(InputError, match=message):
+        probe(config, store, unused, tmp_path)
+    assert unused.num_encoded == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_the_store_lacks_is_refused(tmp_path: Path) -> None:
+    bare = prepare(PlantedReader(with_normals=False), Protocol(resolution=64), tmp_path / "store")
+    with pytest.raises(InputError, match="has no layer 'normals'"):
+        probe(ProbeConfig(target="normals"), bare, encoder(), tmp_path / "cache")
+
+
+def test_features_without_content_are_refused(store: Store, tmp_path: Path) -> None:
+    dead = encoder()
+    with torch.no_grad():
+        for parameter in dead.parameters():
+            parameter.zero_()
+    with pytest.raises(InputError, match="the same at every cell"):
+        probe(CONFIG, store, dead, tmp_path)
+
+
+def test_k_is_kept_and_the_curve_holds_the_chosen_one(store: Store, tmp_path: Path) -> None:
+    run = probe(replace(CONFIG, k="3"), store, encoder(), tmp_path)
+    table = run.report.tables["curves/loss_over_k.csv"]
+    assert run.report.params["k_chosen"] == 3
+    assert [k for k, loss in zip(table["k"], table["test_loss"], strict=True) if loss is not None] == [3]
+    assert table["val_loss"][3] == run.report.metrics["val_loss"]
+    automatic = probe(CONFIG, store, encoder(), tmp_path)
+    assert automatic.report.metrics["val_loss"] == min(table["val_loss"])  # pyright: ignore[reportArgumentType]
+
+
+def test_batches_of_another_size_give_the_same_figures(store: Store, tmp_path: Path) -> None:
+    one = probe(CONFIG, store, encoder(), tmp_path / "a").report.metrics
+    two = probe(replace(CONFIG, batch_size=7), store, encoder(), tmp_path / "b").report.metrics
+    for name in ("train_loss", "val_loss", "test_loss", "test_rmse", "test_delta1"):
+        assert one[name] == pytest.approx(two[name], rel=1e-5)
+
+
+def test_maps_are_kept_by_everything_that_decides_them(store: Store, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        probe(CONFIG, store, encoder(seed), tmp_path)
+    probe(replace(CONFIG, split_seed=1), store, encoder(), tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 3
+
+
+def test_arms_and_panels_are_all_there(store: Store, tmp_path: Path) -> None:
+    report = probe(CONFIG, store, encoder(), tmp_path).report
+    assert set(report.panels) == {f"depth/{name}" for name in report.tables["per_image.json"]["image"]}
+    assert report.tables["arms/arms.csv"]["arm"] == ["constant", "position", "null", "null+position", "probe"]
+    assert {dataset.context for dataset in report.datasets} == {"training", "validation", "testing"}
+    assert report.description.count(". ") >= 2
+
+
+def test_panels_are_spread_over_the_split() -> None:
+    assert evaluation._spread(360, 12) == {0, 33, 65, 98, 131, 163, 196, 228, 261, 294, 326, 359}
+    assert evaluation._spread(5, 12) == {0, 1, 2, 3, 4}
+
+
+def test_an_encoder_is_described_without_the_test_split(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = set(split_by_scene(store.scenes).indices["test"])
+    read = Store.read
+
+    def guard(self: Store, layers: Sequence[str], indices: Sequence[int]) -> Any:
+        assert not held_out & set(indices)
+        return read(self, layers, indices)
+
+    monkeypatch.setattr(Store, "read", guard)
+    run = materialise(CONFIG, store, encoder())
+    depth = [images(store, split_by_scene(store.scenes).indices[part], "depth")[0] for part in ("train", "val")]
+    mean = depth[0].target[:, 0][depth[0].valid].double().mean()
+    expected = (depth[1].target[:, 0][depth[1].valid].double() - mean).square().mean()
+    assert run.report.metrics["val_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert run.model.name == "idl-encoder-small"
+    assert set(run.model.files) == {"encoder.safetensors", "origin.json"}
+    sheet = describe(CONFIG, store)
+    assert sheet.metrics["val_loss"] == run.report.metrics["val_loss"]
+
+
+def test_maps_of_a_split_are_streamed_in_its_order(store: Store, tmp_path: Path) -> None:
+    split = split_by_scene(store.scenes)
+    encoded = EncodedDataset(store, split, encoder(), tmp_path, 4, CPU)
+    for _ in range(2):
+        streamed = [batch.layers["depth"] for batch in encoded.stream("val", ("depth",))]
+        expected = store.read(("depth",), split.indices["val"])["depth"]
+        np.testing.assert_array_equal(torch.cat(streamed).numpy(), expected)
