@@ -180,6 +180,8 @@ def _finish(recorder: tracking.Recorder, run: Run, encoder: Encoder) -> None:
     _say_result(run.report, recorder.hint)
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     click.echo(f"model: {version.uri}{aliases}")
+    if version.note:
+        _warn(version.note)
 
 
 def _say_result(report: RunReport, hint: str) -> None:

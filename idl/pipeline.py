@@ -78,6 +78,7 @@ def probe(
     k = _components(config.k, encoder.channels)
     protocol = replace(store.protocol, alignment=config.alignment)
     split = _split(config, store, wanted)
+    encoder.require(protocol.resolution)
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
     with cache.locked(folder):
@@ -112,6 +113,7 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
     """
     wanted = target(config.target)
     split = _split(config, store, wanted)
+    encoder.require(store.protocol.resolution)
     constant = _constant(config, store, split, wanted, progress)
     shown = split.indices["val"][0]
     rgb = store.read(("rgb",), [shown])["rgb"]

@@ -179,6 +179,8 @@ class Encoder(nn.Module):
         shallow._lowered = ()
         twin = copy.deepcopy(shallow).cpu()
         simplify(twin.network)
+        # torch.export's archive takes a channels_last weight for a slice of something larger, and warns.
+        twin.network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         return twin
 
     def with_network(self, network: nn.Module, weights: Weights, task: str, source: str, seed: int) -> "Encoder":

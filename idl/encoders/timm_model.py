@@ -77,6 +77,8 @@ def build_architecture(config: EncoderConfig, device: torch.device, tagged: str)
     stage = choose_stage(_levels(model, config.name), config.stage, config.name)
     level = _levels(model, config.name)[stage]
     network = FeatureLevel(model, stage)
+    if source.kind == "registry":
+        task = _load_cut(network.model, source, architecture)
     origin = Origin(
         architecture=architecture,
         weights=source.kind,
@@ -127,9 +129,12 @@ def _hub_file(card: Any) -> hub.HubFile | None:
 def _load(
     config: EncoderConfig, tagged: str, card: Any, arguments: Mapping[str, Any], source: weights.Source
 ) -> tuple[nn.Module, str]:
-    """Build the whole model with its weights, on the CPU; second, the task that a file names."""
+    """Build the whole model with its weights, on the CPU; second, the task that a file names.
+
+    Weights of the registry are loaded when the model is cut.
+    """
     architecture = tagged.partition(".")[0]
-    if source.path is None:
+    if source.path is None or source.kind == "registry":
         model = _create(config, architecture, arguments)
         _open_layer_scales(model, arguments)
         return model, "none"
@@ -145,6 +150,20 @@ def _load(
     tensors = _translated(checkpoint.tensors, model, source.path, architecture)
     weights.load(model, tensors, _head(card), source.path, architecture)
     return model, checkpoint.metadata.get("task", "unknown")
+
+
+def _load_cut(model: nn.Module, source: weights.Source, architecture: str) -> str:
+    """Load a registered encoder into the cut model, and return the task that it names.
+
+    It may hold the network as it was cut, or all of it: what lies behind this stage is passed over.
+    """
+    assert source.path is not None
+    checkpoint = weights.read(source.path)
+    needed = model.state_dict()
+    tensors = _translated(checkpoint.tensors, model, source.path, architecture)
+    kept = {name: tensor for name, tensor in tensors.items() if name in needed}
+    weights.load(model, kept, (), source.path, architecture)
+    return checkpoint.metadata.get("task", "unknown")
 
 
 def _create(config: EncoderConfig, tagged: str, arguments: Mapping[str, Any], **loading: Any) -> nn.Module:

@@ -67,7 +67,8 @@ def encoder_version(findings: EncoderFindings) -> ModelVersion:
         tags=tags,
         files={
             "encoder.safetensors": save(
-                {name: tensor.contiguous() for name, tensor in encoder.network.state_dict().items()},
+                # Of timm's models the names that timm gives, so that the file is a checkpoint of the architecture.
+                {name.removeprefix("model."): t.contiguous() for name, t in encoder.network.state_dict().items()},
                 metadata={"task": encoder.origin.task, "architecture": encoder.origin.architecture},
             ),
             "origin.json": origin_json(encoder),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from idl.data.rooms.solids import Part, ball, box, leaf, moved, solid, turned
 
@@ -18,11 +19,14 @@ KINDS = (
 class Piece:
     """One piece of furniture, its back towards +y.
 
+    vertices: of all parts, one part after the other, metres.
+    parts: what it is put together from, before it was centred.
     size_m: bounding box: width (x), depth (y), height (z), metres.
     top_m: height of a level top that small things may stand on, or None.
     """
 
     kind: str
+    vertices: Float[np.ndarray, "vertices 3"]
     parts: tuple[Part, ...]
     size_m: tuple[float, float, float]
     top_m: float | None = None
@@ -30,11 +34,11 @@ class Piece:
 
 def piece(kind: str, parts: list[Part], top_m: float | None = None) -> Piece:
     """Centre the footprint of `parts` on the origin and measure it."""
-    corners = np.concatenate([part.triangles.reshape(-1, 3) for part in parts])
-    low, high = corners.min(0), corners.max(0)
-    offset = (-float(low[0] + high[0]) / 2, -float(low[1] + high[1]) / 2, -float(low[2]))
+    vertices = np.concatenate([part.vertices for part in parts])
+    low, high = vertices.min(0), vertices.max(0)
+    vertices += (-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2])
     width, depth, height = (float(x) for x in high - low)
-    return Piece(kind, tuple(moved(part, offset) for part in parts), (width, depth, height), top_m)
+    return Piece(kind, vertices, tuple(parts), (width, depth, height), top_m)
 
 
 def _legs(w: float, d: float, height: float, thick: float, round_: bool, slot: int) -> list[Part]:

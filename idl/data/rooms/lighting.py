@@ -38,12 +38,12 @@ class Lights:
         points_m: a little above it, so that a surface does not shade itself.
         edges: where the points are an image's pixels, the edges in it; shadows are then traced sparsely.
         """
-        slanted = (1 + np.einsum("ti,i->t", facing, self.slant)).astype(np.float32)[triangle]
+        slanted = (1 + np.einsum("ti,i->t", facing, self.slant)).astype(np.float32).take(triangle)
         total = self.ambient.astype(np.float32)[:, None] * slanted
         for position, colour in zip(self.positions_m, self.colours, strict=True):
             # n . (lamp - point) is the lamp's height above the plane: one number a triangle.
             above = np.einsum("ti,ti->t", facing, position - geometry.corners[:, 0])
-            height = np.maximum(above, 0.0).astype(np.float32)[triangle]
+            height = np.maximum(above, 0.0).astype(np.float32).take(triangle)
             rays = position.astype(np.float32)[:, None] - points_m
             length = np.sqrt(rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2])
             # Every point may be asked, also those that face away: in a room they are one in twenty.
@@ -82,7 +82,10 @@ def _sparsely(
 
 def _chosen(vectors: Float32[np.ndarray, "3 pixels"], index: Int[np.ndarray, "rays"]) -> Float32[np.ndarray, "rays 3"]:
     """Some of the vectors, as embree wants them."""
-    return np.stack([row[index] for row in vectors], -1)
+    chosen = np.empty((len(index), 3), np.float32)
+    for axis, row in enumerate(vectors):
+        chosen[:, axis] = row.take(index)
+    return chosen
 
 
 def _blocks_with(edges: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

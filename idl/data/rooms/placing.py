@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from idl.data.rooms.furniture import Piece, piece
-from idl.data.rooms.solids import Part, box, rotation, solid
+from idl.data.rooms.solids import box, rotation, solid
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Placed:
         base = np.array(self.position_m)
         return np.stack([base - half, base + half + (0.0, 0.0, h)])
 
-    def triangles(self, part: Part) -> Float[np.ndarray, "triangles 3 3"]:
-        """One of the piece's solids, in the room, metres."""
-        return self.scale * part.triangles @ rotation(2, self.yaw).T + self.position_m
+    @property
+    def vertices(self) -> Float[np.ndarray, "vertices 3"]:
+        """Those of the piece, in the room, metres."""
+        return self.scale * self.piece.vertices @ rotation(2, self.yaw).T + self.position_m
 
 
 def beside_wall(

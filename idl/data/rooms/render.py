@@ -55,32 +55,31 @@ def render_view(
     view: int,
 ) -> Sample:
     """Cast each pixel's central ray for depth and labels; shade it, and further rays along edges."""
+    pixel = 2 * camera.tan_half_view / resolution
+    view_of = _View(geometry, lights, camera, pixel)
     plane = camera.pixel_plane(resolution)
-    planes = geometry.inverse_depth_planes(camera.position_m, camera.axes)
-    toward = np.einsum("ti,ti->t", geometry.normals, geometry.corners[:, 0] - camera.position_m)
-    facing = np.where(toward[:, None] > 0, -geometry.normals, geometry.normals)
-
-    def shade(hits: Hits, depth: np.ndarray, directions: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
-        pixel = 2 * camera.tan_half_view / resolution
-        return _shade(geometry, lights, camera.position_m, facing, hits, depth, directions, pixel, edges)
-
     directions = camera.directions(plane)
     hits = geometry.cast(camera.position_m, directions)
-    depth = _depth(planes, hits, plane)
-    is_edge = _is_edge(_patches(geometry)[hits.triangle].reshape(resolution, resolution))
-    image = shade(hits, depth, directions, is_edge)
+    depth = view_of.depth(hits, plane)
+    patch = geometry.patches.take(hits.triangle).reshape(resolution, resolution)
+    is_edge = _is_edge(patch)
+    image = view_of.shade(hits, depth, directions, is_edge)
 
-    (edges,) = np.nonzero(is_edge.ravel())
-    offsets = np.array(_EXTRA_RAYS).T * 2 * camera.tan_half_view / resolution
-    beside = (plane[:, edges, None] + offsets[:, None]).reshape(2, -1)
+    edges = np.flatnonzero(is_edge)
+    beside = (plane[:, edges, None] + np.array(_EXTRA_RAYS).T[:, None] * pixel).reshape(2, -1)
     along = camera.directions(beside)
     extra = geometry.cast(camera.position_m, along)
-    around = shade(extra, _depth(planes, extra, beside), along, None).reshape(3, len(edges), -1)
-    image[:, edges] = (image[:, edges] + around.sum(-1)) / (1 + len(_EXTRA_RAYS))
+    # A ray that meets what a pixel here shows takes that pixel's colour: nine in ten need no shading of their own.
+    shown = _pixels_beside(patch, edges, geometry.patches.take(extra.triangle).reshape(len(edges), -1)).ravel()
+    (new,) = np.nonzero(shown < 0)
+    extra, beside = Hits(extra.triangle[new], extra.u[new], extra.v[new]), beside[:, new]
+    around = image.take(shown, axis=1)
+    around[:, new] = view_of.shade(extra, view_of.depth(extra, beside), along[:, new], None)
+    image[:, edges] = (image[:, edges] + around.reshape(3, len(edges), -1).sum(-1)) / (1 + len(_EXTRA_RAYS))
 
     square = (resolution, resolution)
-    in_camera = np.einsum("ti,ji->tj", facing, camera.axes).astype(np.float16)
-    materials = np.array([s.material for s in geometry.surfaces], np.uint8)[geometry.surface]
+    in_camera = np.einsum("ti,ji->tj", view_of.facing, camera.axes).astype(np.float16)
+    labels = {"objects": geometry.objects, "kinds": geometry.kinds, "materials": geometry.materials}
     return Sample(
         name=image_name(scene, view),
         scene=scene_name(scene),
@@ -88,27 +87,63 @@ def render_view(
         depth_m=depth.astype(np.float32).reshape(square),
         valid=np.ones(square, bool),
         layers={
-            "normals": in_camera[hits.triangle].reshape(*square, 3),
-            "objects": geometry.objects[hits.triangle].reshape(square),
-            "kinds": geometry.kinds[hits.triangle].reshape(square),
-            "materials": materials[hits.triangle].reshape(square),
+            # take: in_camera[triangle] takes numpy four times as long where rows are short.
+            "normals": in_camera.take(hits.triangle, axis=0).reshape(*square, 3),
+            **{layer: values.take(hits.triangle).reshape(square) for layer, values in labels.items()},
         },
     )
 
 
-def _depth(
-    planes: Float[np.ndarray, "3 triangles"], hits: Hits, plane: Float[np.ndarray, "2 rays"]
-) -> Float[np.ndarray, "rays"]:
-    """Depth in metres along the optical axis, from the plane of the triangle that a ray met."""
-    a, b, c = (row[hits.triangle] for row in planes)
-    return 1 / (a * plane[0] + b * plane[1] + c)
+def _pixels_beside(
+    patch: Int[np.ndarray, "H W"], edges: Int[np.ndarray, "edges"], met: Int[np.ndarray, "edges rays"]
+) -> Int[np.ndarray, "edges rays"]:
+    """Which pixel shows the patch that a ray in an edge's pixel met: this, the right, lower or diagonal one, or -1."""
+    height, width = patch.shape
+    right, below = (edges % width < width - 1).astype(np.intp), width * (edges < (height - 1) * width)
+    pixels = np.full(met.shape, -1)
+    for pixel in (edges + right + below, edges + below, edges + right, edges):
+        np.copyto(pixels, pixel[:, None], where=patch.ravel().take(pixel)[:, None] == met)
+    return pixels
 
 
-def _patches(geometry: Geometry) -> Int[np.ndarray, "triangles"]:
-    """A number for each triangle, equal where object, surface and (to about half a radian) normal are."""
-    turned = np.rint(2 * geometry.normals).astype(np.int64) + 2
-    label = geometry.objects.astype(np.int64) * 65536 + geometry.surface
-    return label * 125 + turned[:, 0] * 25 + turned[:, 1] * 5 + turned[:, 2]
+class _View:
+    """A room as one camera sees it: what all its rays need of each triangle, worked out once."""
+
+    def __init__(self, geometry: Geometry, lights: Lights, camera: Camera, pixel: float) -> None:
+        """pixel: a pixel's width at z = 1."""
+        self.geometry, self.lights, self.origin_m = geometry, lights, camera.position_m
+        self.pixel = np.float32(pixel)
+        self.planes = geometry.inverse_depth_planes(camera.position_m, camera.axes)
+        toward = np.einsum("ti,ti->t", geometry.normals, geometry.corners[:, 0] - camera.position_m)
+        self.facing = np.where(toward[:, None] > 0, -geometry.normals, geometry.normals)
+        self.height = np.abs(toward).astype(np.float32)
+
+    def depth(self, hits: Hits, plane: Float[np.ndarray, "2 rays"]) -> Float[np.ndarray, "rays"]:
+        """Depth in metres along the optical axis, from the plane of the triangle that a ray met."""
+        a, b, c = (row.take(hits.triangle) for row in self.planes)
+        return 1 / (a * plane[0] + b * plane[1] + c)
+
+    def shade(
+        self,
+        hits: Hits,
+        depth: Float[np.ndarray, "rays"],
+        directions: Float32[np.ndarray, "3 rays"],
+        edges: Bool[np.ndarray, "H W"] | None,
+    ) -> Float32[np.ndarray, "3 rays"]:
+        """Linear RGB of what rays met, by Lambert's law. edges: where they are an image's rays, the edges in it."""
+        geometry, triangle = self.geometry, hits.triangle
+        z, d = depth.astype(np.float32), directions
+        x0, y0, x1, y1, x2, y2 = (row.take(triangle) for row in geometry.texture)
+        x, y = x0 + hits.u * x1 + hits.v * x2, y0 + hits.u * y1 + hits.v * y2
+        # The camera's height above a triangle's plane, over the ray's length, is the cosine of incidence.
+        cosine = self.height.take(triangle) / (z * np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]))
+        # One width for both directions of a slanted footprint: the geometric mean of its sides.
+        footprint = z * self.pixel / np.sqrt(np.maximum(cosine, np.float32(0.05)))
+        # Shadow rays start a thousandth of the way back: float32 points lie up to some 1e-6 m below their surface.
+        points = self.origin_m.astype(np.float32)[:, None] + np.float32(0.999) * z * d
+        light = self.lights.irradiance(geometry, self.facing, triangle, points, edges)
+        light *= albedo(geometry.palette, geometry.surface.take(triangle), x, y, footprint)
+        return light
 
 
 def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
@@ -119,35 +154,6 @@ def _is_edge(patch: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return edge
 
 
-def _shade(
-    geometry: Geometry,
-    lights: Lights,
-    origin_m: Float[np.ndarray, "3"],
-    facing: Float[np.ndarray, "triangles 3"],
-    hits: Hits,
-    depth: Float[np.ndarray, "rays"],
-    directions: Float32[np.ndarray, "3 rays"],
-    pixel: float,
-    edges: Bool[np.ndarray, "H W"] | None,
-) -> Float32[np.ndarray, "3 rays"]:
-    """Linear RGB of what rays from `origin_m` met, by Lambert's law.
-
-    pixel: a pixel's width at z = 1. edges: where the rays are an image's, the edges in it.
-    """
-    z, d, triangle = depth.astype(np.float32), directions, hits.triangle
-    u0, v0, u1, v1, u2, v2 = (row[triangle] for row in geometry.texture)
-    u, v = u0 + hits.u * u1 + hits.v * u2, v0 + hits.u * v1 + hits.v * v2
-    # The camera's height above a triangle's plane, over the ray's length, is the cosine of incidence.
-    height = np.einsum("ti,ti->t", facing, origin_m - geometry.corners[:, 0]).astype(np.float32)[triangle]
-    cosine = height / (z * np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]))
-    # One width for both directions of a slanted footprint: the geometric mean of its sides.
-    footprint = z * np.float32(pixel) / np.sqrt(np.maximum(cosine, np.float32(0.05)))
-    # Shadow rays start a thousandth of the way back: float32 points lie up to some 1e-6 m below their surface.
-    points = origin_m.astype(np.float32)[:, None] + np.float32(0.999) * z * d
-    light = lights.irradiance(geometry, facing, triangle, points, edges)
-    return light * albedo(geometry.surfaces, geometry.surface[triangle], u, v, footprint)
-
-
 def _develop(image: Float32[np.ndarray, "3 pixels"], brightness: float) -> UInt8[np.ndarray, "pixels 3"]:
     """Expose for a mean of `brightness` (linear), roll off the highlights, apply gamma 2.2; 8 bits."""
     exposed = image * np.float32(brightness / max(float(image.mean()), 1e-6))
@@ -155,8 +161,11 @@ def _develop(image: Float32[np.ndarray, "3 pixels"], brightness: float) -> UInt8
     square = exposed * exposed
     rolled = exposed / np.sqrt(np.sqrt(1 + square * square))
     # A table of 4096 steps of the square root, instead of a power a pixel: a fifth of the time.
-    step = (np.sqrt(rolled) * 4095).astype(np.int32)
-    return np.ascontiguousarray(_gamma_of_root()[step].T)
+    step = (np.sqrt(rolled) * 4095).astype(np.intp)
+    pixels = np.empty((image.shape[1], 3), np.uint8)
+    for channel, values in enumerate(step):
+        pixels[:, channel] = _gamma_of_root().take(values)
+    return pixels
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,10 @@
-"""Solids in metres, as plain triangles: what furniture is put together from."""
+"""Solids in metres, as triangles with shared corners: what furniture is put together from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 Vector = tuple[float, float, float]
 
@@ -13,17 +13,19 @@ Vector = tuple[float, float, float]
 class Part:
     """One solid of a piece of furniture.
 
-    triangles: metres, x right, y to the back, z up.
+    vertices: metres, x right, y to the back, z up.
+    faces: which three vertices a triangle has, counter-clockwise from outside.
     slot: which of the piece's surfaces it wears.
     """
 
-    triangles: Float[np.ndarray, "triangles 3 3"]
+    vertices: Float[np.ndarray, "vertices 3"]
+    faces: Int[np.ndarray, "triangles 3"]
     slot: int = 0
 
 
 @lru_cache(maxsize=64)
-def _unit(shape: str, detail: int) -> Float[np.ndarray, "triangles 3 3"]:
-    """Triangles of a solid that fills [-0.5, 0.5]^3, read-only; `detail` is its number of sections."""
+def _unit(shape: str, detail: int) -> tuple[Float[np.ndarray, "vertices 3"], Int[np.ndarray, "triangles 3"]]:
+    """Vertices and faces of a solid that fills [-0.5, 0.5]^3, read-only; `detail` is its number of sections."""
     # Imported on first use: trimesh takes most of a second, and nobody who reads a store needs it.
     from trimesh import creation
 
@@ -47,15 +49,21 @@ def _unit(shape: str, detail: int) -> Float[np.ndarray, "triangles 3 3"]:
         mesh.apply_scale((1.0, 1.0, 1.0 / 0.24))
     else:
         raise ValueError(f"unknown solid {shape!r}")
-    triangles = np.array(mesh.triangles, dtype=np.float64)
-    triangles.setflags(write=False)
-    return triangles
+    vertices, faces = np.array(mesh.vertices, np.float64), np.array(mesh.faces, np.int64)
+    # Revolved profiles that begin on the axis leave triangles without an area there.
+    corners = vertices[faces]
+    faces = faces[np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) > 1e-9]
+    used, faces = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], faces.reshape(-1, 3)
+    vertices.setflags(write=False)
+    faces.setflags(write=False)
+    return vertices, faces
 
 
 def solid(shape: str, size: Vector, base: Vector = (0.0, 0.0, 0.0), slot: int = 0, detail: int = 20) -> Part:
     """A unit solid stretched to `size` metres, the centre of its underside at `base`."""
-    centre = np.array([base[0], base[1], base[2] + size[2] / 2])
-    return Part(_unit(shape, detail) * np.array(size) + centre, slot)
+    vertices, faces = _unit(shape, detail)
+    return Part(vertices * size + (base[0], base[1], base[2] + size[2] / 2), faces, slot)
 
 
 def box(size: Vector, base: Vector = (0.0, 0.0, 0.0), slot: int = 0) -> Part:
@@ -69,59 +77,59 @@ def ball(diameter_m: float, base: Vector = (0.0, 0.0, 0.0), slot: int = 0) -> Pa
     return solid("ball", (diameter_m, diameter_m, diameter_m), base, slot, detail)
 
 
+_LEAF = np.array([(0, 4, 2), (0, 3, 4), (4, 1, 2), (4, 3, 1)])
+
+
 def leaf(length_m: float, width_m: float, slot: int = 0) -> Part:
     """A bent blade of four triangles along +y from the origin."""
     middle, bend = 0.55 * length_m, 0.18 * length_m
     root, tip = (0.0, 0.0, 0.0), (0.0, length_m, -bend)
     left, right, ridge = (-width_m / 2, middle, bend), (width_m / 2, middle, bend), (0.0, middle, 1.3 * bend)
-    faces = [(root, ridge, left), (root, right, ridge), (ridge, tip, left), (ridge, right, tip)]
-    return Part(np.array(faces, dtype=np.float64), slot)
+    return Part(np.array([root, tip, left, right, ridge]), _LEAF, slot)
 
 
 def rotation(axis: int, angle: float) -> Float[np.ndarray, "3 3"]:
     """Matrix that turns by `angle` radians about coordinate axis 0, 1 or 2, right-handed."""
-    i, j = [(1, 2), (2, 0), (0, 1)][axis]
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = np.cos(angle)
-    matrix[j, i] = np.sin(angle)
-    matrix[i, j] = -matrix[j, i]
-    return matrix
+    c, s = np.cos(angle), np.sin(angle)
+    if axis == 0:
+        return np.array([(1.0, 0.0, 0.0), (0.0, c, -s), (0.0, s, c)])
+    if axis == 1:
+        return np.array([(c, 0.0, s), (0.0, 1.0, 0.0), (-s, 0.0, c)])
+    return np.array([(c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0)])
 
 
 def turned(part: Part, axis: int, angle: float, pivot: Vector = (0.0, 0.0, 0.0)) -> Part:
     """`part` turned by `angle` radians about the line along `axis` through `pivot`."""
-    return replace(part, triangles=(part.triangles - pivot) @ rotation(axis, angle).T + pivot)
+    return Part((part.vertices - pivot) @ rotation(axis, angle).T + pivot, part.faces, part.slot)
 
 
 def moved(part: Part, offset: Vector) -> Part:
     """`part` shifted by `offset` metres."""
-    return replace(part, triangles=part.triangles + np.array(offset))
+    return Part(part.vertices + offset, part.faces, part.slot)
 
 
 def surface_coordinates(
-    triangles: Float[np.ndarray, "triangles 3 3"],
-    normals: Float[np.ndarray, "triangles 3"],
-    centres: Float[np.ndarray, "triangles 3"],
+    corners: Float[np.ndarray, "3 3 triangles"],
+    normals: Float[np.ndarray, "3 triangles"],
+    centres: Float[np.ndarray, "3 triangles"],
     radii: Float[np.ndarray, "triangles"],
-) -> Float[np.ndarray, "triangles 3 2"]:
-    """Texture coordinates in metres of every corner, without stretching or seams inside a face.
+) -> Float[np.ndarray, "2 3 triangles"]:
+    """Texture coordinates (u, v) in metres of every corner, without stretching or seams inside a face.
 
     Level faces (|n_z| > 0.9) are projected along z. On all others, u runs horizontally and v up the face;
     the arc length `radius` x (azimuth, elevation) of the facet's normal is added, so that neighbouring
     facets of a round body continue each other.
 
-    centres, radii: of the part that a triangle belongs to, metres.
+    corners: component, corner. centres, radii: of the part that a triangle belongs to, metres.
     """
-    local = triangles - centres[:, None]
-    level = np.abs(normals[:, 2]) > 0.9
-    horizontal = np.hypot(normals[:, 0], normals[:, 1])
+    nx, ny, nz = normals
+    level = np.abs(nz) > 0.9
+    horizontal = np.sqrt(nx * nx + ny * ny)
     safe = np.where(level, 1.0, horizontal)
-    zeros = np.zeros_like(safe)
-    along = np.stack([-normals[:, 1] / safe, normals[:, 0] / safe, zeros], -1)
-    up = np.cross(normals, along)
-    along[level], up[level] = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
-    azimuth = np.where(level, 0.0, np.arctan2(normals[:, 1], normals[:, 0])) * radii
-    elevation = np.where(level, 0.0, np.arctan2(normals[:, 2], horizontal)) * radii
-    u = np.einsum("tci,ti->tc", local, along) + azimuth[:, None]
-    v = np.einsum("tci,ti->tc", local, up) + elevation[:, None]
-    return np.stack([u, v], -1)
+    # The direction of u is (ax, ay, 0), that of v is normal x (ax, ay, 0); on level faces they are x and y.
+    ax, ay = np.where(level, 1.0, -ny / safe), np.where(level, 0.0, nx / safe)
+    up = np.where(level, np.array([[0.0], [1.0], [0.0]]), np.stack([-nz * ay, nz * ax, nx * ay - ny * ax]))
+    azimuth = np.where(level, 0.0, np.arctan2(ny, nx)) * radii
+    elevation = np.where(level, 0.0, np.arctan2(nz, horizontal)) * radii
+    x, y, z = corners - centres[:, None]
+    return np.stack([x * ax + y * ay + azimuth, x * up[0] + y * up[1] + z * up[2] + elevation])
