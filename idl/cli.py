@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import click
 import torch
 
-from idl import cache, tracking
+from idl import __version__, cache, tracking
 from idl.data.datasets import DatasetConfig, open_store
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
@@ -100,7 +100,7 @@ run_options = _options(
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="implicit-depth-learning")
+@click.version_option(__version__)
 def cli() -> None:
     """Has a network learned something that nobody asked it for? Exact linear probes on frozen encoders."""
 

@@ -44,6 +44,8 @@ def quiet(transfer: bool = False, last_try: bool = False) -> Iterator[None]:
     with _environment(defaults | chosen), _levels(), warnings.catch_warnings():
         # sqlalchemy 2.1 deprecates what mlflow 3.17's table definitions use.
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+        # pandas 3 deprecates what mlflow's log_table asks of a table with a column of text.
+        warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes are included")
         # mlflow.pyfunc says so of its own types, when it is imported.
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
         yield

@@ -1,7 +1,9 @@
 """Pieces of furniture: each function draws one variant. Origin: middle of the footprint, on the floor."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +22,7 @@ class Piece:
     """One piece of furniture, its back towards +y.
 
     vertices: of all parts, one part after the other, metres.
-    parts: what it is put together from, before it was centred.
+    parts: what it is put together from; their own vertices are those before it was centred.
     size_m: bounding box: width (x), depth (y), height (z), metres.
     top_m: height of a level top that small things may stand on, or None.
     """
@@ -255,5 +257,5 @@ ON_TOP: Mapping[Builder, float] = {crate: 1, globe: 0.8, drum: 0.8, vase: 1, pla
 
 def draw_builder(rng: np.random.Generator, choices: Mapping[Builder, float]) -> Builder:
     """Draw one builder by its weight."""
-    weights = np.array(list(choices.values()))
-    return list(choices)[rng.choice(len(weights), p=weights / weights.sum())]
+    cumulative = list(accumulate(choices.values()))
+    return list(choices)[bisect_right(cumulative, rng.random() * cumulative[-1])]

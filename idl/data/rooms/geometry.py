@@ -89,9 +89,11 @@ class Geometry:
 
     def distance_to_boxes(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points"]:
         """Metres from each point to the nearest bounding box of a solid; 0 inside one, infinity where there is none."""
-        p = points_m[:, None]
-        outside = np.maximum(np.maximum(self.boxes[None, :, 0] - p, p - self.boxes[None, :, 1]), 0.0)
-        return np.sqrt((outside**2).sum(-1)).min(1, initial=np.inf)
+        squares = np.zeros((len(points_m), len(self.boxes)))
+        for p, low, high in zip(points_m.T[:, :, None], *self.boxes.transpose(1, 2, 0), strict=True):
+            outside = np.maximum(np.maximum(low - p, p - high), 0.0)
+            squares += outside * outside
+        return np.sqrt(squares.min(1, initial=np.inf))
 
 
 def build_geometry(room: Room) -> Geometry:
@@ -100,8 +102,8 @@ def build_geometry(room: Room) -> Geometry:
     A part is one of the six sides of the shell, or one solid. Patterns are laid on it as it is before its piece of
     furniture is turned, so that they turn with the piece.
     """
-    surfaces = list(room.shell)
-    local, world = list(_shell(room.size_m)), list(_shell(room.size_m))
+    surfaces, quads = list(room.shell), _shell(room.size_m)
+    local, world = list(quads), list(quads)
     faces, counts = [_QUAD] * 6, [4] * 6
     kinds = [KINDS.index(kind) for kind in ("floor", *("wall",) * 4, "ceiling")]
     objects, surface = list(range(1, 7)), list(range(6))
@@ -123,11 +125,12 @@ def build_geometry(room: Room) -> Geometry:
     unturned, vertices = np.concatenate(local), np.concatenate(world).astype(np.float32)
     low, high = np.minimum.reduceat(unturned, starts), np.maximum.reduceat(unturned, starts)
     boxes = np.stack([np.minimum.reduceat(vertices, starts), np.maximum.reduceat(vertices, starts)], 1)
-    flat = _components(unturned, triangles)
-    centres, radii = ((low + high) / 2).T[:, parts], ((high - low)[:, :2].mean(1) / 2)[parts]
+    # Surfaces of one material side by side, so that a sort by surface is one by material, too.
     by_material = sorted(range(len(surfaces)), key=lambda index: surfaces[index].material)
     surfaces = [surfaces[index] for index in by_material]
     worn = np.argsort(by_material)[surface][parts]
+    flat = _components(unturned, triangles)
+    centres, radii = ((low + high) / 2).T[:, parts], ((high - low)[:, :2].mean(1) / 2)[parts]
     x, y = in_periods(surfaces, worn, surface_coordinates(flat, _normals(flat), centres, radii))
     normals = _normals(_components(vertices.astype(np.float64), triangles))
     numbers = np.array(objects)[parts]
@@ -150,7 +153,9 @@ def build_geometry(room: Room) -> Geometry:
 
 
 def _patches(
-    objects: Int[np.ndarray, "triangles"], surface: Int[np.ndarray, "triangles"], normals: Float[np.ndarray, "3 triangles"]
+    objects: Int[np.ndarray, "triangles"],
+    surface: Int[np.ndarray, "triangles"],
+    normals: Float[np.ndarray, "3 triangles"],
 ) -> Int[np.ndarray, "triangles"]:
     x, y, z = np.rint(2 * normals).astype(np.int64) + 2
     return ((objects * 65536 + surface) * 125 + x * 25 + y * 5 + z).astype(np.int32)

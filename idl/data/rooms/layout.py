@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from idl.data.rooms.furniture import (
     AGAINST_WALL,
@@ -54,16 +55,16 @@ class _Floor:
         self.size = np.array([width, depth])
         self.taken = np.empty((0, 4))
 
-    def is_free(self, placed: Placed) -> bool:
-        low, high = placed.bounds[:, :2]
+    def is_free(self, bounds: Float[np.ndarray, "2 3"]) -> bool:
+        low, high = bounds[:, :2]
         if (low < GAP_M).any() or (high > self.size - GAP_M).any():
             return False
         t = self.taken
         apart = (t[:, :2] > high + GAP_M).any(1) | (t[:, 2:] < low - GAP_M).any(1)
         return bool(apart.all())
 
-    def take(self, placed: Placed) -> None:
-        self.taken = np.concatenate([self.taken, placed.bounds[:, :2].reshape(1, 4)])
+    def take(self, bounds: Float[np.ndarray, "2 3"]) -> None:
+        self.taken = np.concatenate([self.taken, bounds[:, :2].reshape(1, 4)])
 
 
 def draw_room(rng: np.random.Generator) -> Room:
@@ -75,9 +76,10 @@ def draw_room(rng: np.random.Generator) -> Room:
     area = width * depth
 
     def put(placed: Placed) -> bool:
-        if placed.bounds[1, 2] > height - GAP_M or not floor.is_free(placed):
+        bounds = placed.bounds
+        if bounds[1, 2] > height - GAP_M or not floor.is_free(bounds):
             return False
-        floor.take(placed)
+        floor.take(bounds)
         standing.append(placed)
         return True
 
@@ -116,7 +118,7 @@ def _dress(rng: np.random.Generator, dressed: Piece) -> tuple[Surface, ...]:
 def _paint(rng: np.random.Generator, kind: str) -> Surface:
     """Draw a surface, toned down where its kind of thing gets more light than furniture does."""
     surface = draw_surface(rng)
-    return replace(surface, colours=surface.colours / EXCESS_LIGHT.get(kind, 1.0))
+    return replace(surface, colours=surface.colours / EXCESS_LIGHT[kind]) if kind in EXCESS_LIGHT else surface
 
 
 def _column(rng: np.random.Generator, size: tuple[float, float, float]) -> Placed:

@@ -30,13 +30,13 @@ class Lights:
         facing: Float[np.ndarray, "triangles 3"],
         triangle: Int[np.ndarray, "points"],
         points_m: Float32[np.ndarray, "3 points"],
-        edges: Bool[np.ndarray, "H W"] | None = None,
+        patch: Int[np.ndarray, "H W"] | None = None,
     ) -> Float32[np.ndarray, "3 points"]:
         """Light that reaches points, linear RGB, with cast shadows.
 
         facing: the triangles' unit normals on the side that is seen. triangle: which one a point lies on.
         points_m: a little above it, so that a surface does not shade itself.
-        edges: where the points are an image's pixels, the edges in it; shadows are then traced sparsely.
+        patch: where the points are an image's pixels, their patches; shadows are then traced sparsely.
         """
         slanted = (1 + np.einsum("ti,i->t", facing, self.slant)).astype(np.float32).take(triangle)
         total = self.ambient.astype(np.float32)[:, None] * slanted
@@ -47,7 +47,7 @@ class Lights:
             rays = position.astype(np.float32)[:, None] - points_m
             length = np.sqrt(rays[0] * rays[0] + rays[1] * rays[1] + rays[2] * rays[2])
             # Every point may be asked, also those that face away: in a room they are one in twenty.
-            seen = geometry.is_lit(points_m.T, rays.T) if edges is None else _sparsely(geometry, points_m, rays, edges)
+            seen = geometry.is_lit(points_m.T, rays.T) if patch is None else _sparsely(geometry, points_m, rays, patch)
             lit = seen * height / np.maximum(length, np.float32(1e-3))
             for channel in range(3):
                 total[channel] += np.float32(colour[channel]) * lit
@@ -58,22 +58,23 @@ def _sparsely(
     geometry: Geometry,
     points_m: Float32[np.ndarray, "3 pixels"],
     rays: Float32[np.ndarray, "3 pixels"],
-    edges: Bool[np.ndarray, "H W"],
+    patch: Int[np.ndarray, "H W"],
 ) -> Bool[np.ndarray, "pixels"]:
-    """Which pixels of an image a lamp reaches: each block of 2 x 2 by one ray, by four where that may not do.
+    """Which pixels of an image a lamp reaches: each block of 2 x 2 by one ray, and by further ones where needed.
 
-    It may not where the block has an edge, or its right, lower and diagonal neighbours see the lamp differently.
-    This takes two fifths of the rays; what it can miss is a shadow narrower than two pixels.
+    A pixel gets its own ray where it shows another patch than its block's first, or where the right, lower or
+    diagonal block sees the lamp differently. What this can miss is a shadow narrower than two pixels.
     """
-    height, width = edges.shape
-    number = np.arange(height * width).reshape(height, width)
-    first = number[::2, ::2]
+    height, width = patch.shape
+    first = np.arange(height * width).reshape(height, width)[::2, ::2]
     asked = first.ravel()
     seen = geometry.is_lit(_chosen(points_m, asked), _chosen(rays, asked)).reshape(first.shape)
     around = np.pad(seen, ((0, 1), (0, 1)), mode="edge")
     doubtful = (seen != around[:-1, 1:]) | (seen != around[1:, :-1]) | (seen != around[1:, 1:])
-    spread = np.repeat(np.repeat(np.stack([seen, doubtful]), 2, 1), 2, 2)[:, :height, :width]
-    lit, doubt = spread[0].ravel(), spread[1] | _blocks_with(edges)
+    seen, doubtful, shown = (
+        np.repeat(np.repeat(blocks, 2, 0), 2, 1)[:height, :width] for blocks in (seen, doubtful, patch[::2, ::2])
+    )
+    lit, doubt = seen.ravel(), doubtful | (patch != shown)
     doubt[::2, ::2] = False
     (rest,) = np.nonzero(doubt.ravel())
     lit[rest] = geometry.is_lit(_chosen(points_m, rest), _chosen(rays, rest))
@@ -86,14 +87,6 @@ def _chosen(vectors: Float32[np.ndarray, "3 pixels"], index: Int[np.ndarray, "ra
     for axis, row in enumerate(vectors):
         chosen[:, axis] = row.take(index)
     return chosen
-
-
-def _blocks_with(edges: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """All pixels of the 2 x 2 blocks that hold an edge."""
-    height, width = edges.shape
-    even = np.pad(edges, ((0, height % 2), (0, width % 2)))
-    block = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
-    return np.repeat(np.repeat(block, 2, 0), 2, 1)[:height, :width]
 
 
 def draw_lights(rng: np.random.Generator, geometry: Geometry, size: Vector) -> Lights:

@@ -23,9 +23,8 @@ class Placed:
         """Lowest and highest corner in the room, metres."""
         w, d, h = (self.scale * s for s in self.piece.size_m)
         c, s = abs(np.cos(self.yaw)), abs(np.sin(self.yaw))
-        half = np.array([(c * w + s * d) / 2, (s * w + c * d) / 2, 0.0])
-        base = np.array(self.position_m)
-        return np.stack([base - half, base + half + (0.0, 0.0, h)])
+        across, along, (x, y, z) = (c * w + s * d) / 2, (s * w + c * d) / 2, self.position_m
+        return np.array([(x - across, y - along, z), (x + across, y + along, z + h)])
 
     @property
     def vertices(self) -> Float[np.ndarray, "vertices 3"]:

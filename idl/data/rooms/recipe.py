@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from idl.errors import InputError
 
 # Raised by one with every change that alters a pixel: it is part of the dataset's digest.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 MAX_SCENES = 99_999
 MIN_RESOLUTION = 16

@@ -62,10 +62,9 @@ def render_view(
     hits = geometry.cast(camera.position_m, directions)
     depth = view_of.depth(hits, plane)
     patch = geometry.patches.take(hits.triangle).reshape(resolution, resolution)
-    is_edge = _is_edge(patch)
-    image = view_of.shade(hits, depth, directions, is_edge)
+    image = view_of.shade(hits, depth, directions, patch)
 
-    edges = np.flatnonzero(is_edge)
+    edges = np.flatnonzero(_is_edge(patch))
     beside = (plane[:, edges, None] + np.array(_EXTRA_RAYS).T[:, None] * pixel).reshape(2, -1)
     along = camera.directions(beside)
     extra = geometry.cast(camera.position_m, along)
@@ -74,7 +73,7 @@ def render_view(
     (new,) = np.nonzero(shown < 0)
     extra, beside = Hits(extra.triangle[new], extra.u[new], extra.v[new]), beside[:, new]
     around = image.take(shown, axis=1)
-    around[:, new] = view_of.shade(extra, view_of.depth(extra, beside), along[:, new], None)
+    around[:, new] = view_of.shade(extra, view_of.depth(extra, beside), along[:, new])
     image[:, edges] = (image[:, edges] + around.reshape(3, len(edges), -1).sum(-1)) / (1 + len(_EXTRA_RAYS))
 
     square = (resolution, resolution)
@@ -128,9 +127,9 @@ class _View:
         hits: Hits,
         depth: Float[np.ndarray, "rays"],
         directions: Float32[np.ndarray, "3 rays"],
-        edges: Bool[np.ndarray, "H W"] | None,
+        patch: Int[np.ndarray, "H W"] | None = None,
     ) -> Float32[np.ndarray, "3 rays"]:
-        """Linear RGB of what rays met, by Lambert's law. edges: where they are an image's rays, the edges in it."""
+        """Linear RGB of what rays met, by Lambert's law. patch: where they are an image's rays, its patches."""
         geometry, triangle = self.geometry, hits.triangle
         z, d = depth.astype(np.float32), directions
         x0, y0, x1, y1, x2, y2 = (row.take(triangle) for row in geometry.texture)
@@ -141,7 +140,7 @@ class _View:
         footprint = z * self.pixel / np.sqrt(np.maximum(cosine, np.float32(0.05)))
         # Shadow rays start a thousandth of the way back: float32 points lie up to some 1e-6 m below their surface.
         points = self.origin_m.astype(np.float32)[:, None] + np.float32(0.999) * z * d
-        light = self.lights.irradiance(geometry, self.facing, triangle, points, edges)
+        light = self.lights.irradiance(geometry, self.facing, triangle, points, patch)
         light *= albedo(geometry.palette, geometry.surface.take(triangle), x, y, footprint)
         return light
 

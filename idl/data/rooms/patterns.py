@@ -1,0 +1,162 @@
+"""Patterns of the procedural materials: how much of a surface's second and third colour a point shows.
+
+x, y: coordinates in periods of the pattern. width: of the pixel's footprint, in periods. t: three traits in [0, 1].
+Regular patterns are box-filtered over the footprint, so that far ones fade to their mean instead of to moire.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32
+
+Array = np.ndarray
+Mix = tuple[Array, Array | float]
+
+
+@lru_cache(maxsize=1)
+def _noise_tile() -> Float32[np.ndarray, "512 512"]:
+    """A fractal noise tile that wraps around, its values spread evenly over [0, 1]."""
+    size = 512
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) * size
+    # Below 6 cycles a tile nothing: a tile spans 8 periods, and larger blotches would look like lighting.
+    amplitude = np.where(frequency < 6, 0.0, np.maximum(frequency, 1.0) ** -1.6)
+    phases = np.exp(2j * np.pi * np.random.default_rng(20240501).random((size, size)))
+    field = np.fft.ifft2(amplitude * phases).real
+    ranks = field.ravel().argsort().argsort().reshape(size, size)
+    tile = (ranks / (size * size - 1)).astype(np.float32)
+    tile.setflags(write=False)
+    return tile
+
+
+def _noise(x: Array, y: Array) -> Array:
+    """Noise in [0, 1] with blotches of about one unit."""
+    i, j = (x * 64).astype(np.int32), (y * 64).astype(np.int32)
+    # One index into the flat tile: numpy takes a third of the time of two.
+    return _noise_tile().ravel().take((i & 511) << 9 | (j & 511))
+
+
+def _cell_random(i: Array, j: Array) -> Array:
+    """A number in [0, 1) for each whole-numbered cell."""
+    a, b = i.astype(np.int32), j.astype(np.int32)
+    mixed = (a * 73856093) ^ (b * 19349663)
+    mixed ^= mixed >> 13
+    return ((mixed * 1274126177) >> 8 & 0xFFFF).astype(np.float32) * (1 / 65536)
+
+
+def _pulse(x: Array, duty: Array | float, width: Array) -> Array:
+    """The share of [x - width/2, x + width/2] on which frac(x) < duty: an exactly box-filtered square wave."""
+    low, high = x - width / 2, x + width / 2
+    whole_low, whole_high = np.floor(low), np.floor(high)
+    area = (whole_high - whole_low) * duty + np.minimum(high - whole_high, duty)
+    return (area - np.minimum(low - whole_low, duty)) / width
+
+
+def _plain(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    return 0.12 * _noise(x, y), 0.0
+
+
+def _stripes(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    wide = _pulse(x, 0.25 + 0.5 * t[0], width)
+    return wide, (t[1] < 0.4) * _pulse(x - 0.1, 0.05 + 0.1 * t[2], width)
+
+
+def _checker(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    a, b = 2 * _pulse(x / 2, 0.5, width / 2) - 1, 2 * _pulse(y / 2, 0.5, width / 2) - 1
+    return 0.5 + 0.5 * a * b, 0.1 * _noise(x, y)
+
+
+def _courses(x: Array, y: Array, width: Array, t: list[Array], aspect: float, joint: Array) -> tuple[Array, Array]:
+    """Joint lines of bricks in courses, and a number a brick. joint: share of a brick's height."""
+    row = np.floor(y)
+    along = x / aspect + 0.37 * row
+    covered = _pulse(along, 1 - joint / aspect, width / aspect) * _pulse(y, 1 - joint, width)
+    return 1 - covered, _cell_random(np.floor(along), row)
+
+
+def _bricks(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    joint, each = _courses(x, y, width, t, 2.3, 0.08 + 0.1 * t[0])
+    return np.maximum(joint, 0.25 * _noise(3 * x, 3 * y)), each * 0.6 * (1 - joint) * t[1]
+
+
+def _tiles(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    joint = 1 - _pulse(x, 0.95, width) * _pulse(y, 0.95, width)
+    each = _cell_random(np.floor(x), np.floor(y))
+    return joint, np.where(each < 0.5 * t[0], 1 - joint, 0.25 * each * t[1])
+
+
+def _dots(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    row = np.floor(y)
+    half = 0.5 * row
+    a = x + (half - np.floor(half))
+    column = np.floor(a)
+    across, along = a - column - 0.5, y - row - 0.5
+    distance = np.sqrt(across * across + along * along)
+    soft = np.maximum(width, 0.02)
+    inside = np.clip((0.16 + 0.22 * t[0] - distance) / soft + 0.5, 0, 1) / np.maximum(1, 2 * width)
+    return inside, inside * ((t[1] < 0.5) & (_cell_random(column, row) < 0.4))
+
+
+def _wood(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    rings = y * 4 + (1 + 3 * t[0]) * _noise(0.15 * x, 0.6 * y)
+    wave = rings - np.floor(rings)
+    return wave * wave, 0.35 * _noise(0.4 * x, 8 * y)
+
+
+def _noisy(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    blotch = _noise(x, y)
+    fine = _noise(y, x)
+    return np.clip((blotch - 0.5) * (1 + 6 * t[0]) + 0.5, 0, 1), (t[1] < 0.5) * fine * fine * fine
+
+
+def _plaid(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    a, b = _pulse(x, 0.2 + 0.4 * t[0], width), _pulse(y, 0.2 + 0.4 * t[0], width)
+    lines = np.maximum(_pulse(x + 0.3, 0.08, width), _pulse(y + 0.3, 0.08, width))
+    return 0.5 * (a + b), lines * (t[1] < 0.7)
+
+
+def _chevron(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    bend = np.abs(x - np.floor(x) - 0.5) * (1 + t[0])
+    return _pulse(y + bend, 0.3 + 0.4 * t[1], 1.5 * width), 0.0
+
+
+def _planks(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    joint, each = _courses(x, y, width, t, 7.0, 0.04 + 0.03 * t[0])
+    grain = _noise(0.25 * x + 7 * each, 2.5 * y)
+    return np.maximum(joint, 0.5 * grain), each * 0.7 * (1 - joint)
+
+
+def _terrazzo(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    return _noise(4 * x, 4 * y) > 0.72, _noise(4 * y + 1.3, 4 * x) > 0.8
+
+
+def _marble(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    vein = np.abs(np.sin(3 * x + (3 + 4 * t[0]) * _noise(0.6 * x, 0.6 * y)))
+    return (1 - vein) ** (1 + 3 * t[1]), 0.3 * _noise(2 * x, 2 * y)
+
+
+def _diamonds(x: Array, y: Array, width: Array, t: list[Array]) -> Mix:
+    a, b = x + y, x - y
+    lines = 1 - _pulse(a, 0.9, 1.4 * width) * _pulse(b, 0.9, 1.4 * width)
+    return lines, (_cell_random(np.floor(a), np.floor(b)) < 0.5 * t[0]) * (1 - lines)
+
+
+Pattern = Callable[[Array, Array, Array, list[Array]], Mix]
+
+FAMILIES: tuple[tuple[str, Pattern, float, tuple[float, float]], ...] = (
+    ("plain", _plain, 4.0, (0.3, 1.0)),
+    ("stripes", _stripes, 1.3, (0.06, 0.5)),
+    ("checker", _checker, 1.0, (0.06, 0.5)),
+    ("bricks", _bricks, 1.0, (0.06, 0.16)),
+    ("tiles", _tiles, 1.2, (0.1, 0.6)),
+    ("dots", _dots, 1.0, (0.08, 0.4)),
+    ("wood", _wood, 1.8, (0.2, 0.6)),
+    ("noise", _noisy, 1.5, (0.1, 1.2)),
+    ("plaid", _plaid, 0.8, (0.12, 0.5)),
+    ("chevron", _chevron, 0.8, (0.12, 0.5)),
+    ("planks", _planks, 1.5, (0.08, 0.2)),
+    ("terrazzo", _terrazzo, 0.8, (0.15, 0.5)),
+    ("marble", _marble, 1.0, (0.3, 1.2)),
+    ("diamonds", _diamonds, 0.8, (0.15, 0.6)),
+)
+"""Name, pattern, how often it is drawn, and the range of its period in metres."""

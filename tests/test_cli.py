@@ -1,0 +1,262 @@
+"""The command line as a user meets it: a whole run, and one line with exit code 2 for every bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+import pytest
+from planted import SmallNetwork, write_pairs
+from safetensors.torch import save_file
+
+from idl import cache
+from idl.cli import cli, main
+
+SMALL = ("--device", "cpu", "--workers", "1", "--batch-size", "4")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with its own cache and its own tracking store, and RGB-D pairs in `walk`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    write_pairs(tmp_path / "walk", num=60)
+    yield tmp_path  # pyright: ignore[reportReturnType]
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def run(*arguments: str) -> int:
+    """Run the command line in this process; return its exit code."""
+    before = sys.argv
+    sys.argv = ["idl", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def walk(command: str, *arguments: str) -> tuple[str, ...]:
+    return (command, "--dataset", "folder", "--data", "walk", *SMALL, *arguments)
+
+
+def only_run() -> mlflow.entities.Run:
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert len(runs) == 1
+    return runs[0]  # pyright: ignore[reportReturnType, reportIndexIssue]
+
+
+def artifacts(run_id: str, path: str | None = None) -> set[str]:
+    found: set[str] = set()
+    for file in mlflow.MlflowClient().list_artifacts(run_id, path):
+        found |= artifacts(run_id, file.path) if file.is_dir else {file.path}
+    return found
+
+
+def test_a_probe_leaves_a_whole_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*walk("probe", "--encoder", "null", "--stride", "16")) == 0
+    out, err = capfd.readouterr()
+    assert "test_loss" in out
+    assert "models:/idl-depth-null/1 @champion @champion-walk" in out
+    assert "60/60 img" in err
+    left = only_run()
+    assert left.info.status == "FINISHED"
+    metrics = left.data.metrics
+    asked = {"train_loss", "val_loss", "test_loss", "test_rmse", "test_abs_rel", "test_silog", "test_r2"}
+    asked |= {"test_delta1", "test_delta2", "test_delta3", "loss_over_null", "images_per_s", "test_rmse_pooled"}
+    assert asked <= metrics.keys()
+    files = artifacts(left.info.run_id)
+    assert {"curves/loss_over_k.png", "curves/loss_over_k.csv", "per_image.json", "arms/arms.csv"} <= files
+    table = json.loads(mlflow.artifacts.load_text(f"runs:/{left.info.run_id}/per_image.json"))
+    assert "scene" in table["columns"]
+    assert {dataset.dataset.name for dataset in left.inputs.dataset_inputs} == {"walk-train", "walk-val", "walk-test"}
+    version = mlflow.MlflowClient().get_model_version_by_alias("idl-depth-null", "champion-walk")
+    assert float(version.tags["val_loss"]) == metrics["val_loss"]
+    assert version.tags["protocol_digest"] == left.data.tags["protocol_digest"]
+
+
+def test_an_encoder_is_registered_and_found_again(folder: Path) -> None:
+    assert run(*walk("null")) == 0
+    assert run(*walk("probe", "--encoder", "null")) == 0
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    tags = [left.data.tags.get("encoder_model") for left in runs]  # pyright: ignore[reportAttributeAccessIssue]
+    assert "models:/idl-encoder-null/1" in tags
+
+
+def test_a_registered_encoder_gives_its_weights(folder: Path) -> None:
+    """Seed 5's weights, fetched from the registry, make the encoder that seed 5 made."""
+    small = ("--encoder-args", '{"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}', "--arithmetic", "float32")
+    assert run(*walk("convnext", "--weights", "random", "--seed", "5", *small)) == 0
+    probe = walk("probe", *small)
+    assert run(*probe, "--weights", "models:/idl-encoder-convnext/1") == 0
+    assert run(*probe, "--weights", "random", "--seed", "5") == 0
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert len({left.data.tags["encoder_digest"] for left in runs}) == 1  # pyright: ignore[reportAttributeAccessIssue]
+    assert {left.data.params["weights"] for left in runs} == {"random", "registry"}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_prepare_shows_the_dataset(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*walk("prepare")) == 0
+    left = only_run()
+    assert "contact_sheet.png" in artifacts(left.info.run_id)
+    assert left.data.metrics["num_images"] == 60
+    assert Path(left.data.tags["store"]).is_file()
+    assert left.data.tags["store"] in capfd.readouterr().out
+
+
+def test_random_weights_are_said_everywhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(folder / "hub"))
+    assert run(*walk("probe", "--encoder", "timm:test_convnext")) == 0
+    assert "warning: " in capfd.readouterr().err
+    left = only_run()
+    assert left.data.params["weights"] == "random"
+    assert left.data.tags["weights"] == "random"
+    assert "RANDOM" in left.data.tags["mlflow.note.content"]
+
+
+def spoil(folder: Path, name: str, content: bytes | None) -> None:
+    path = folder / "walk" / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "encoder": (walk("probe", "--encoder", "convnxt"), "Did you mean convnext"),
+    "dataset": (("probe", "--dataset", "roms", *SMALL), "Did you mean rooms"),
+    "target": (walk("probe", "--target", "dept"), "did you mean 'depth'"),
+    "k": (walk("probe", "--encoder", "null", "--k", "4"), "k=4: the encoder has 3 channels"),
+    "k_word": (walk("probe", "--encoder", "null", "--k", "few"), "expected a whole number from 1 to 3"),
+    "data": (("probe", "--dataset", "folder", *SMALL), "no data given"),
+    "no_folder": (("probe", "--dataset", "folder", "--data", "gone", *SMALL), "gone: no such folder"),
+    "store": (("probe", "--dataset", "gone.h5", *SMALL), "gone.h5: no such store"),
+    "range": (walk("probe", "--min-depth", "5", "--max-depth", "1"), "expected 0 < min < max"),
+    "scale": (walk("probe", "--depth-scale", "0"), "depth_scale"),
+    "split": (walk("probe", "--encoder", "null", "--split", "1:2"), "expected shares"),
+    "stage": (walk("probe", "--stage", "deep"), "stage=deep: expected a whole number or auto"),
+    "mean": (walk("probe", "--mean", "1,2"), "mean=1,2: expected three numbers"),
+    "weights": (walk("probe", "--weights", "gone.safetensors"), "gone.safetensors: no such file"),
+    "registry": (walk("probe", "--weights", "models:/gone/1"), "models:/gone/1"),
+    "device": (walk("probe", "--encoder", "null", "--device", "tpu0"), "device=tpu0"),
+    "encoder_args": (walk("probe", "--encoder-args", "depth=3"), "not a JSON object"),
+    "no_pixel": (walk("probe", "--min-depth", "8", "--max-depth", "9"), "none of 60 images has a pixel"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(folder: Path, capfd: pytest.CaptureFixture[str], case: str) -> None:
+    arguments, message = BAD[case]
+    assert run(*arguments) == 2
+    err = capfd.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert not list(folder.rglob("*.maps"))
+    assert not list(folder.rglob("*.tmp"))
+    for left in mlflow.search_runs(search_all_experiments=True, output_format="list"):
+        assert left.info.status == "FAILED"  # pyright: ignore[reportAttributeAccessIssue]
+        assert left.data.tags["idl.error"] == lines[0].removeprefix("error: ")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("depth/0007.png", None, "no depth beside it"),
+        ("depth/0007.png", b"\x89PNG\r\n\x1a\n", "not a readable map"),
+        ("rgb/0007.png", b"picture", "not a readable image"),
+    ],
+)
+def test_a_bad_file_is_named_and_no_store_is_left(
+    folder: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes | None, message: str
+) -> None:
+    spoil(folder, name, content)
+    assert run(*walk("probe", "--encoder", "null")) == 2
+    err = capfd.readouterr().err
+    assert message in err
+    assert "0007" in err
+    assert not list(folder.rglob("*.h5.tmp"))
+    assert not list((folder / "cache" / "datasets").glob("*.h5"))
+
+
+def test_weights_of_another_architecture_name_their_keys(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_file(SmallNetwork().state_dict(), folder / "other.safetensors")
+    assert run(*walk("probe", "--encoder", "timm:test_convnext", "--weights", "other.safetensors")) == 2
+    assert "conv.weight" in capfd.readouterr().err
+
+
+def test_imagenet_without_a_hub_says_what_to_pass(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(folder / "hub"))
+    assert run(*walk("probe", "--encoder", "timm:test_convnext", "--weights", "imagenet")) == 2
+    assert "weights=PATH" in capfd.readouterr().err
+
+
+def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
+    assert "warning: " in (err := capfd.readouterr().err)
+    assert "Is the depth scale right?" in err
+
+
+def test_an_unknown_option_names_the_nearest(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("probe", "--encodr", "null") == 2
+    assert "--encoder" in capfd.readouterr().err
+
+
+def test_an_unreachable_server_ends_before_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    assert run(*walk("probe", "--encoder", "null")) == 2
+    assert "tracking server http://127.0.0.1:9" in capfd.readouterr().err
+    assert not (folder / "cache").exists()
+
+
+def test_a_full_disk_while_encoding_is_said_and_resumed(folder: Path, tmp_path: Path) -> None:
+    """A limit on the size of files fails a write as a full disk does."""
+    script = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, resource.RLIM_INFINITY))\n"
+        "from idl.cli import main\n"
+        "main()\n"
+    )
+    arguments = walk("probe", "--encoder", "null", "--stride", "4")
+    assert run(*walk("prepare")) == 0
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no space left for the cache" in done.stderr
+    assert run(*arguments) == 0
+
+
+def test_a_cache_without_room_is_refused_before_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert run(*walk("probe", "--encoder", "null")) == 2
+    assert "0.0 GB are free" in capfd.readouterr().err
+
+
+def test_help_of_every_command_is_complete(capfd: pytest.CaptureFixture[str]) -> None:
+    for name, command in cli.commands.items():
+        assert run(name, "--help") == 0
+        out = capfd.readouterr().out
+        assert all(option.help for option in command.params if option.name != "help")  # pyright: ignore[reportAttributeAccessIssue]
+        assert str(command.help) in " ".join(out.split())
