@@ -256,6 +256,8 @@ def _device(name: str) -> torch.device:
         raise InputError(f"device={name}: no such device. Pass auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={name}: no CUDA device here. Pass device=cpu or device=auto.")
+    # float32 means float32: cuDNN's convolutions would otherwise keep ten bits of the mantissa.
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -47,10 +47,17 @@ class DenseProbe:
 
 
 def fit_dense(
-    encode: Callable[[Tensor], Tensor], train: Sequence[Images], basis: Sequence[Images], penalty: float, drop: float
-) -> DenseProbe:
-    """Fit on `train`. basis: the images whose cells define the whitening; drop: share of the first variance below
-    which a direction is left out."""
+    encode: Callable[[Tensor], Tensor],
+    train: Sequence[Images],
+    basis: Sequence[Images],
+    penalties: Sequence[float],
+    drop: float,
+) -> list[DenseProbe]:
+    """Fit on `train`, once for each penalty.
+
+    basis: the images whose cells define the whitening; drop: share of the first variance below which a direction
+    is left out.
+    """
     cells = np.concatenate([encode(images.rgb).permute(0, 2, 3, 1).flatten(0, 2).double().numpy() for images in basis])
     mean = cells.mean(axis=0)
     _, singular, directions = np.linalg.svd(cells - mean, full_matrices=False)
@@ -61,6 +68,8 @@ def fit_dense(
     for images in train:
         rows, truth = empty.rows(encode(images.rgb), images)
         gram, moment, count = gram + rows.T @ rows, moment + rows.T @ truth, count + len(rows)
-    ridge = penalty * count * np.diag([0.0, *np.ones(int(keep.sum()))])
-    weights = np.linalg.lstsq(gram + ridge, moment, rcond=1e-14)[0]
-    return DenseProbe(mean, empty.whitening, weights)
+    ridge = count * np.diag([0.0, *np.ones(int(keep.sum()))])
+    return [
+        DenseProbe(mean, empty.whitening, np.linalg.lstsq(gram + penalty * ridge, moment, rcond=1e-14)[0])
+        for penalty in penalties
+    ]

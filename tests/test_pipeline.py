@@ -71,7 +71,7 @@ def test_losses_are_those_of_brute_force(
     split = split_by_scene(store.scenes)
     with torch.inference_mode():
         train = images(store, split.indices["train"], name)
-        dense = fit_dense(encoder(), train, train, penalty, drop=1e-9)
+        (dense,) = fit_dense(encoder(), train, train, [penalty], drop=1e-9)
         for part in ("train", "val", "test"):
             expected = dense.mse(encoder(), images(store, split.indices[part], name))
             # Half precision moves a prediction by about 2.8e-4 of its spread; times a residual of a third of it and
@@ -259,6 +259,15 @@ def test_bad_settings_end_before_an_image_is_encoded(
         probe(config, store, unused, tmp_path)
     assert unused.num_encoded == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_figures_of_the_cpu(store: Store, tmp_path: Path) -> None:
+    """Its twin on the CPU is the comparison with brute force."""
+    on_cpu = probe(CONFIG, store, encoder(), tmp_path / "cpu").report.metrics
+    on_cuda = probe(CONFIG, store, encoder().to("cuda"), tmp_path / "cuda").report.metrics
+    for name in ("train_loss", "val_loss", "test_loss", "test_rmse"):
+        assert on_cuda[name] == pytest.approx(on_cpu[name], rel=1e-4)
 
 
 def test_a_target_that_the_store_lacks_is_refused(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ except InputError as error:
 """
 
 
-@pytest.mark.parametrize("limit", [20_000, 700_000])
+@pytest.mark.parametrize("limit", [20_000, 1_193_700])
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path: Path, limit: int) -> None:
     """A limit on the size of files fails a write as a full disk does; the larger one strikes while joining segments."""
     script = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path), limit=limit)

@@ -77,18 +77,18 @@ def test_the_walk_is_split_in_time(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["depth", "log-depth"])
-@pytest.mark.parametrize("at", ["zero", "chosen"])
 def test_test_loss_is_that_of_dense_least_squares(
-    store: Store, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: str
+    store: Store, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     config = replace(ProbeConfig(), target=name, k="all")
-    if at == "zero":
-        monkeypatch.setattr("idl.fitting.PENALTIES", (0.0,))
-    run = probe(config, store, encoder, tmp_path)
-    penalty = float(run.report.params["penalty"])  # pyright: ignore[reportArgumentType]
+    chosen = probe(config, store, encoder, tmp_path).report
+    monkeypatch.setattr("idl.fitting.PENALTIES", (0.0,))
+    plain = probe(config, store, encoder, tmp_path).report
+    penalties = [float(report.params["penalty"]) for report in (chosen, plain)]  # pyright: ignore[reportArgumentType]
+    assert penalties[0] > penalties[1] == 0
     split = split_of(store)
     with torch.inference_mode():
         train = Lazily(store, split.indices["train"], name)
-        dense = fit_dense(encoder, train, train, penalty, drop=1e-9)
-        expected = dense.mse(encoder, Lazily(store, split.indices["test"], name))
-    assert run.report.metrics["test_loss"] == pytest.approx(expected, rel=1e-3)
+        test = Lazily(store, split.indices["test"], name)
+        for report, dense in zip((chosen, plain), fit_dense(encoder, train, train, penalties, drop=1e-9), strict=True):
+            assert report.metrics["test_loss"] == pytest.approx(dense.mse(encoder, test), rel=1e-3)

@@ -1,0 +1,28 @@
+"""Settings of every test: one thread a process, and no cache or tracking store outside the test's own folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_configure() -> None:
+    # Tests run in several processes; their threads would fight over the same cores.
+    torch.set_num_threads(1)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("IDL_CACHE", str(folder))
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
