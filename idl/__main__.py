@@ -1,6 +1,6 @@
 """`python -m idl`: what every entry point of MLproject calls."""
 
-from idl.cli import main
+from idl.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,7 +1,10 @@
 """The command line, where everything is put together. Each entry point of MLproject is one command."""
 
+import atexit
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -158,7 +161,7 @@ def probe(**options: Any) -> None:
         store = _store(options)
         encoder = _encoder(options["encoder"], options)
         run = run_probe(config, store, encoder, _cache_folder(options), progress=terminal)
-        _finish(recorder, run, encoder)
+        _finish(recorder, run, encoder, options)
 
 
 def _materialise(name: str, options: Mapping[str, Any]) -> None:
@@ -167,16 +170,16 @@ def _materialise(name: str, options: Mapping[str, Any]) -> None:
     with _run(name, f"{name} {Path(options['dataset']).stem}", options) as recorder:
         store = _store(options)
         encoder = _encoder(name, options)
-        _finish(recorder, materialise(config, store, encoder, progress=terminal), encoder)
+        _finish(recorder, materialise(config, store, encoder, progress=terminal), encoder, options)
 
 
-def _finish(recorder: tracking.Recorder, run: Run, encoder: Encoder) -> None:
+def _finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
     """Log the run, register its model, and say what came out."""
     recorder.log(run.report)
     lineage = tracking.registered_encoder(encoder.digest)
     if lineage:
         recorder.tag("encoder_model", lineage)
-    version = recorder.register(run.model)
+    version = recorder.register(run.model, _cache_folder(options) / "exports")
     _say_result(run.report, recorder.hint)
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     click.echo(f"model: {version.uri}{aliases}")
@@ -284,6 +287,29 @@ def _cache_folder(options: Mapping[str, Any]) -> Path:
 
 def _warn(line: str) -> None:
     click.echo(f"warning: {line}", err=True)
+
+
+def run() -> None:
+    """Run the command line as a program, and leave at once when it is done.
+
+    Python would take 3 s to take torch, triton and sympy apart object by object. What is registered to happen at
+    the exit happens, threads that must end are waited for, and all output is written.
+    """
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def options(name: str) -> dict[str, click.Option]:
 
 
 def test_every_command_is_an_entry_point() -> None:
-    assert ENTRY_POINTS == sorted(cli.commands)
+    assert sorted(cli.commands) == ENTRY_POINTS
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

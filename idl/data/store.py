@@ -13,7 +13,7 @@ from idl.errors import InputError
 from idl.protocol import Protocol
 
 # Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew.
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,12 +99,13 @@ class Recorder:
         with quiet():
             self._client().set_tag(self.run_id, name, _cut(value, TAG_CHARACTERS))
 
-    def register(self, version: "ModelVersion") -> RegisteredVersion:
+    def register(self, version: "ModelVersion", exports: Path | None = None) -> RegisteredVersion:
         """Export the model, register it as a new version, and move the champion aliases that it wins.
 
+        exports: folder where exported models are kept for a run that gives an equal one.
         To be called inside `start`, after `log`: mlflow copies the run's metrics to the model.
         """
-        return register(version, self.run_id)
+        return register(version, self.run_id, exports)
 
     def _client(self) -> Any:
         import mlflow

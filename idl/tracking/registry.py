@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idl.tracking.quiet import quiet
@@ -39,7 +40,7 @@ class RegisteredVersion:
     note: str = ""
 
 
-def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
+def register(version: "ModelVersion", run_id: str, exports: Path | None = None) -> RegisteredVersion:
     """Export `version` from the active run `run_id`, register it, and settle its championship.
 
     The tags stand on the version from its first moment, the championship's conditions and `val_loss` among
@@ -55,7 +56,7 @@ def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
         tags |= version.championship.conditions
         tags[VAL_LOSS_TAG] = repr(float(version.championship.val_loss))
 
-    model_id = log_model(version)
+    model_id = log_model(version, exports)
     with quiet(transfer=True):
         client = mlflow.MlflowClient()
         # Through the client: `mlflow.register_model` prints lines of its own.
