@@ -111,7 +111,7 @@ class MapFile:
         if maps.size != count * self._bytes_per_image // 2 or sums.size != count:
             return None
         maps = maps.reshape(count, *self.shape)
-        if any(zlib.crc32(image) != expected for image, expected in zip(maps, sums, strict=True)):
+        if any(zlib.crc32(image.data) != expected for image, expected in zip(maps, sums, strict=True)):
             return None
         return maps
 
@@ -129,7 +129,7 @@ class MapFile:
             with self.path.open("ab") as file:
                 file.write(np.ascontiguousarray(maps).data)
             with self._sums_path.open("ab") as file:
-                file.write(np.array([zlib.crc32(image) for image in maps], np.uint32).data)
+                file.write(np.array([zlib.crc32(image.data) for image in maps], np.uint32).data)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

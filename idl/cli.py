@@ -19,6 +19,7 @@ from idl.data.datasets import DatasetConfig, open_store
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
 from idl.errors import InputError, is_disk_full
+from idl.memory import keep_freed_buffers
 from idl.pipeline import ProbeConfig, Run, describe, materialise
 from idl.pipeline import probe as run_probe
 from idl.progress import terminal
@@ -295,6 +296,7 @@ def run() -> None:
     Python would take 3 s to take torch, triton and sympy apart object by object. What is registered to happen at
     the exit happens, threads that must end are waited for, and all output is written.
     """
+    keep_freed_buffers()
     code = 0
     try:
         main()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.artifacts import load_text
+from mlflow.entities import Run
 from planted import SmallNetwork, write_pairs
 from safetensors.torch import save_file
 
@@ -48,7 +50,7 @@ def walk(command: str, *arguments: str) -> tuple[str, ...]:
     return (command, "--dataset", "folder", "--data", "walk", *SMALL, *arguments)
 
 
-def only_run() -> mlflow.entities.Run:
+def only_run() -> Run:
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert len(runs) == 1
     return runs[0]  # pyright: ignore[reportReturnType, reportIndexIssue]
@@ -75,9 +77,10 @@ def test_a_probe_leaves_a_whole_run(folder: Path, capfd: pytest.CaptureFixture[s
     assert asked <= metrics.keys()
     files = artifacts(left.info.run_id)
     assert {"curves/loss_over_k.png", "curves/loss_over_k.csv", "per_image.json", "arms/arms.csv"} <= files
-    table = json.loads(mlflow.artifacts.load_text(f"runs:/{left.info.run_id}/per_image.json"))
+    table = json.loads(load_text(f"runs:/{left.info.run_id}/per_image.json"))
     assert "scene" in table["columns"]
-    assert {dataset.dataset.name for dataset in left.inputs.dataset_inputs} == {"walk-train", "walk-val", "walk-test"}
+    assert left.inputs is not None
+    assert {each.dataset.name for each in left.inputs.dataset_inputs} == {"walk-train", "walk-val", "walk-test"}
     version = mlflow.MlflowClient().get_model_version_by_alias("idl-depth-null", "champion-walk")
     assert float(version.tags["val_loss"]) == metrics["val_loss"]
     assert version.tags["protocol_digest"] == left.data.tags["protocol_digest"]

@@ -51,7 +51,9 @@ def test_mlflow_builds_a_command_that_click_reads_back(name: str) -> None:
     from mlflow.projects.utils import load_project
 
     project = load_project(str(ROOT))
-    command = project.get_entry_point(name).compute_command({"split": "1:1:1", "data": "a folder"}, None)
+    entry_point = project.get_entry_point(name)
+    assert entry_point is not None
+    command = entry_point.compute_command({"split": "1:1:1", "data": "a folder"}, None)
     words = shlex.split(command)
     start = words.index(name)
     context = cli.commands[name].make_context(name, words[start + 1 :])

@@ -103,7 +103,7 @@ def same_figures(one: Run, two: Run) -> bool:
     return a == b and tables and one.model.files == two.model.files
 
 
-class Interrupted(Exception):
+class InterruptedEncodingError(Exception):
     pass
 
 
@@ -118,11 +118,11 @@ def test_an_interrupted_probe_goes_on_to_the_same_numbers(
 
     def interrupt(self: CountingEncoder, rgb: Tensor) -> Tensor:
         if self is broken and self.num_encoded + len(rgb) > after:
-            raise Interrupted
+            raise InterruptedEncodingError
         return forward(self, rgb)
 
     monkeypatch.setattr(CountingEncoder, "forward", interrupt)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedEncodingError):
         probe(CONFIG, store, broken, tmp_path / "parts")
     again = encoder()
     resumed = probe(CONFIG, store, again, tmp_path / "parts")
@@ -220,7 +220,7 @@ def test_the_registered_model_predicts_what_was_measured(store: Store, tmp_path:
         predicted = run.model.module(rgb)[:, 0].numpy()
     errors = (predicted - read["depth"]) ** 2
     per_image = [np.sqrt(error[valid].mean()) for error, valid in zip(errors, read["valid"], strict=True)]
-    np.testing.assert_allclose(run.report.tables["per_image.json"]["rmse"], per_image, rtol=1e-4)
+    np.testing.assert_allclose(np.array(run.report.tables["per_image.json"]["rmse"]), per_image, rtol=1e-4)
     assert predicted.min() >= store.protocol.min_depth_m
     path = tmp_path / "probe.safetensors"
     path.write_bytes(run.model.files["probe.safetensors"])

@@ -24,7 +24,7 @@ def test_every_image_is_in_one_split_and_no_scene_in_two(numbers: list[int], see
     assert sorted(index for indices in split.indices.values() for index in indices) == list(range(len(scenes)))
     sides = [{scenes[index] for index in indices} for indices in split.indices.values()]
     assert all(sides)
-    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert len(set.union(*sides)) == sum(len(side) for side in sides)
 
 
 def test_default_shares_of_rooms() -> None:

@@ -87,9 +87,13 @@ class FolderReader:
         """Blocks of frames stay in order."""
         return self._scene_rule.startswith("block")
 
-    @cached_property
+    @property
     def groups(self) -> Sequence[Group]:
         """One group a pair."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> Sequence[Group]:
         rule, counts, groups = self._scene_rule, dict[str, int](), []
         for pair in self._pairs:
             scene = pair.folder or "."

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ BATCHES_AHEAD = 3
 
 def batches(
     store: Store, layers: Sequence[str], indices: Sequence[int], batch_size: int, first: int = 0
-) -> Iterator[Mapping[str, Tensor]]:
+) -> Generator[Mapping[str, Tensor]]:
     """Yield layers of `indices`, in order, `batch_size` images at a time, beginning at position `first`.
 
     Each layer comes as stored: "rgb" uint8 (batch, H, W, 3), "depth" float32 metres, "valid" bool (batch, H, W).

@@ -13,7 +13,7 @@ from idl.errors import InputError
 from idl.protocol import Protocol
 
 # Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew.
-STORE_VERSION = 2
+STORE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,9 @@ class Store:
                 if version != STORE_VERSION:
                     raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {remedy}")
                 layers = tuple(sorted(str(name) for name in file if name not in ("name", "scene")))
-                names = tuple(file["name"].asstr()[:])  # pyright: ignore[reportAttributeAccessIssue]
-                scenes = tuple(file["scene"].asstr()[:])  # pyright: ignore[reportAttributeAccessIssue]
+                names, scenes = tuple(texts_of(file, "name")), tuple(texts_of(file, "scene"))
                 for layer in layers:
-                    if len(file[layer]) != len(names):  # pyright: ignore[reportArgumentType]
+                    if len(dataset_of(file, layer)) != len(names):
                         raise InputError(f"{path}: layer {layer} has another length than `name`. {remedy}")
                 text = {key: str(file.attrs[key]) for key in ("dataset", "digest", "source")}
                 return cls(
@@ -91,13 +90,25 @@ class Store:
             raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
         try:
             with h5py.File(self.path, "r") as file:
-                return {layer: _rows(file[layer], indices) for layer in layers}
+                return {layer: _rows(dataset_of(file, layer), indices) for layer in layers}
         except (OSError, KeyError) as error:
             raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
 
 
-def _rows(dataset: h5py.Dataset | h5py.Group | h5py.Datatype, indices: Sequence[int]) -> np.ndarray:
-    assert isinstance(dataset, h5py.Dataset)
+def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of an open file. Raises KeyError where `name` is none."""
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(name)
+    return found
+
+
+def texts_of(file: h5py.File, name: str) -> list[str]:
+    """Read a dataset of strings."""
+    return [str(text) for text in dataset_of(file, name).asstr()[:]]
+
+
+def _rows(dataset: h5py.Dataset, indices: Sequence[int]) -> np.ndarray:
     rows = np.empty((len(indices), *dataset.shape[1:]), dtype=dataset.dtype)
     for row, index in enumerate(indices):
         dataset.read_direct(rows, np.s_[index], np.s_[row])

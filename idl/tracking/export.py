@@ -72,12 +72,12 @@ class _KeptExport:
 
     def save_model(self, path: str, mlflow_model: Any, validate_serving_input: bool, **settings: Any) -> None:
         """Write the model to `path`, as `Model.log` asks of a flavor."""
-        import mlflow.pytorch
+        from mlflow.pytorch import save_model
 
         if self._kept is not None and _is_whole(self._kept):
             _copy(self._kept, Path(path), mlflow_model)
             return
-        mlflow.pytorch.save_model(path=path, mlflow_model=mlflow_model, **settings)
+        save_model(path=path, mlflow_model=mlflow_model, **settings)
         _require_free_sizes(self._name, Path(path, PROGRAM))
         if self._kept is not None:
             _keep(Path(path), self._kept)

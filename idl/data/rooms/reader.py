@@ -46,9 +46,13 @@ class RoomsReader:
         """Medians over many rooms of 3 to 6.5 m lie well inside."""
         return (0.8, 6.0)
 
-    @cached_property
+    @property
     def groups(self) -> Sequence[Group]:
         """One group a room."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> Sequence[Group]:
         views = range(self.rooms.views)
         return tuple(
             Group(scene_name(k), tuple(image_name(k, view) for view in views)) for k in range(self.rooms.num_scenes)
