@@ -142,7 +142,7 @@ class _Collected:
         losses, squared_m, shown = [], [], torch.empty(0)
         for number, arm in enumerate(self._arms):
             prediction = predictions[:, number]
-            error = ((prediction - truth) * mask).square().sum(dim=(1, 2, 3), dtype=torch.float64)
+            error = (prediction - truth).mul_(mask).square_().sum(dim=(1, 2, 3), dtype=torch.float64)
             losses.append(error / (count * num_outputs))
             decoded = self._target.decode(prediction)
             if self._target.layer == "normals":
@@ -150,10 +150,8 @@ class _Collected:
                 shown = decoded if arm == PROBE else shown
                 continue
             metres = align(decoded[:, 0], layer, valid, self._protocol.alignment)
-            clamped = metres.nan_to_num(self._protocol.max_depth_m).clamp(
-                self._protocol.min_depth_m, self._protocol.max_depth_m
-            )
-            error_m = ((clamped - layer) * mask[:, 0]).square().sum(dim=(1, 2), dtype=torch.float64)
+            clamped = metres.clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
+            error_m = (clamped - layer).mul_(mask[:, 0]).square_().sum(dim=(1, 2), dtype=torch.float64)
             squared_m.append(error_m / count)
             if arm == PROBE:
                 self._depth.append(depth_metrics(decoded[:, 0], layer, valid, self._protocol, self._train_mean_m))

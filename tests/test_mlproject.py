@@ -41,7 +41,7 @@ def test_names_and_defaults_are_those_of_the_command_line(name: str) -> None:
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_the_command_passes_each_parameter_to_its_option(name: str) -> None:
     command = PROJECT["entry_points"][name]["command"]
-    assert command.startswith(f'PYTHONPATH="$PWD" python -m idl {name} ')
+    assert command.startswith(f'PYTHONPATH="$PWD:$PYTHONPATH" python -m idl {name} ')
     passed = dict(re.findall(r"(--[a-z0-9-]+) \{(\w+)\}", command))
     assert passed == {option.opts[0]: key for key, option in options(name).items()}
 

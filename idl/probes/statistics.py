@@ -65,7 +65,7 @@ class Statistics:
             coupled = Coupling.of_mask(mask[part], height, width).apply(cells[part]).reshape(-1, num_columns)
             gram += (rows.T @ coupled).to("cpu", torch.float64)
             moment += (rows.T @ gathered[part].reshape(-1, target.shape[1])).to("cpu", torch.float64)
-        energy = (target * mask[:, None]).square().sum(dim=(0, 2, 3), dtype=torch.float64).cpu()
+        energy = (target * mask[:, None]).square_().sum(dim=(0, 2, 3), dtype=torch.float64).cpu()
         return type(self)(
             # The product of a symmetric form is symmetric up to rounding only.
             (gram + gram.T) / 2,
