@@ -14,7 +14,7 @@ def record() -> str:
     """One line: processor, cores, device, Python and packages."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cores = len(os.sched_getaffinity(0))
+    cores = os.cpu_count()
     return f"{_processor()}, {cores} cores, {device}; Python {platform.python_version()}, {packages}"
 
 

@@ -1,6 +1,7 @@
 """The command line, where everything is put together. Each entry point of MLproject is one command."""
 
 import atexit
+import hashlib
 import os
 import sys
 import threading
@@ -15,12 +16,12 @@ import click
 import torch
 
 from idl import __version__, cache, tracking
-from idl.data.datasets import DatasetConfig, open_store
+from idl.data.datasets import DatasetConfig, open_store, require
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
 from idl.errors import InputError, is_disk_full
 from idl.memory import keep_freed_buffers
-from idl.pipeline import ProbeConfig, Run, describe, materialise
+from idl.pipeline import ProbeConfig, Run, check, describe, materialise
 from idl.pipeline import probe as run_probe
 from idl.progress import terminal
 from idl.protocol import Alignment
@@ -57,6 +58,7 @@ dataset_options = _options(
     _option("--num-scenes", _DATASET.num_scenes, "Scenes of rooms."),
     _option("--views", _DATASET.views, "Views of each scene of rooms."),
     _option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
+    _option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
 )
 
 encoder_name = _option("--encoder", _ENCODER.name, "null, convnext, timm:NAME, or package.module:factory.")
@@ -67,7 +69,7 @@ encoder_options = _options(
     _option("--encoder-args", _ENCODER.encoder_args, "JSON object for timm's create_model, or the factory."),
     _option("--mean", AUTO, "Colour means R,G,B of the network's input; auto: the model's own."),
     _option("--std", AUTO, "Standard deviations R,G,B, likewise."),
-    _option("--seed", _ENCODER.seed, "Seed of random weights."),
+    _option("--seed", _ENCODER.seed, "Seed of random weights.", type=click.IntRange(min=0)),
     _option(
         "--arithmetic",
         _ENCODER.arithmetic,
@@ -81,7 +83,9 @@ stride_option = _option("--stride", _ENCODER.stride, "Side of the squares that t
 split_options = _options(
     _option("--target", _PROBE.target, "depth, log-depth, inverse-depth or normals."),
     _option("--split", _PROBE.split, "Shares train:val:test of the scenes, or a JSON file of scene lists."),
-    _option("--split-seed", _PROBE.split_seed, "Seed of the split and of the training order."),
+    _option(
+        "--split-seed", _PROBE.split_seed, "Seed of the split and of the training order.", type=click.IntRange(min=0)
+    ),
     _option("--batch-size", _PROBE.batch_size, "Images encoded at once."),
 )
 
@@ -97,7 +101,7 @@ probe_options = _options(
 
 run_options = _options(
     _option("--device", AUTO, "auto, cpu or cuda."),
-    _option("--workers", 0, "Processes that prepare a dataset; 0: one a core."),
+    _option("--workers", 0, "Processes that prepare a dataset; 0: one a core.", type=click.IntRange(min=0)),
     _option("--cache", "", "Folder of prepared datasets, features and statistics [$IDL_CACHE or ~/.cache/idl]."),
     _option("--experiment", "", "MLflow experiment [idl]; under `mlflow run`, its --experiment-name counts."),
 )
@@ -117,8 +121,8 @@ def prepare(**options: Any) -> None:
     """Prepare a dataset: make or read it once, into one HDF5 store."""
     config = _config(ProbeConfig, options)
     find_target(config.target)
-    with _run("prepare", f"prepare {options['dataset']}", options) as recorder:
-        store = _store(options)
+    with _run("prepare", f"prepare {Path(options['dataset']).stem}", options) as recorder:
+        store = _store(_dataset(options), options)
         report = describe(config, store, progress=terminal)
         recorder.log(report)
         _say_result(report, recorder.hint)
@@ -159,8 +163,10 @@ def probe(**options: Any) -> None:
     find_target(config.target)
     name = f"probe {options['encoder']} {config.target} {Path(options['dataset']).stem}"
     with _run("probe", name, options) as recorder:
-        store = _store(options)
+        dataset = _dataset(options)
         encoder = _encoder(options["encoder"], options)
+        check(config, encoder)
+        store = _store(dataset, options)
         run = run_probe(config, store, encoder, _cache_folder(options), progress=terminal)
         _finish(recorder, run, encoder, options)
 
@@ -169,14 +175,18 @@ def _materialise(name: str, options: Mapping[str, Any]) -> None:
     config = _config(ProbeConfig, options)
     find_target(config.target)
     with _run(name, f"{name} {Path(options['dataset']).stem}", options) as recorder:
-        store = _store(options)
+        dataset = _dataset(options)
         encoder = _encoder(name, options)
+        check(config, encoder)
+        store = _store(dataset, options)
         _finish(recorder, materialise(config, store, encoder, progress=terminal), encoder, options)
 
 
 def _finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
     """Log the run, register its model, and say what came out."""
-    recorder.log(run.report)
+    left_out = recorder.log(run.report)
+    if left_out:
+        _warn(f"not finite, and not logged: {', '.join(left_out)}")
     lineage = tracking.registered_encoder(encoder.digest)
     if lineage:
         recorder.tag("encoder_model", lineage)
@@ -215,10 +225,18 @@ def _config(kind: type[Any], options: Mapping[str, Any]) -> Any:
     return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
 
 
-def _store(options: Mapping[str, Any]) -> Store:
+def _dataset(options: Mapping[str, Any]) -> DatasetConfig:
+    """What is asked of the dataset, looked at before anything is built or made."""
     named = {**options, "min_depth_m": options["min_depth"], "max_depth_m": options["max_depth"]}
     config = _config(DatasetConfig, named)
-    workers = options["workers"] or len(os.sched_getaffinity(0))
+    require(config)
+    return config
+
+
+def _store(config: DatasetConfig, options: Mapping[str, Any]) -> Store:
+    # The cores that this process may use, where the system tells.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = options["workers"] or cores or 1
     store = open_store(config, _cache_folder(options) / "datasets", workers=workers, progress=terminal)
     for note in store.notes:
         _warn(note)
@@ -248,7 +266,9 @@ def _registry_file(options: Mapping[str, Any]) -> Path | None:
     uri = options.get("weights", "")
     if not uri.startswith("models:/"):
         return None
-    return tracking.fetch_weights(uri, _cache_folder(options) / "weights")
+    # A folder a URI: two probes at once must not read each other's weights.
+    folder = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return tracking.fetch_weights(uri, _cache_folder(options) / "weights" / folder)
 
 
 def _device(name: str) -> torch.device:
@@ -258,8 +278,10 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device={name}: no such device. Pass auto, cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={name}: no CUDA device here. Pass device=cpu or device=auto.")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={name}: not supported. Pass auto, cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name}: no such CUDA device here. Pass device=cpu or device=auto.")
     # float32 means float32: cuDNN's convolutions would otherwise keep ten bits of the mantissa.
     torch.backends.cudnn.allow_tf32 = False
     return device
@@ -283,7 +305,7 @@ def _triple(name: str, text: str) -> tuple[float, float, float] | None:
 
 
 def _cache_folder(options: Mapping[str, Any]) -> Path:
-    return Path(options["cache"]) if options["cache"] else cache.default_folder()
+    return Path(options["cache"]).expanduser() if options["cache"] else cache.default_folder()
 
 
 def _warn(line: str) -> None:
@@ -305,9 +327,8 @@ def run() -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    # What the interpreter itself does first at its end: pools are told to stop, and their threads are joined.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -327,8 +348,9 @@ def main() -> None:
     except InputError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except OSError as error:
+    except Exception as error:
         if not is_disk_full(error):
             raise
-        click.echo(f"error: no space left ({error}). Free some; the same command goes on from here.", err=True)
+        line = " ".join(str(error).split())[:200]
+        click.echo(f"error: no space left ({line}). Free some; the same command goes on from here.", err=True)
         sys.exit(2)

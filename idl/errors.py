@@ -14,9 +14,11 @@ class InputError(Exception):
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether `error` means that no more bytes could be written.
 
-    HDF5 puts the system's error number into the text of the OSError only, so the text is searched too.
+    HDF5 puts the system's error number into the text only, sqlite has words of its own, and mlflow and torch wrap
+    what they get in exceptions of theirs: the text is searched too.
     """
     numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-    if not isinstance(error, OSError):
-        return False
-    return error.errno in numbers or any(os.strerror(number) in str(error) for number in numbers)
+    if isinstance(error, OSError) and error.errno in numbers:
+        return True
+    texts = (*(os.strerror(number) for number in numbers), "database or disk is full", "disk I/O error")
+    return any(text in str(error) for text in texts)

@@ -38,8 +38,7 @@ class Evaluation:
 
     losses: by arm, one mean squared error an image in target units squared (NaN without a valid pixel).
     num_valid: valid pixels of each image.
-    arm_sums: by arm, the metric sums: all metrics for the probe; for the other arms of a depth target the squared
-      errors in metres alone.
+    arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres, or angles in degrees.
     sums: all metrics of the probe.
     panels: images spread evenly over the split.
     """
@@ -146,7 +145,9 @@ class _Collected:
             losses.append(error / (count * num_outputs))
             decoded = self._target.decode(prediction)
             if self._target.layer == "normals":
-                self._normals[arm].append(normals_metrics(decoded, truth, valid))
+                # Joined at once: each part carries a histogram of 144 KB.
+                seen = self._normals[arm]
+                self._normals[arm] = [NormalsSums.concatenate([*seen, normals_metrics(decoded, truth, valid)])]
                 shown = decoded if arm == PROBE else shown
                 continue
             metres = align(decoded[:, 0], layer, valid, self._protocol.alignment)

@@ -7,7 +7,7 @@ comes from the encoder or from the cache. Targets, masks and arms are all derive
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,9 @@ class EncodedDataset:
             images = rgb.to(self.device).permute(0, 3, 1, 2).float().div_(255)
             features = self._encoder(images)
             null = null_map(images, *features.shape[2:])
+            if self.device.type == "cuda":
+                # Kernels are queued: without this the clock would stop before they have run.
+                torch.cuda.synchronize(self.device)
         self.throughput.num_images += len(rgb)
         self.throughput.seconds += time.perf_counter() - start
         return features, null
@@ -153,7 +156,8 @@ class EncodedDataset:
 
     def _fit_basis(self, progress: Progress) -> tuple[Basis, tuple[int, int]]:
         """Encode the first training images, fit the basis on them, and keep their maps as the first records."""
-        # Whole batches, so that the stream goes on at a batch's edge.
+        # Whole batches, so that the stream goes on at a batch's edge; the basis itself sees the first 256 alone, so
+        # that it is the same at any batch size.
         count = -(-BASIS_IMAGES // self._batch_size) * self._batch_size
         first = self.split.indices["train"][:count]
         encoded = []
@@ -163,7 +167,7 @@ class EncodedDataset:
                 advance(len(read["rgb"]))
         grid = (encoded[0][0].shape[2], encoded[0][0].shape[3])
         try:
-            basis = Basis.fit([features for features, _ in encoded], [null for _, null in encoded])
+            basis = Basis.fit(*(_first_images(maps) for maps in zip(*encoded, strict=True)))
         except ValueError as error:
             raise InputError(f"encoder: {error}. Check its weights and its mean and std.") from error
         num_images = sum(len(indices) for indices in self.split.indices.values())
@@ -175,3 +179,13 @@ class EncodedDataset:
         # The basis comes last: without it the maps are taken for leftovers.
         cache.write(self.folder / "basis.safetensors", basis.to_bytes(grid=torch.tensor(grid)))
         return basis, grid
+
+
+def _first_images(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Cut batches of maps to the first BASIS_IMAGES images."""
+    kept, left = [], BASIS_IMAGES
+    for batch in maps:
+        if left > 0:
+            kept.append(batch[:left])
+            left -= len(batch)
+    return kept

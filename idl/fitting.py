@@ -74,7 +74,10 @@ def split_statistics(
     path = encoded.folder / f"{target.name}-{name}-{encoded.basis.digest}-v{STATISTICS_VERSION}.statistics"
     content = cache.read(path)
     if content is not None:
-        return _from_bytes(content)
+        cached = _from_bytes(content)
+        # The offset is that of the training split's first batch: another batch size gives another one.
+        if offset is None or offset == cached.offset:
+            return cached
     columns = encoded.columns
     statistics = Statistics.empty(columns.total, target.num_outputs)
     layer_sum = 0.0
@@ -112,6 +115,8 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
     k: components that the probe reads, or all that there are where they are fewer (a channel that never varies
       has none); None: chosen by the validation loss, as every arm's penalty is.
     """
+    if train.offset != val.offset:
+        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
     fits = {}
     for name in (*ARMS, PROBE):
         index = columns.of_arm(name)

@@ -1,13 +1,13 @@
 """The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from idl import cache
 from idl.data.loading import batches
-from idl.data.splits import Split, split_by_scene
+from idl.data.splits import Split, require_rule, split_by_scene
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.errors import InputError
@@ -61,6 +61,15 @@ class Run:
     model: ModelVersion
 
 
+def check(config: ProbeConfig, encoder: Encoder) -> None:
+    """Make sure, before a dataset is made or read, that `config` can be had of `encoder`. Raises InputError."""
+    target(config.target)
+    _components(config.k, encoder.channels)
+    require_rule(config.split)
+    if config.batch_size < 1:
+        raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
+
+
 def probe(
     config: ProbeConfig,
     store: Store,
@@ -74,6 +83,7 @@ def probe(
     The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
     that. Raises InputError for anything in `config` that does not fit the store or the encoder.
     """
+    check(config, encoder)
     wanted = target(config.target)
     k = _components(config.k, encoder.channels)
     protocol = replace(store.protocol, alignment=config.alignment)
@@ -88,7 +98,7 @@ def probe(
         arms = fit_arms(train, val, encoded.columns, k)
         test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
 
-    findings = Findings(config.k, store, split, protocol, wanted, encoder, encoded, arms, test)
+    findings = Findings(asdict(config), store, split, protocol, wanted, encoder, encoded, arms, test)
     linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)
     range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.layer == "depth" else None
     model = DepthModel(encoder.exportable(), linear_probe, wanted.decode, range_m).eval()
@@ -145,8 +155,6 @@ def _split(config: ProbeConfig, store: Store, wanted: Target) -> Split:
     if wanted.layer not in store.layers:
         have = ", ".join(store.layers)
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
-    if config.batch_size < 1:
-        raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
     return split_by_scene(store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential)
 
 

@@ -57,7 +57,7 @@ class Championship:
     """What versions of one registered model compete for: the lowest `val_loss` under equal conditions.
 
     dataset: name for the alias `champion-<dataset>`.
-    conditions: tags that two versions must share to be compared: dataset digest, protocol digest, target.
+    conditions: tags that two versions must share to be compared: digests of dataset, split and protocol, target.
     val_loss: this version's, in target units.
     """
 

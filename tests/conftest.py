@@ -1,4 +1,4 @@
-"""Settings of every test: one thread a process, and no cache or tracking store outside the test's own folder."""
+"""Settings of every test: one thread a process, and a cache of its own."""
 
 import os
 from pathlib import Path

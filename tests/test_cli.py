@@ -152,7 +152,11 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "weights": (walk("probe", "--weights", "gone.safetensors"), "gone.safetensors: no such file"),
     "registry": (walk("probe", "--weights", "models:/gone/1"), "models:/gone/1"),
     "device": (walk("probe", "--encoder", "null", "--device", "tpu0"), "device=tpu0"),
+    "device_kind": (walk("probe", "--encoder", "null", "--device", "meta"), "device=meta: not supported"),
+    "device_index": (walk("probe", "--encoder", "null", "--device", "cuda:99"), "no such CUDA device"),
     "encoder_args": (walk("probe", "--encoder-args", "depth=3"), "not a JSON object"),
+    "invalid_values": (walk("probe", "--encoder", "null", "--invalid-values", "0;1"), "expected whole numbers"),
+    "split_file": (walk("probe", "--encoder", "null", "--split", "gone.json"), "gone.json: no such split file"),
     "no_pixel": (walk("probe", "--min-depth", "8", "--max-depth", "9"), "none of 60 images has a pixel"),
 }
 
@@ -168,6 +172,8 @@ def test_bad_input_is_one_line_and_exit_code_2(folder: Path, capfd: pytest.Captu
     assert "Traceback" not in err
     assert not list(folder.rglob("*.maps"))
     assert not list(folder.rglob("*.tmp"))
+    # Nothing is read or made before all that can be known is known.
+    assert (folder / "cache" / "datasets").exists() == (case == "no_pixel")
     for left in mlflow.search_runs(search_all_experiments=True, output_format="list"):
         assert left.info.status == "FAILED"  # pyright: ignore[reportAttributeAccessIssue]
         assert left.data.tags["idl.error"] == lines[0].removeprefix("error: ")  # pyright: ignore[reportAttributeAccessIssue]
@@ -212,6 +218,39 @@ def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture
     assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
     assert "warning: " in (err := capfd.readouterr().err)
     assert "Is the depth scale right?" in err
+
+
+@pytest.mark.parametrize("option", ["--split-seed", "--seed", "--workers"])
+def test_a_number_out_of_range_is_refused(folder: Path, capfd: pytest.CaptureFixture[str], option: str) -> None:
+    assert run(*walk("probe", "--encoder", "null", option, "-1")) == 2
+    assert f"Invalid value for '{option}'" in capfd.readouterr().err
+
+
+def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) -> None:
+    """A pool with an idle thread must not keep it; what is registered for the exit must happen."""
+    script = (
+        "import atexit, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(1)\n"
+        "pool.submit(print, 'worked').result()\n"
+        "atexit.register(print, 'left')\n"
+        "from idl.cli import run\n"
+        "run()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for arguments, code, said in ((["--version"], 0, "idl"), (["probe", "--dataset", "roms"], 2, "Did you mean rooms")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stderr
+        assert said in done.stdout + done.stderr or code == 0
+        assert "worked" in done.stdout
+        assert "left" in done.stdout
 
 
 def test_an_unknown_option_names_the_nearest(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -302,6 +302,26 @@ def test_batches_of_another_size_give_the_same_figures(store: Store, tmp_path: P
         assert one[name] == pytest.approx(two[name], rel=1e-5)
 
 
+def test_the_basis_is_the_same_at_any_batch_size(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idl.features.BASIS_IMAGES", 8)
+    runs = [
+        probe(replace(CONFIG, batch_size=size), store, encoder(), tmp_path / str(size)).report for size in (4, 5, 7)
+    ]
+    for run in runs[1:]:
+        assert run.metrics["test_loss"] == pytest.approx(runs[0].metrics["test_loss"], rel=1e-5)
+        assert run.metrics["rank"] == runs[0].metrics["rank"]
+
+
+def test_statistics_with_another_offset_are_made_again(store: Store, tmp_path: Path) -> None:
+    """The training split's statistics are lost, and made again in other batches, whose first one has another mean."""
+    expected = probe(CONFIG, store, encoder(), tmp_path).report.metrics
+    for cached in (tmp_path / "features").rglob("*train*.statistics"):
+        cached.unlink()
+    again = probe(replace(CONFIG, batch_size=7), store, encoder(), tmp_path).report.metrics
+    for name in ("val_loss", "test_loss"):
+        assert again[name] == pytest.approx(expected[name], rel=1e-5)
+
+
 def test_maps_are_kept_by_everything_that_decides_them(store: Store, tmp_path: Path) -> None:
     for seed in (0, 1):
         probe(CONFIG, store, encoder(seed), tmp_path)

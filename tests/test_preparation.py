@@ -191,7 +191,8 @@ def test_which_errors_mean_a_full_disk() -> None:
     assert is_disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert is_disk_full(OSError("Can't write data (errno = 28, error message = 'No space left on device')"))
     assert not is_disk_full(OSError(errno.EACCES, os.strerror(errno.EACCES)))
-    assert not is_disk_full(ValueError("No space left on device"))
+    assert is_disk_full(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    assert not is_disk_full(ValueError("no depth beside it"))
 
 
 def test_bad_stores_are_named(tmp_path: Path) -> None:

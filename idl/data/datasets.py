@@ -22,6 +22,7 @@ class DatasetConfig:
     dataset: name in `READERS`, or the path of a prepared store (.h5), which the rest then does not concern.
     data: path of the raw data ("folder").
     depth_scale: units per metre of integer depth maps ("folder").
+    invalid_values: integers that mean missing depth ("folder"), with commas between them.
     scene: what a scene is ("folder"): auto, folder or block:N.
     min_depth_m, max_depth_m: range of valid depth, metres.
     num_scenes, views, dataset_seed: the recipe of "rooms".
@@ -30,6 +31,7 @@ class DatasetConfig:
     dataset: str = "rooms"
     data: str = ""
     depth_scale: float = 1000.0
+    invalid_values: str = "0,65535"
     scene: str = "auto"
     min_depth_m: float = Protocol.min_depth_m
     max_depth_m: float = Protocol.max_depth_m
@@ -55,7 +57,12 @@ def _rooms(config: DatasetConfig) -> Reader:
 def _folder(config: DatasetConfig) -> Reader:
     if not config.data:
         raise InputError("dataset=folder: no data given. Pass data=FOLDER with rgb/ and depth/ in it.")
-    return FolderReader(Path(config.data), config.protocol, config.depth_scale, scene=config.scene)
+    try:
+        invalid_values = tuple(int(part) for part in config.invalid_values.split(",") if part.strip())
+    except ValueError as error:
+        raise InputError(f"invalid_values={config.invalid_values}: expected whole numbers such as 0,65535.") from error
+    root = Path(config.data).expanduser()
+    return FolderReader(root, config.protocol, config.depth_scale, invalid_values, config.scene)
 
 
 READERS: dict[str, Callable[[DatasetConfig], Reader]] = {"rooms": _rooms, "folder": _folder}
@@ -72,8 +79,16 @@ def reader(config: DatasetConfig) -> Reader:
     return READERS[config.dataset](config)
 
 
+def require(config: DatasetConfig) -> None:
+    """Make sure that `config` names a dataset that can be asked for. Raises InputError; reads no image."""
+    if config.dataset.endswith(".h5"):
+        Store.open(Path(config.dataset).expanduser())
+    else:
+        reader(config)
+
+
 def open_store(config: DatasetConfig, folder: Path, *, workers: int = 1, progress: Progress = silent) -> Store:
     """Return the prepared dataset, made under `folder` where it is not there yet."""
     if config.dataset.endswith(".h5"):
-        return Store.open(Path(config.dataset))
+        return Store.open(Path(config.dataset).expanduser())
     return prepare(reader(config), config.protocol, folder, workers=workers, progress=progress)

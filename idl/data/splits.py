@@ -54,6 +54,14 @@ def split_by_scene(
     return Split(indices, assigned, hashlib.sha256(described.encode()).hexdigest()[:16])
 
 
+def require_rule(rule: str) -> None:
+    """Raise InputError where `rule` is neither shares nor a split file that is there."""
+    if not rule.endswith(".json"):
+        _shares(rule)
+    elif not Path(rule).is_file():
+        raise InputError(f"{rule}: no such split file.")
+
+
 def _shares(rule: str) -> tuple[float, ...]:
     try:
         shares = tuple(float(part) for part in rule.split(":"))

@@ -1,6 +1,7 @@
 """Values in, images out: every function returns an RGB image, uint8 (H, W, 3), and draws on nothing else."""
 
 from idl.figures.bars import arms_chart, per_scene_error
+from idl.figures.chart import squared
 from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
 from idl.figures.panels import depth_panel, normals_panel
@@ -14,4 +15,5 @@ __all__ = [
     "loss_over_k",
     "normals_panel",
     "per_scene_error",
+    "squared",
 ]

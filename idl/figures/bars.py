@@ -26,12 +26,16 @@ NUM_NAMED = 5
 
 
 def arms_chart(
-    names: Sequence[str], test_loss: Sequence[float], unit: str, title: str = "Test loss of every arm"
+    names: Sequence[str],
+    test_loss: Sequence[float],
+    unit: str,
+    title: str = "Test loss of every arm",
+    highlighted: str = "trained",
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draw the test loss of every arm as horizontal bars, in the order given, with the values printed.
 
-    unit: of the target ("m", "ln m", "1/m", or "1" for none); losses are in its square. The arms whose name
-    begins with "trained" are in colour, the controls in grey. An arm without a finite loss has no bar.
+    unit: of the target ("m", "ln m", "1/m", or "1" for none); losses are in its square. The arm
+    `highlighted` is in colour, the controls in grey. An arm without a finite loss has no bar.
     """
     square = squared(unit)
     height_in = HEAD_IN + 0.55 + 0.34 * len(names)
@@ -41,7 +45,7 @@ def arms_chart(
     losses = np.asarray(test_loss, dtype=float)
     known = np.isfinite(losses)
     rows = np.arange(len(names))
-    colours = [ACCENT if name.startswith("trained") else MUTED for name in names]
+    colours = [ACCENT if name == highlighted else MUTED for name in names]
     axes.barh(rows, np.where(known, losses, 0.0), height=0.62, color=colours)
     axes.set_xlim(0, 1.02 * max(losses[known], default=1.0))
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 # One of each pair of opposite neighbours; the other one follows from the symmetry of K.
@@ -135,8 +135,3 @@ def position_columns(height: int, width: int) -> Float[Tensor, "5 h w"]:
     centred = columns - columns.mean(dim=1, keepdim=True)
     spread = centred.square().mean(dim=1, keepdim=True).sqrt()
     return (centred / spread.clamp(min=1e-9)).unflatten(1, (height, width)).float()
-
-
-def as_mask(valid: Bool[Tensor, "batch H W"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch H W"]:
-    """1 where valid, else 0."""
-    return valid.to(dtype)

@@ -95,4 +95,5 @@ class Statistics:
         quadratic = ((self.gram @ paths) * paths).sum(dim=0).unflatten(0, weights.shape[1:])
         linear = (weights * self.moment.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])).sum(dim=0)
         total = (quadratic - 2 * linear + self.energy).sum(dim=-1)
-        return total / (self.num_valid * weights.shape[-1])
+        # A perfect fit may come out a rounding below zero.
+        return total.clamp(min=0) / (self.num_valid * weights.shape[-1])

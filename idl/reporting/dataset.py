@@ -9,7 +9,7 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.probes.exact import Solution
 from idl.report import RunReport
-from idl.reporting.shared import CONTEXTS, dataset_inputs, squared
+from idl.reporting.shared import CONTEXTS, dataset_inputs
 from idl.targets import Target
 
 NUM_SHEET_IMAGES = 18
@@ -37,10 +37,11 @@ def prepare_report(
     )
     counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
     scenes = {f"num_{name}_scenes": len(listed) for name, listed in split.scenes.items()}
+    square = figures.squared(target.unit)
     description = (
         f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
         f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
-        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {squared(target.unit)}: what "
+        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {square}: what "
         f"every probe has to fall below. Layers: {', '.join(store.layers)}."
     )
     return RunReport(

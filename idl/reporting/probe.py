@@ -18,7 +18,7 @@ from idl.probes.exact import Solution
 from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
 from idl.report import Championship, Image, ModelVersion, RunReport
-from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, origin_json, run_tags, squared
+from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, origin_json, run_tags
 from idl.targets import Target
 
 # A k is enough where its validation loss is within this share of the best.
@@ -27,9 +27,9 @@ ENOUGH = 0.01
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a probe run knows at its end. k: as it was asked for."""
+    """All that a probe run knows at its end. config: what was asked for, by name."""
 
-    k: str
+    config: Mapping[str, object]
     store: Store
     split: Split
     protocol: Protocol
@@ -47,7 +47,8 @@ class Findings:
     @property
     def loss_over_null(self) -> float:
         """Test loss of the probe over that of the null arm on the same grid."""
-        return self.test.pooled_loss(PROBE) / self.test.pooled_loss("null")
+        null = self.test.pooled_loss("null")
+        return self.test.pooled_loss(PROBE) / null if null > 0 else float("nan")
 
     @property
     def smallest_k(self) -> int:
@@ -98,7 +99,8 @@ def probe_report(findings: Findings) -> RunReport:
             "curves/loss_over_k.png": _loss_over_k(findings),
             "arms/test_loss.png": _arms_chart(findings),
         },
-        panels={f"{findings.target.name}/{panel.name}": _panel(findings, panel) for panel in test.panels},
+        # By layer: depth and log-depth are both shown in metres, and stand side by side.
+        panels={f"{findings.target.layer}/{panel.name}": _panel(findings, panel) for panel in test.panels},
         tables={
             "curves/loss_over_k.csv": _curve_table(findings),
             "arms/arms.csv": _arms_table(findings),
@@ -161,15 +163,13 @@ def _probe_params(findings: Findings) -> dict[str, Any]:
     encoded, protocol = findings.encoded, findings.protocol
     return dict(findings.encoder.describe()) | {
         "dataset": findings.store.name,
-        "target": findings.target.name,
-        "k": findings.k,
+        **findings.config,
         "k_chosen": findings.probe.k,
         "penalty": findings.probe.penalty,
         "grid": f"{encoded.grid[0]}x{encoded.grid[1]}",
         "components": encoded.basis.num_components,
         "arithmetic": findings.encoder.arithmetic,
         "solver": "exact",
-        "alignment": protocol.alignment,
         "resolution": protocol.resolution,
         "depth_range_m": f"{protocol.min_depth_m:g}..{protocol.max_depth_m:g}",
         "num_train": len(findings.split.indices["train"]),
@@ -196,9 +196,10 @@ def _loss_over_k(findings: Findings) -> Image:
 
 def _arms_chart(findings: Findings) -> Image:
     names = [*findings.arms]
-    # "trained" marks the arm that the chart brings out.
-    labels = [f"trained: {findings.encoder.name}" if name == PROBE else name for name in names]
-    return figures.arms_chart(labels, [findings.test.pooled_loss(name) for name in names], unit=findings.target.unit)
+    encoder = f"{findings.encoder.name} ({findings.encoder.origin.weights})"
+    labels = [encoder if name == PROBE else name for name in names]
+    losses = [findings.test.pooled_loss(name) for name in names]
+    return figures.arms_chart(labels, losses, unit=findings.target.unit, highlighted=encoder)
 
 
 def _panel(findings: Findings, panel: PanelValues) -> Image:
@@ -267,7 +268,8 @@ def _per_image_table(findings: Findings) -> dict[str, list[object]]:
 
 def _description(findings: Findings) -> str:
     encoder, test, probe = findings.encoder, findings.test, findings.probe
-    unit = squared(findings.target.unit)
+    square = figures.squared(findings.target.unit)
+    unit = f" {square}" if square else ""
     summary = test.sums.summary()
     quality = (
         f"RMSE {summary['rmse']:.3f} m an image, δ<1.25 {summary['delta1']:.3f}, R² {summary['r2']:.3f}"
@@ -278,13 +280,13 @@ def _description(findings: Findings) -> str:
         f"A linear probe on {probe.k} of {encoder.channels} channels' components of **{encoder.name}** "
         f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "
         f"**{findings.target.name}** on **{findings.store.name}** with a test loss of "
-        f"{test.pooled_loss(PROBE):.4g} {unit} ({quality}).",
+        f"{test.pooled_loss(PROBE):.4g}{unit} ({quality}).",
         f"That is {findings.loss_over_null:.2f} times the loss of the null arm, which reads the downsampled image "
         f"on the same {findings.encoded.grid[0]} x {findings.encoded.grid[1]} grid "
-        f"({test.pooled_loss('null'):.4g} {unit}), where a constant reaches {test.pooled_loss('constant'):.4g} "
-        f"and position alone {test.pooled_loss('position'):.4g} {unit}.",
+        f"({test.pooled_loss('null'):.4g}{unit}), where a constant reaches {test.pooled_loss('constant'):.4g} "
+        f"and position alone {test.pooled_loss('position'):.4g}{unit}.",
         f"Of the k tried, {findings.smallest_k} components are enough to come within 1 % of the best validation "
-        f"loss ({float(findings.arms[PROBE].fit.curve.val_loss.min()):.4g} {unit}).",
+        f"loss ({float(findings.arms[PROBE].fit.curve.val_loss.min()):.4g}{unit}).",
     ]
     text = " ".join(sentences)
     return text + "".join(f"\n\n> {note}" for note in findings.notes)

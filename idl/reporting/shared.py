@@ -61,8 +61,3 @@ def dataset_inputs(store: Store, split: Split, names: tuple[str, ...]) -> tuple[
         )
         for name in names
     )
-
-
-def squared(unit: str) -> str:
-    """Unit of a squared error."""
-    return f"({unit})²" if " " in unit or "/" in unit else f"{unit}²"

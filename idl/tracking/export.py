@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from idl import __version__
 from idl.report import ModelVersion
 from idl.tracking.quiet import quiet
 
@@ -84,8 +86,14 @@ class _KeptExport:
 
 
 def _digest(version: ModelVersion) -> str:
-    """SHA-256 of all that decides the exported files, cut to 16 hex digits."""
-    content = hashlib.sha256(json.dumps([version.name, _requirements(), list(version.example.shape)]).encode())
+    """SHA-256 of the weights, the files, the versions and the answer to the example, cut to 16 hex digits.
+
+    The answer tells programs apart that differ in their code and not in their weights.
+    """
+    parts = [version.name, __version__, _requirements(), list(version.example.shape)]
+    content = hashlib.sha256(json.dumps(parts).encode())
+    with torch.no_grad():
+        content.update(version.module(torch.from_numpy(version.example)).contiguous().numpy().data)
     for name, tensor in sorted(version.module.state_dict().items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().contiguous().numpy().data)
@@ -115,9 +123,10 @@ def _keep(path: Path, kept: Path) -> None:
     except OSError:
         # A full disk, or another process that was first: the run has its model all the same.
         shutil.rmtree(temporary, ignore_errors=True)
-    by_age = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
-    for folder in by_age[:-MAX_KEPT]:
-        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        finished = [folder for folder in kept.parent.iterdir() if folder.suffix != ".tmp"]
+        for folder in sorted(finished, key=lambda folder: folder.stat().st_mtime)[:-MAX_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(kept: Path, path: Path, mlflow_model: Any) -> None:

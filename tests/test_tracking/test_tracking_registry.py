@@ -214,3 +214,37 @@ def test_processes_that_register_together_agree(store: str):
     champion = registry.client.get_model_version(registry.name, str(registry.aliases["champion-rooms"]))
     assert champion.tags["val_loss"] == "0.2"
     assert registry.aliases["champion"] == registry.aliases["champion-rooms"]
+
+
+@pytest.mark.parametrize("damage", [None, "program", "sum"])
+def test_an_equal_model_is_copied_and_a_damaged_copy_is_not(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
+):
+    exports = tmp_path / "exports"
+    calls: list[str] = []
+    save = mlflow.pytorch.save_model  # pyright: ignore[reportPrivateImportUsage]
+
+    def counted(**settings: object) -> None:
+        calls.append("exported")
+        save(**settings)
+
+    monkeypatch.setattr("mlflow.pytorch.save_model", counted)
+    version = encoder_version()
+    with start("train") as recorder:
+        first = recorder.register(version, exports)
+        (kept,) = exports.iterdir()
+        if damage == "program":
+            (kept / "data" / "model.pt2").write_bytes(b"half")
+        elif damage == "sum":
+            (kept / "idl.sha256").unlink()
+        second = recorder.register(version, exports)
+        other = recorder.register(encoder_version(files={"encoder.safetensors": b"other"}), exports)
+    assert len(calls) == (2 if damage is None else 3)
+    assert len(list(exports.iterdir())) == 2
+    image = torch.rand(3, 3, 40, 56)
+    for registered in (first, second, other):
+        loaded = mlflow.pytorch.load_model(registered.uri)  # pyright: ignore[reportPrivateImportUsage]
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(image), version.module(image))
+    identities = {mlflow.models.get_model_info(uri).model_id for uri in (first.uri, second.uri, other.uri)}
+    assert len(identities) == 3
