@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import json
 import os
 import sys
 import threading
@@ -259,7 +260,19 @@ def _encoder(name: str, options: Mapping[str, Any]) -> Encoder:
     encoder = build(config, _device(options["device"]))
     if encoder.origin.warning:
         _warn(encoder.origin.warning)
+    if config.registry_file is not None:
+        _warn_of_other_settings(encoder, config.registry_file.with_name("origin.json"))
     return encoder
+
+
+def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
+    """Say where registered weights run under another stage, normalisation or arguments than they were registered."""
+    registered = json.loads(origin.read_text()) if origin.exists() else {}
+    if registered.get("digest", encoder.digest) == encoder.digest:
+        return
+    now = {key: str(value) for key, value in encoder.describe().items()}
+    names = [key for key in ("stage", "encoder_args", "mean", "std") if str(registered.get(key)) != now.get(key)]
+    _warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
 
 
 def _registry_file(options: Mapping[str, Any]) -> Path | None:

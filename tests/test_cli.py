@@ -106,6 +106,15 @@ def test_a_registered_encoder_gives_its_weights(folder: Path) -> None:
     assert {left.data.params["weights"] for left in runs} == {"random", "registry"}  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_registered_encoder_under_other_settings_is_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = ("--encoder-args", '{"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}', "--arithmetic", "float32")
+    assert run(*walk("convnext", "--weights", "random", *small)) == 0
+    capfd.readouterr()
+    registered = ("--weights", "models:/idl-encoder-convnext/1")
+    assert run(*walk("probe", *small, *registered, "--mean", "0.5,0.5,0.5")) == 0
+    assert "not the encoder that was registered: mean differ" in capfd.readouterr().err
+
+
 def test_prepare_shows_the_dataset(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*walk("prepare")) == 0
     left = only_run()

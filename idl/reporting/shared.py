@@ -32,7 +32,8 @@ def example() -> np.ndarray:
 
 def origin_json(encoder: Encoder) -> bytes:
     """Where an encoder came from and how it is set, for the registry."""
-    return json.dumps({"origin": asdict(encoder.origin), **encoder.describe()}, indent=1, default=str).encode()
+    described = {"digest": encoder.digest, "origin": asdict(encoder.origin), **encoder.describe()}
+    return json.dumps(described, indent=1, default=str).encode()
 
 
 def run_tags(store: Store, encoder: Encoder) -> dict[str, str]:
