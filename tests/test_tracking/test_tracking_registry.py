@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.models import get_model_info
 from torch import Tensor, nn
 
 from idl.errors import InputError
@@ -224,7 +226,7 @@ def test_an_equal_model_is_copied_and_a_damaged_copy_is_not(
     calls: list[str] = []
     save = mlflow.pytorch.save_model  # pyright: ignore[reportPrivateImportUsage]
 
-    def counted(**settings: object) -> None:
+    def counted(**settings: Any) -> None:
         calls.append("exported")
         save(**settings)
 
@@ -246,5 +248,5 @@ def test_an_equal_model_is_copied_and_a_damaged_copy_is_not(
         loaded = mlflow.pytorch.load_model(registered.uri)  # pyright: ignore[reportPrivateImportUsage]
         with torch.no_grad():
             torch.testing.assert_close(loaded(image), version.module(image))
-    identities = {mlflow.models.get_model_info(uri).model_id for uri in (first.uri, second.uri, other.uri)}
+    identities = {get_model_info(uri).model_id for uri in (first.uri, second.uri, other.uri)}
     assert len(identities) == 3
