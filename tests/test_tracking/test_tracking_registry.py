@@ -240,7 +240,8 @@ def test_an_equal_model_is_copied_and_a_damaged_copy_is_not(
         elif damage == "sum":
             (kept / "idl.sha256").unlink()
         second = recorder.register(version, exports)
-        other = recorder.register(encoder_version(files={"encoder.safetensors": b"other"}), exports)
+        files = {"encoder.safetensors": b"other"}
+        other = recorder.register(encoder_version(files=files, module=version.module), exports)
     assert len(calls) == (2 if damage is None else 3)
     assert len(list(exports.iterdir())) == 2
     image = torch.rand(3, 3, 40, 56)
