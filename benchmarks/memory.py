@@ -72,7 +72,7 @@ class NoiseReader:
 def measure(path: Path, encoder: str) -> None:
     """Run the probe in this process and print its peak in MB."""
     keep_freed_buffers()
-    built = build(EncoderConfig(encoder, weights="random"), torch.device("cpu"))
+    built = build(EncoderConfig(encoder, weights="auto" if encoder == "null" else "random"), torch.device("cpu"))
     with tempfile.TemporaryDirectory() as cache:
         probe(ProbeConfig(), Store.open(path), built, Path(cache))
     click.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
