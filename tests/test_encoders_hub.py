@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import shipped_files
 import timm
 import torch
 from encoder_contract import CPU, images
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from idl.encoders import EncoderConfig, build, hub
+from idl.encoders import EncoderConfig, build, hub, shipped
 from idl.errors import InputError
 
 REPOSITORY = "timm/test_convnext.r160_in1k"
@@ -130,6 +131,18 @@ def test_auto_falls_back_to_random_weights_and_says_so() -> None:
     assert "RANDOM" in (fallen.origin.warning or "")
     assert "\n" not in (fallen.origin.warning or "")
     assert random.origin.warning is None
+
+
+@pytest.mark.usefixtures("hanging")
+def test_convnext_falls_back_to_the_shipped_one_within_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", shipped_files.ship(tmp_path / "package"))
+    start = time.monotonic()
+    fallen = build(EncoderConfig(arithmetic="float32"), CPU)
+    assert time.monotonic() - start < 5
+    assert (fallen.origin.architecture, fallen.origin.weights) == ("convnext_atto", "shipped")
+    assert "no answer within" in (fallen.origin.warning or "")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

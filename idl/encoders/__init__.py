@@ -8,11 +8,13 @@ from importlib.util import find_spec
 import torch
 
 from idl.encoders import convnext, custom, null, timm_model
+from idl.encoders.autoencoder import encoder as autoencoder
 from idl.encoders.base import Arithmetic, Builder, Encoder, EncoderConfig, Origin, digest_of
 from idl.errors import InputError
 
 ENCODERS: dict[str, Builder] = {
     "null": null.build,
+    "autoencoder": autoencoder.build,
     "convnext": convnext.build,
     "timm": timm_model.build,
 }

@@ -13,6 +13,8 @@ from idl.encoders.base import Arithmetic, EncoderConfig
 #   resnet18, stride 16          22.7      12.4 (0.4 %)    13.1 (0.4 %)
 # Hence a network cast as a whole, weights included. With real ImageNet weights, on indoor photographs, the
 # features of mobilenetv2_100 are 4.9 % away from float32's, or 5.0 % of their spread: float32 remains a choice.
+# The autoencoder of n_hid 32, on one such core in batches of 32: 152, 76 (0.6 %) and 76 (0.6 %) ms. Trained on
+# rooms for 1,200 steps, its latents are 0.9 % away from float32's, or 1.1 % of their spread.
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

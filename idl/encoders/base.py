@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from idl.encoders.exporting import simplify
 from idl.errors import InputError
 
-Weights = Literal["none", "imagenet", "random", "file", "registry", "custom"]
+Weights = Literal["none", "imagenet", "shipped", "random", "file", "registry", "custom"]
 Arithmetic = Literal["float32", "bfloat16"]
 Triple = tuple[float, float, float]
 
@@ -24,8 +24,8 @@ Triple = tuple[float, float, float]
 class Origin:
     """Where an encoder's weights came from.
 
-    architecture: timm's name, "average_pool", or "package.module:factory".
-    weights: the kind that was really loaded; never "auto".
+    architecture: timm's name, "average_pool", "dvae", or "package.module:factory".
+    weights: the kind that was really loaded; never "auto". "shipped": a file that comes with the package.
     weights_digest: `digest_of` the network that computes the features, after layers it does not need are cut.
     task: what the weights were trained for: "none" where nothing was learned, "imagenet", "unknown", or what
       a safetensors file says under the metadata key "task".
@@ -47,11 +47,12 @@ class Origin:
 class EncoderConfig:
     """Which encoder is wanted.
 
-    name: "null", "convnext", "timm:NAME" or "package.module:factory".
+    name: "null", "autoencoder", "convnext", "timm:NAME" or "package.module:factory".
     stage: index into the architecture's feature levels, negative from the end; None: the deepest level whose
       stride is at most 16.
-    weights: "auto", "imagenet", "random", the path of a file, or "models:/..." of the registry.
-    encoder_args: JSON object of arguments for timm's `create_model`, or for the factory.
+    weights: "auto", "imagenet", "shipped", "random", the path of a file, or "models:/..." of the registry.
+    encoder_args: JSON object of arguments for timm's `create_model`, for the factory, or of an
+      `AutoencoderConfig`, with "preset" for its width.
     mean, std: of the colour channels of RGB in [0, 1]; None: what the architecture expects.
     stride: side of the squares, in pixels, that "null" averages.
     seed: of random weights.

@@ -1,17 +1,15 @@
 """Any timm model, cut behind one of its feature levels."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from idl.encoders import arithmetic, hub, weights
+from idl.encoders import arithmetic, hub, timm_loading, weights
 from idl.encoders.base import Encoder, EncoderConfig, Origin, Triple, digest_of
 from idl.errors import InputError
 
@@ -19,16 +17,6 @@ from idl.errors import InputError
 
 DEEPEST_DEFAULT_STRIDE = 16
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Classes of ImageNet-1k, -12k, -21k in its several editions: a classifier with as many was trained on it.
-IMAGENET_CLASSES = (1000, 11221, 11821, 21841, 21842, 21843)
-SET_BY_US = (
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "features_only",
-    "out_indices",
-    "in_chans",
-)
 
 
 class FeatureLevel(nn.Module):
@@ -53,32 +41,45 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     return build_architecture(config, device, config.name.partition(":")[2])
 
 
-def build_architecture(config: EncoderConfig, device: torch.device, tagged: str) -> Encoder:
+def build_architecture(
+    config: EncoderConfig, device: torch.device, tagged: str, *, is_any_of_family: bool = False
+) -> Encoder:
     """Build timm's model `tagged`, from the weights of `config`.
+
+    is_any_of_family: a file of weights may name another architecture of the same family, "convnext_atto" for
+      "convnext_tiny", which is then built.
+    What a file says about the arguments that its architecture was built with holds where `config` is silent.
 
     Raises InputError where timm has no such model, the arguments or the stage do not exist, or the weights
     cannot be had or do not fit.
     """
-    import timm
-
+    card = _card(config, tagged)
+    source = weights.locate(config, tagged.partition(".")[0], _hub_file(card))
+    # timm itself reads what it has published.
+    checkpoint = None if source.path is None or source.kind == "imagenet" else weights.read(source.path)
+    if checkpoint is not None and is_any_of_family:
+        named = checkpoint.metadata.get("architecture", tagged)
+        if named.partition("_")[0] == tagged.partition("_")[0] and named != tagged:
+            tagged, card = named, _card(config, named)
     architecture = tagged.partition(".")[0]
-    if architecture not in timm.list_models():
-        near = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(near)}?" if near else " `timm.list_models()` lists them."
-        raise InputError(f"encoder={config.name}: timm has no model {architecture!r}.{hint}")
-    try:
-        card = timm.models.get_pretrained_cfg(tagged)
-    except RuntimeError as error:
-        raise InputError(f"encoder={config.name}: {error} Leave the tag out for the default.") from error
     arguments = json.loads(config.encoder_args)
-    source = weights.locate(config, architecture, _hub_file(card))
+    if checkpoint is not None:
+        arguments = checkpoint.arguments(architecture) | arguments
 
-    model, task = _load(config, tagged, card, arguments, source)
+    if source.path is not None and checkpoint is None:
+        model, task = timm_loading.create_pretrained(config, tagged, card, arguments, source.path)
+    else:
+        model = timm_loading.create(config, architecture, arguments)
+        task = "none" if checkpoint is None else checkpoint.metadata.get("task", "unknown")
+    if source.kind == "random":
+        timm_loading.open_layer_scales(model, arguments)
+    elif checkpoint is not None and source.kind != "registry":
+        _load_whole(config, source, model, checkpoint, card, architecture)
     stage = choose_stage(_levels(model, config.name), config.stage, config.name)
     level = _levels(model, config.name)[stage]
     network = FeatureLevel(model, stage)
-    if source.kind == "registry":
-        task = _load_cut(network.model, source, architecture)
+    if checkpoint is not None and source.kind == "registry":
+        timm_loading.load_cut(network.model, checkpoint, architecture)
     origin = Origin(
         architecture=architecture,
         weights=source.kind,
@@ -118,6 +119,21 @@ def choose_stage(levels: Sequence[Mapping[str, Any]], wanted: int | None, name: 
     return wanted % len(levels)
 
 
+def _card(config: EncoderConfig, tagged: str) -> Any:
+    """Give timm's description of a model's pretrained weights, None where there are none."""
+    import timm
+
+    architecture = tagged.partition(".")[0]
+    if architecture not in timm.list_models():
+        near = get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else " `timm.list_models()` lists them."
+        raise InputError(f"encoder={config.name}: timm has no model {architecture!r}.{hint}")
+    try:
+        return timm.models.get_pretrained_cfg(tagged)
+    except RuntimeError as error:
+        raise InputError(f"encoder={config.name}: {error} Leave the tag out for the default.") from error
+
+
 def _hub_file(card: Any) -> hub.HubFile | None:
     if card is None or not card.hf_hub_id:
         return None
@@ -126,77 +142,23 @@ def _hub_file(card: Any) -> hub.HubFile | None:
     return hub.HubFile(card.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
 
 
-def _load(
-    config: EncoderConfig, tagged: str, card: Any, arguments: Mapping[str, Any], source: weights.Source
-) -> tuple[nn.Module, str]:
-    """Build the whole model with its weights, on the CPU; second, the task that a file names.
-
-    Weights of the registry are loaded when the model is cut.
-    """
-    architecture = tagged.partition(".")[0]
-    if source.path is None or source.kind == "registry":
-        model = _create(config, architecture, arguments)
-        _open_layer_scales(model, arguments)
-        return model, "none"
-    if source.kind == "imagenet":
-        # timm's own loader knows how each of its checkpoints differs from the model, and is strict about it.
-        # Reading the file before tells a damaged one by its name.
-        weights.read(source.path)
-        overlay = {"file": str(source.path)}
-        model = _create(config, tagged, arguments, pretrained=True, pretrained_cfg_overlay=overlay)
-        return model, _task_of(card)
-    model = _create(config, architecture, arguments)
-    checkpoint = weights.read(source.path)
-    tensors = _translated(checkpoint.tensors, model, source.path, architecture)
-    weights.load(model, tensors, _head(card), source.path, architecture)
-    return model, checkpoint.metadata.get("task", "unknown")
-
-
-def _load_cut(model: nn.Module, source: weights.Source, architecture: str) -> str:
-    """Load a registered encoder into the cut model, and return the task that it names.
-
-    It may hold the network as it was cut, or all of it: what lies behind this stage is passed over.
-    """
-    assert source.path is not None
-    checkpoint = weights.read(source.path)
-    needed = model.state_dict()
-    tensors = _translated(checkpoint.tensors, model, source.path, architecture)
-    kept = {name: tensor for name, tensor in tensors.items() if name in needed}
-    weights.load(model, kept, (), source.path, architecture)
-    return checkpoint.metadata.get("task", "unknown")
-
-
-def _create(config: EncoderConfig, tagged: str, arguments: Mapping[str, Any], **loading: Any) -> nn.Module:
-    import timm
-
-    ours = [name for name in arguments if name in SET_BY_US]
-    if ours:
-        raise InputError(f"encoder_args: {ours[0]} is not yours to set. Leave it out.")
+def _load_whole(
+    config: EncoderConfig,
+    source: weights.Source,
+    model: nn.Module,
+    checkpoint: weights.Checkpoint,
+    card: Any,
+    architecture: str,
+) -> None:
     try:
-        # The CPU generator alone: torch.manual_seed would seed those of the GPUs too, which are not forked.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
-            return timm.create_model(tagged, **arguments, **loading)
-    except MemoryError:
-        raise
-    except Exception as error:  # each model checks its arguments in its own way
-        message = " ".join(str(error).split())[:300] or type(error).__name__
+        timm_loading.load_whole(model, checkpoint, card, architecture)
+    except InputError as error:
+        if source.kind != "shipped" or not json.loads(config.encoder_args):
+            raise
         raise InputError(
-            f"timm cannot build {tagged} with encoder_args={config.encoder_args}, weights={config.weights}: "
-            f"{message}. Change the arguments or the weights."
+            f"encoder_args={config.encoder_args}: do not fit {source.source}, which weights={config.weights} takes "
+            "here. Leave them out, or pass weights=random or weights=PATH."
         ) from error
-
-
-def _open_layer_scales(model: nn.Module, arguments: Mapping[str, Any]) -> None:
-    # timm starts ConvNeXt's layer scale at 1e-6, at which a random network's blocks are the identity: as a
-    # control it would be a straw man.
-    from timm.models.convnext import ConvNeXtBlock
-
-    if "ls_init_value" in arguments:
-        return
-    for module in model.modules():
-        if isinstance(module, ConvNeXtBlock) and module.gamma is not None:
-            nn.init.ones_(module.gamma)
 
 
 def _levels(model: nn.Module, name: str) -> Sequence[Mapping[str, Any]]:
@@ -205,30 +167,6 @@ def _levels(model: nn.Module, name: str) -> Sequence[Mapping[str, Any]]:
     if not levels or not cuts:
         raise InputError(f"encoder={name}: timm offers no feature maps of it. Pass another model.")
     return levels
-
-
-def _head(card: Any) -> tuple[str, ...]:
-    classifiers = getattr(card, "classifier", None) or ()
-    names = (classifiers,) if isinstance(classifiers, str) else classifiers
-    return tuple(name.split(".")[0] for name in names)
-
-
-def _translated(tensors: Mapping[str, Tensor], model: nn.Module, path: Path, architecture: str) -> Mapping[str, Tensor]:
-    """Bring names of an architecture's original publication to timm's, where timm knows them."""
-    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if translate is None:
-        return tensors
-    try:
-        return translate(dict(tensors), model)
-    except Exception as error:  # it is written for its own checkpoints, and trips over others in any way
-        raise InputError(
-            f"{path}: not weights of {architecture} ({type(error).__name__} while its names were read). "
-            "Pass the encoder that they belong to, with its encoder_args."
-        ) from error
-
-
-def _task_of(card: Any) -> str:
-    return "imagenet" if card is not None and card.num_classes in IMAGENET_CLASSES else "unknown"
 
 
 def _triple(values: Sequence[float]) -> Triple:

@@ -1,14 +1,17 @@
 """Weights: where they come from, how a file of them is read, and whether they fit an architecture."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from idl.encoders import hub
 from idl.encoders.base import EncoderConfig, Weights
+from idl.encoders.shipped import FILES, shipped_for
 from idl.errors import InputError, is_disk_full
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -33,23 +36,43 @@ class Source:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: tensors by name, and the text that a safetensors file carries beside them."""
+    """What a file holds: tensors by name, and the text that a safetensors file carries beside them.
 
+    metadata: files trained or registered here say "architecture", "task", and as "config" the JSON object of
+      the arguments that the architecture was built with.
+    """
+
+    path: Path
     tensors: dict[str, Tensor]
     metadata: Mapping[str, str]
+
+    def arguments(self, architecture: str) -> dict[str, Any]:
+        """Give what `architecture` was built with, as far as the file says it; nothing where it is of another.
+
+        Raises InputError where that is damaged.
+        """
+        text = self.metadata.get("config")
+        if text is None or self.metadata.get("architecture") != architecture:
+            return {}
+        try:
+            arguments = json.loads(text)
+        except json.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise InputError(f"{self.path}: its metadata's config is no JSON object: {text[:80]}. Save it again.")
+        return arguments
 
 
 def locate(config: EncoderConfig, architecture: str, file: hub.HubFile | None) -> Source:
     """Find the weights that `config` asks for.
 
     file: the architecture's ImageNet weights on the hub, None where there are none.
-    Raises InputError where they cannot be had; only "auto" falls back to random ones, with a warning.
+    Raises InputError where they cannot be had. Only "auto" falls back, with a warning: to weights that come with
+    the package for this encoder's name, which may be of another architecture, else to random ones.
     """
     wanted = config.weights
-    if wanted == "random":
-        return Source("random", None, f"random, seed {config.seed}")
     if wanted not in ("imagenet", "auto"):
-        return locate_file(config, "imagenet, random, auto, ")
+        return locate_local(config, "imagenet, shipped, random, auto, ")
     if file is None:
         reason = "timm knows no weights for it on the hub"
     else:
@@ -62,11 +85,48 @@ def locate(config: EncoderConfig, architecture: str, file: hub.HubFile | None) -
             f"weights=imagenet for {architecture}: {reason}. "
             "Pass weights=PATH (a .safetensors file of it), weights=random or weights=auto."
         )
+    if (found := shipped_for(config.name)) is not None:
+        warning = (
+            f"{config.name} runs as the shipped {found.summary}, not with ImageNet weights: {reason}. "
+            "Pass weights=imagenet to insist, or weights=PATH (a .safetensors file of it) for others."
+        )
+        return Source("shipped", found.path, found.source, warning)
+    return random_instead(config, architecture, reason)
+
+
+def locate_shipped(config: EncoderConfig) -> Source | None:
+    """Find the weights that come with the package for an encoder of this name, or None."""
+    found = shipped_for(config.name)
+    return None if found is None else Source("shipped", found.path, found.source)
+
+
+def random_instead(config: EncoderConfig, architecture: str, reason: str) -> Source:
+    """Give random weights where trained ones were wanted, with a warning that says why."""
     warning = (
         f"{architecture} runs with RANDOM weights, which have learned nothing: {reason}. "
         "Pass weights=PATH (a .safetensors file of it) for trained ones."
     )
     return Source("random", None, f"random, seed {config.seed}", warning)
+
+
+def locate_local(config: EncoderConfig, others: str) -> Source:
+    """Find weights that need no hub: "random", "shipped", a path, or a URI of the registry.
+
+    others: what else could have been passed, for the message.
+    Raises InputError where they cannot be had.
+    """
+    if config.weights == "random":
+        return Source("random", None, f"random, seed {config.seed}")
+    if config.weights == "shipped":
+        found = locate_shipped(config)
+        if found is not None:
+            return found
+        if config.name in FILES:
+            missing = "the files are missing from this installation. Install the package again"
+        else:
+            missing = f"nothing ships for it, but for {', '.join(FILES)}. Name one of these"
+        raise InputError(f"weights=shipped for {config.name}: {missing}, or pass weights=random.")
+    return locate_file(config, others)
 
 
 def locate_file(config: EncoderConfig, others: str) -> Source:
@@ -126,7 +186,7 @@ def read(path: Path) -> Checkpoint:
             raise InputError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor. Save the state_dict() only.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} is not finite. Take a checkpoint from before training diverged.")
-    return Checkpoint({_unwrapped(str(name)): tensor for name, tensor in content.items()}, metadata)
+    return Checkpoint(path, {_unwrapped(str(name)): tensor for name, tensor in content.items()}, metadata)
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...], path: Path, architecture: str) -> None:
