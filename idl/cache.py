@@ -73,7 +73,7 @@ def full_disk_said(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class MapFile:
-    """Projected maps of a split, one fixed-size record an image, appended in order.
+    """Projected maps of a split, one fixed-size record an image, in the split's order.
 
     A CRC-32 an image stands in a second file, so that an interrupted or damaged file is known to its last good
     image and goes on from there.
@@ -115,21 +115,21 @@ class MapFile:
             return None
         return maps
 
-    def truncate(self, count: int) -> None:
-        """Keep the first `count` records."""
-        for path, size in ((self.path, self._bytes_per_image), (self._sums_path, 4)):
-            if path.exists():
-                os.truncate(path, count * size)
+    def write(self, first: int, maps: Float16[np.ndarray, "count h w columns"]) -> None:
+        """Write records to their places, from `first` on. Raises InputError where the disk is full.
 
-    def append(self, maps: Float16[np.ndarray, "count h w columns"]) -> None:
-        """Append records. Raises InputError where the disk is full; the records before them stay good."""
+        Ranks write each its own share. A place that nobody wrote to reads as zeros, whose CRC-32 is not zero: it is
+        known for what it is.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        sums = np.array([zlib.crc32(image.data) for image in maps], np.uint32)
         with full_disk_said(self.path.parent):
-            # The sums come last: a record without its sum does not count.
-            with self.path.open("ab") as file:
-                file.write(np.ascontiguousarray(maps).data)
-            with self._sums_path.open("ab") as file:
-                file.write(np.array([zlib.crc32(image.data) for image in maps], np.uint32).data)
+            # The sums come last: a record with another one does not count.
+            for path, values, num_bytes in ((self.path, maps, self._bytes_per_image), (self._sums_path, sums, 4)):
+                # Made where it is missing, but never emptied, as "wb" would: another rank may have been faster.
+                with open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)) as file:
+                    file.seek(first * num_bytes)
+                    file.write(np.ascontiguousarray(values).data)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

@@ -1,16 +1,18 @@
 """The one look at the test split: every arm predicts it, at full resolution, and is measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
+from idl.distributed import World
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
-from idl.metrics import DepthSums, NormalsSums, align, depth_metrics, normals_metrics
+from idl.metrics import DepthSums, NormalsSums, aligned_and_clamped, depth_metrics, normals_metrics
+from idl.metrics.normals import NUM_BINS
 from idl.probes.grid import upsample
 from idl.progress import Progress
 from idl.protocol import Protocol
@@ -63,13 +65,14 @@ def evaluate(
     train_mean_m: float,
     progress: Progress,
 ) -> Evaluation:
-    """Predict the test split with every arm and measure it, in one stream."""
+    """Predict the test split with every arm and measure it, in one stream: the same result on every rank."""
     order = encoded.split.indices["test"]
     shown = _spread(len(order), NUM_PANELS)
-    collected = _Collected(target, tuple(arms), protocol, train_mean_m)
-    panels = []
+    num_images = len(encoded.share("test"))
+    collected = _Collected(target, tuple(arms), protocol, train_mean_m, num_images)
+    panels: list[PanelValues] = []
     weights = _joint_weights(arms, encoded.columns.total).to(encoded.device)
-    with progress("test", len(order)) as advance:
+    with progress("test", num_images) as advance:
         for batch in encoded.stream("test", (target.layer, "valid")):
             truth, valid = read_target(target, batch.layers)
             cells = encoded.columns.assemble(batch.maps.to(encoded.device)).permute(0, 2, 3, 1)
@@ -81,17 +84,20 @@ def evaluate(
                     position = batch.position + first + row
                     if position in shown:
                         index = order[position]
+                        shown_truth = truth if target.layer == "normals" else batch.layers["depth"]
+                        # Copies: a view of one row would keep its whole batch.
                         panels.append(
                             PanelValues(
                                 encoded.store.names[index],
                                 encoded.store.read(("rgb",), [index])["rgb"][0],
-                                (truth if target.layer == "normals" else batch.layers["depth"])[first + row].numpy(),
-                                prediction[row].numpy(),
-                                valid[first + row].numpy(),
+                                shown_truth[first + row].numpy().copy(),
+                                prediction[row].numpy().copy(),
+                                valid[first + row].numpy().copy(),
                             )
                         )
             advance(len(batch.maps))
-    return collected.evaluation(tuple(panels))
+    collected.add_up(encoded.world)
+    return collected.evaluation(tuple(panel for part in encoded.world.gather(panels) for panel in part))
 
 
 def _spread(count: int, wanted: int) -> set[int]:
@@ -109,19 +115,61 @@ def _joint_weights(arms: Mapping[str, ArmFit], num_columns: int) -> Float[Tensor
     return torch.cat(parts, dim=1).float()
 
 
-class _Collected:
-    """Sums that grow image by image while the test split streams by."""
+class _Rows:
+    """Arrays with one row an image, made once and filled from the front.
 
-    def __init__(self, target: Target, arms: Sequence[str], protocol: Protocol, train_mean_m: float) -> None:
+    Small arrays that stay between large ones that come and go would leave holes in the heap into which no batch
+    fits: 0.2 MB an image.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self._num_images = num_images
+        self._arrays: dict[str, np.ndarray] = {}
+        self._filled: dict[str, int] = {}
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Rows"]) -> "_Rows":
+        """Return the rows of all parts, one part after the other."""
+        whole = cls(sum(part._num_images for part in parts))
+        for part in parts:
+            for name, values in part._arrays.items():
+                whole.put(name, values)
+        return whole
+
+    def put(self, name: str, values: np.ndarray) -> None:
+        """Append rows to the array `name`."""
+        if name not in self._arrays:
+            self._arrays[name] = np.full((self._num_images, *values.shape[1:]), np.nan)
+        first = self._filled.get(name, 0)
+        self._arrays[name][first : first + len(values)] = values
+        self._filled[name] = first + len(values)
+
+    def put_all(self, prefix: str, sums: DepthSums | NormalsSums) -> None:
+        """Append every field of `sums` that has a row an image."""
+        for each in fields(sums):
+            if each.name != "histogram":
+                self.put(f"{prefix}.{each.name}", getattr(sums, each.name))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def of(self, prefix: str) -> dict[str, np.ndarray]:
+        """All arrays under `prefix`, by the rest of their names."""
+        return {name.partition(".")[2]: rows for name, rows in self._arrays.items() if name.startswith(f"{prefix}.")}
+
+
+class _Collected:
+    """Sums of the test split, image by image, while it streams by."""
+
+    def __init__(
+        self, target: Target, arms: Sequence[str], protocol: Protocol, train_mean_m: float, num_images: int
+    ) -> None:
         self._target = target
         self._arms = arms
         self._protocol = protocol
         self._train_mean_m = train_mean_m
-        self._losses: list[Float64[Tensor, "arms batch"]] = []
-        self._num_valid: list[Tensor] = []
-        self._squared_m: list[Float64[Tensor, "arms batch"]] = []
-        self._depth: list[DepthSums] = []
-        self._normals: dict[str, list[NormalsSums]] = {arm: [] for arm in arms}
+        self._rows = _Rows(num_images)
+        self._histograms = {arm: np.zeros(NUM_BINS, np.int64) for arm in arms} if target.layer == "normals" else {}
 
     def add(
         self,
@@ -137,7 +185,7 @@ class _Collected:
         predictions = upsample(grid.contiguous(), truth.shape[2], truth.shape[3])
         predictions = predictions.unflatten(1, (len(self._arms), num_outputs))
         count = valid.sum(dim=(1, 2), dtype=torch.float64)
-        self._num_valid.append(count)
+        self._rows.put("num_valid", count.numpy())
         losses, squared_m, shown = [], [], torch.empty(0)
         for number, arm in enumerate(self._arms):
             prediction = predictions[:, number]
@@ -145,42 +193,44 @@ class _Collected:
             losses.append(error / (count * num_outputs))
             decoded = self._target.decode(prediction)
             if self._target.layer == "normals":
-                # Joined at once: each part carries a histogram of 144 KB.
-                seen = self._normals[arm]
-                self._normals[arm] = [NormalsSums.concatenate([*seen, normals_metrics(decoded, truth, valid)])]
+                angles = normals_metrics(decoded, truth, valid)
+                self._rows.put_all(f"normals {arm}", angles)
+                self._histograms[arm] += angles.histogram
                 shown = decoded if arm == PROBE else shown
                 continue
-            metres = align(decoded[:, 0], layer, valid, self._protocol.alignment)
-            clamped = metres.clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
-            error_m = (clamped - layer).mul_(mask[:, 0]).square_().sum(dim=(1, 2), dtype=torch.float64)
+            metres = aligned_and_clamped(decoded[:, 0], layer, valid, self._protocol)
+            error_m = (metres - layer).mul_(mask[:, 0]).square_().sum(dim=(1, 2), dtype=torch.float64)
             squared_m.append(error_m / count)
             if arm == PROBE:
-                self._depth.append(depth_metrics(decoded[:, 0], layer, valid, self._protocol, self._train_mean_m))
-                shown = clamped
-        self._losses.append(torch.stack(losses))
+                errors = depth_metrics(decoded[:, 0], layer, valid, self._protocol, self._train_mean_m)
+                self._rows.put_all("depth", errors)
+                shown = metres
+        self._rows.put("losses", torch.stack(losses, dim=1).numpy())
         if squared_m:
-            self._squared_m.append(torch.stack(squared_m))
+            self._rows.put("squared_m", torch.stack(squared_m, dim=1).numpy())
         return shown
 
+    def add_up(self, world: World) -> None:
+        """Make this what all ranks have collected; their shares follow each other in the split's order."""
+        parts = world.gather((self._rows, self._histograms))
+        self._rows = _Rows.joined([rows for rows, _ in parts])
+        self._histograms = {arm: np.sum([part[arm] for _, part in parts], axis=0) for arm in self._histograms}
+
     def evaluation(self, panels: tuple[PanelValues, ...]) -> Evaluation:
-        num_valid = torch.cat(self._num_valid).numpy()
+        num_valid = self._rows["num_valid"]
         seen = num_valid > 0
-        losses = torch.cat(self._losses, dim=1).numpy()
+        losses = dict(zip(self._arms, self._rows["losses"].T.copy(), strict=True))
         errors: dict[str, Mapping[str, float]] = {}
-        if self._squared_m:
-            squared_m = torch.cat(self._squared_m, dim=1).numpy()
-            for arm, values in zip(self._arms, squared_m, strict=True):
-                pooled = (values[seen] * num_valid[seen]).sum() / num_valid.sum()
-                errors[arm] = {
-                    "rmse": float(np.sqrt(values[seen]).mean()),
-                    "rmse_pooled": float(np.sqrt(pooled)),
-                }
-            sums = DepthSums.concatenate(self._depth)
-        else:
-            by_arm = {arm: NormalsSums.concatenate(parts) for arm, parts in self._normals.items()}
-            errors = {
-                arm: {name: each.summary()[name] for name in ("angle_mean_deg", "angle_rmse_deg_pooled")}
-                for arm, each in by_arm.items()
+        if self._target.layer == "normals":
+            by_arm = {
+                arm: NormalsSums(**self._rows.of(f"normals {arm}"), histogram=histogram)
+                for arm, histogram in self._histograms.items()
             }
-            sums = by_arm[PROBE]
-        return Evaluation(dict(zip(self._arms, losses, strict=True)), num_valid, errors, sums, panels)
+            for arm, each in by_arm.items():
+                summary = each.summary()
+                errors[arm] = {name: summary[name] for name in ("angle_mean_deg", "angle_rmse_deg_pooled")}
+            return Evaluation(losses, num_valid, errors, by_arm[PROBE], panels)
+        for arm, values in zip(self._arms, self._rows["squared_m"].T, strict=True):
+            pooled = (values[seen] * num_valid[seen]).sum() / num_valid.sum()
+            errors[arm] = {"rmse": float(np.sqrt(values[seen]).mean()), "rmse_pooled": float(np.sqrt(pooled))}
+        return Evaluation(losses, num_valid, errors, DepthSums(**self._rows.of("depth")), panels)

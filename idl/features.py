@@ -1,7 +1,8 @@
 """One pass of a frozen encoder over a dataset: every image is encoded once, projected, kept, and streamed.
 
 The first training images fix the basis; from then on an image is its projected map in half precision, whether it
-comes from the encoder or from the cache. Targets, masks and arms are all derived from these maps.
+comes from the encoder or from the cache. Targets, masks and arms are all derived from these maps. Several ranks have
+a consecutive share of every split each, and write its maps to their places in the same files as one rank would.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from idl import cache
 from idl.data.loading import batches
 from idl.data.splits import Split
 from idl.data.store import Store
+from idl.distributed import ALONE, World
 from idl.errors import InputError
 from idl.probes.basis import Basis, Columns, null_map
 from idl.progress import Progress, silent
@@ -43,7 +45,7 @@ class MapBatch:
 
 @dataclass
 class Throughput:
-    """How many images the encoder has seen in this process, and for how long."""
+    """How many images the encoder has seen in this run, and for how long."""
 
     num_images: int = 0
     seconds: float = 0.0
@@ -59,7 +61,9 @@ class EncodedDataset:
     """The projected maps of one encoder on one split dataset, encoded when first asked for.
 
     encoder: RGB in [0, 1] (batch, 3, H, W) to (batch, channels, h, w), frozen.
-    folder: where the maps are kept, one a key; the caller keeps other processes out of it (`cache.locked`).
+    folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). Ranks on
+      several machines must share it.
+    world: the ranks that share the work; each streams its share of a split.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class EncodedDataset:
         batch_size: int,
         device: torch.device,
         progress: Progress = silent,
+        world: World = ALONE,
     ) -> None:
         self.store = store
         self.split = split
@@ -79,7 +84,8 @@ class EncodedDataset:
         self.folder = folder
         self._batch_size = batch_size
         self.device = device
-        self._basis, self._grid = self._load_basis() or self._fit_basis(progress)
+        self.world = world
+        self._basis, self._grid = self._same_basis(progress)
         self._device_basis = self._basis.to(device)
 
     @property
@@ -97,34 +103,44 @@ class EncodedDataset:
         """Cells: (h, w)."""
         return self._grid
 
-    def num_cached(self, name: str) -> int:
-        """Images of split `name` that need no encoding, in whole batches."""
-        count = min(self._file(name).num_images, len(self.split.indices[name]))
-        return count if count == len(self.split.indices[name]) else count - count % self._batch_size
+    def share(self, name: str) -> range:
+        """Positions in split `name` that `stream` yields on this rank: with one rank, all."""
+        return self.world.share(len(self.split.indices[name]), self._batch_size)
 
     def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
-        """Yield split `name` in its order, with `layers` of the store. Encodes what the cache does not hold."""
-        order = self.split.indices[name]
+        """Yield this rank's share of split `name` in its order, with `layers` of the store.
+
+        Encodes what the cache does not hold.
+        """
+        share = self.share(name)
+        order = self.split.indices[name][: share.stop]
         file = self._file(name)
-        done = self.num_cached(name)
-        position = 0
-        for read in batches(self.store, layers, order[:done], self._batch_size):
+        position = share.start
+        kept = min(file.num_images, share.stop)
+        if kept < share.stop:
+            # In whole batches, so that they are the same in every run.
+            kept -= kept % self._batch_size
+        for read in batches(self.store, layers, order[:kept], self._batch_size, first=position):
             maps = file.read(position, len(read[layers[0]]))
             if maps is None:
                 break
             yield MapBatch(position, torch.from_numpy(maps), read)
             position += len(maps)
-        if position == len(order):
+        if position == share.stop:
             return
-        # What lies beyond the last good batch is encoded again, so that batches are the same in every run.
-        file.truncate(position)
+        # What lies beyond the last good batch is encoded again.
         wanted = tuple(dict.fromkeys(("rgb", *layers)))
         for read in batches(self.store, wanted, order, self._batch_size, first=position):
             features, null = self._encode(read["rgb"])
             maps = self._device_basis.project(features, null).cpu()
-            file.append(maps.numpy())
+            file.write(position, maps.numpy())
             yield MapBatch(position, maps, read)
             position += len(maps)
+
+    def add_up_throughput(self) -> None:
+        """Make `throughput` that of all ranks: their images, in the time of the slowest."""
+        ranks = self.world.gather(self.throughput)
+        self.throughput = Throughput(sum(rank.num_images for rank in ranks), max(rank.seconds for rank in ranks))
 
     def _encode(self, rgb: UInt8[Tensor, "batch H W 3"]) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
@@ -143,12 +159,22 @@ class EncodedDataset:
     def _file(self, name: str) -> cache.MapFile:
         return cache.MapFile(self.folder / f"{name}.maps", (*self._grid, self._basis.num_stored))
 
+    def _same_basis(self, progress: Progress) -> tuple[Basis, tuple[int, int]]:
+        """Load or fit the basis on rank 0; make sure that all ranks mean the same maps by the same names."""
+        if self.world.broadcast(self.folder.name) != self.folder.name:
+            raise InputError(
+                "dataset or encoder: not those of rank 0. Name them for all: dataset=, weights=, arithmetic=."
+            )
+        basis, grid = self.world.once(lambda: self._load_basis() or self._fit_basis(progress))
+        if not self.world.is_first:
+            seen = self._load_basis()
+            if seen is None or seen[0].digest != basis.digest:
+                raise InputError(f"{self.folder}: another one than rank 0's. Pass a cache= that all machines share.")
+        return basis, grid
+
     def _load_basis(self) -> tuple[Basis, tuple[int, int]] | None:
         content = cache.read(self.folder / "basis.safetensors")
         if content is None:
-            # Maps without their basis mean nothing.
-            for path in (*self.folder.glob("*.maps"), *self.folder.glob("*.crc")):
-                path.unlink()
             return None
         tensors = load(content)
         height, width = tensors.pop("grid").tolist()
@@ -156,6 +182,9 @@ class EncodedDataset:
 
     def _fit_basis(self, progress: Progress) -> tuple[Basis, tuple[int, int]]:
         """Encode the first training images, fit the basis on them, and keep their maps as the first records."""
+        # Maps without their basis mean nothing.
+        for path in (*self.folder.glob("*.maps"), *self.folder.glob("*.crc")):
+            path.unlink()
         # Whole batches, so that the stream goes on at a batch's edge; the basis itself sees the first 256 alone, so
         # that it is the same at any batch size.
         count = -(-BASIS_IMAGES // self._batch_size) * self._batch_size
@@ -174,8 +203,8 @@ class EncodedDataset:
         cache.require_space(self.folder, 2 * num_images * grid[0] * grid[1] * basis.num_stored)
         file = cache.MapFile(self.folder / "train.maps", (*grid, basis.num_stored))
         on_device = basis.to(self.device)
-        for features, null in encoded:
-            file.append(on_device.project(features, null).cpu().numpy())
+        for number, (features, null) in enumerate(encoded):
+            file.write(number * self._batch_size, on_device.project(features, null).cpu().numpy())
         # The basis comes last: without it the maps are taken for leftovers.
         cache.write(self.folder / "basis.safetensors", basis.to_bytes(grid=torch.tensor(grid)))
         return basis, grid

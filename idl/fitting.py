@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from idl import cache
+from idl.distributed import World
 from idl.errors import InputError
 from idl.features import EncodedDataset
 from idl.probes.basis import ARMS, Columns
@@ -67,12 +68,13 @@ def split_statistics(
     progress: Progress,
     offset: tuple[float, ...] | None = None,
 ) -> SplitStatistics:
-    """Accumulate split `name`, or take it from the cache.
+    """Accumulate split `name`, or take it from the cache: the same on every rank.
 
     offset: that of the training split; None for that split itself, whose first batch then sets it.
     """
     path = encoded.folder / f"{target.name}-{name}-{encoded.basis.digest}-v{STATISTICS_VERSION}.statistics"
-    content = cache.read(path)
+    world = encoded.world
+    content = world.once(lambda: cache.read(path))
     if content is not None:
         cached = _from_bytes(content)
         # The offset is that of the training split's first batch: another batch size gives another one.
@@ -81,12 +83,12 @@ def split_statistics(
     columns = encoded.columns
     statistics = Statistics.empty(columns.total, target.num_outputs)
     layer_sum = 0.0
-    num_images = len(encoded.split.indices[name])
-    with progress(f"{name} statistics", num_images) as advance:
+    with progress(f"{name} statistics", len(encoded.share(name))) as advance:
         for batch in encoded.stream(name, (target.layer, "valid")):
             truth, valid = read_target(target, batch.layers)
             if offset is None:
-                offset = _means(truth, valid)
+                # The split's first batch is rank 0's.
+                offset = world.broadcast(_means(truth, valid))
             truth = truth - torch.tensor(offset)[:, None, None]
             device = encoded.device
             cells = columns.assemble(batch.maps.to(device))
@@ -95,10 +97,15 @@ def split_statistics(
                 # Depth is 0 where it is not valid.
                 layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
             advance(len(batch.maps))
-    if offset is None or statistics.num_valid == 0:
+    if offset is None:
+        # This rank has no batch at all.
+        offset = world.broadcast(())
+    statistics, layer_sum = _of_all_ranks(statistics, layer_sum, world)
+    if statistics.num_valid == 0:
         raise InputError(f"{encoded.store.path}: no pixel of the {name} split has a valid {target.name}.")
     result = SplitStatistics(statistics, offset, layer_sum / statistics.num_valid)
-    cache.write(path, _to_bytes(result))
+    if world.is_first:
+        cache.write(path, _to_bytes(result))
     return result
 
 
@@ -106,6 +113,17 @@ def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
     """Mean of each output over valid pixels; 0 where there is none."""
     count = max(1, int(valid.sum()))
     return tuple((truth * valid[:, None]).sum(dim=(0, 2, 3), dtype=torch.float64).div(count).float().tolist())
+
+
+def _of_all_ranks(statistics: Statistics, layer_sum: float, world: World) -> tuple[Statistics, float]:
+    """Add up what each rank has accumulated on its share."""
+    numbers = torch.tensor([statistics.num_valid, statistics.num_images, layer_sum], dtype=torch.float64)
+    gram, moment, energy, numbers = (
+        world.sum(part) for part in (statistics.gram, statistics.moment, statistics.energy, numbers)
+    )
+    num_valid, num_images, layer_sum = numbers.tolist()
+    # Ranks are added in one order here and in another there: symmetric up to rounding only.
+    return Statistics((gram + gram.T) / 2, moment, energy, int(num_valid), int(num_images)), layer_sum
 
 
 def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: int | None) -> dict[str, ArmFit]:

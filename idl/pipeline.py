@@ -1,5 +1,6 @@
 """The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from idl import cache
 from idl.data.loading import batches
 from idl.data.splits import Split, require_rule, split_by_scene
 from idl.data.store import Store
+from idl.distributed import ALONE, World
 from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.evaluation import evaluate
@@ -20,7 +22,7 @@ from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.probes.statistics import Statistics
 from idl.progress import Progress, silent
 from idl.protocol import Alignment
-from idl.report import ModelVersion, RunReport
+from idl.report import Run, RunReport
 from idl.reporting import (
     NUM_SHEET_IMAGES,
     EncoderFindings,
@@ -53,14 +55,6 @@ class ProbeConfig:
     batch_size: int = 32
 
 
-@dataclass(frozen=True)
-class Run:
-    """What an entry point gives to tracking: the report, and the model to register."""
-
-    report: RunReport
-    model: ModelVersion
-
-
 def check(config: ProbeConfig, encoder: Encoder) -> None:
     """Make sure, before a dataset is made or read, that `config` can be had of `encoder`. Raises InputError."""
     target(config.target)
@@ -77,11 +71,13 @@ def probe(
     cache_folder: Path,
     *,
     progress: Progress = silent,
+    world: World = ALONE,
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
     The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
-    that. Raises InputError for anything in `config` that does not fit the store or the encoder.
+    that. Each rank of `world` encodes and measures its share of the images; all return the same run.
+    Raises InputError for anything in `config` that does not fit the store or the encoder.
     """
     check(config, encoder)
     wanted = target(config.target)
@@ -91,12 +87,13 @@ def probe(
     encoder.require(protocol.resolution)
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
-    with cache.locked(folder):
-        encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress)
+    with cache.locked(folder) if world.is_first else nullcontext():
+        encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress, world)
         train = split_statistics(encoded, "train", wanted, progress)
         val = split_statistics(encoded, "val", wanted, progress, train.offset)
-        arms = fit_arms(train, val, encoded.columns, k)
+        arms = world.once(lambda: fit_arms(train, val, encoded.columns, k))
         test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
+        encoded.add_up_throughput()
 
     findings = Findings(asdict(config), store, split, protocol, wanted, encoder, encoded, arms, test)
     linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)

@@ -84,3 +84,11 @@ class ModelVersion:
     tags: Mapping[str, str]
     files: Mapping[str, bytes] = field(default_factory=dict)
     championship: Championship | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an entry point gives to tracking: the report, and the model to register."""
+
+    report: RunReport
+    model: ModelVersion

@@ -337,6 +337,25 @@ def test_arms_and_panels_are_all_there(store: Store, tmp_path: Path) -> None:
     assert report.description.count(". ") >= 2
 
 
+def test_panels_keep_their_image_and_not_its_batch(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Views of a batch would let memory grow with the test split, by 30 MB a panel at 256 x 256.
+    kept: list[evaluation.PanelValues] = []
+
+    def evaluate(*arguments: Any) -> evaluation.Evaluation:
+        result = evaluation.evaluate(*arguments)
+        kept.extend(result.panels)
+        return result
+
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    probe(CONFIG, store, encoder(), tmp_path)
+    assert kept
+    for panel in kept:
+        for array in (panel.rgb, panel.truth, panel.prediction, panel.valid):
+            assert array.base is None or array.base.nbytes == array.nbytes
+
+
 def test_panels_are_spread_over_the_split() -> None:
     assert evaluation._spread(360, 12) == {0, 33, 65, 98, 131, 163, 196, 228, 261, 294, 326, 359}
     assert evaluation._spread(5, 12) == {0, 1, 2, 3, 4}

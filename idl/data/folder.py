@@ -214,7 +214,7 @@ def _read_map(path: Path) -> np.ndarray:
         else:
             with Image.open(path) as image:
                 values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable map ({error}). Replace it or take it out.") from error
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]

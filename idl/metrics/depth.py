@@ -143,6 +143,23 @@ def depth_metrics(
     return DepthSums.concatenate([_sums(p, d, mask, protocol, train_mean_m) for p, d, mask in chunks])
 
 
+def aligned_and_clamped(
+    prediction_m: Float[Tensor, "batch H W"],
+    truth_m: Float[Tensor, "batch H W"],
+    valid: Bool[Tensor, "batch H W"],
+    protocol: Protocol,
+) -> Float[Tensor, "batch H W"]:
+    """Return what `depth_metrics` measures: the prediction, aligned as the protocol says and clamped to its range.
+
+    valid: pixels that count, whose truth lies in that range.
+    """
+    return _clamp(align(prediction_m, truth_m, valid, protocol.alignment), protocol)
+
+
+def _clamp(aligned: Float[Tensor, "batch H W"], protocol: Protocol) -> Float[Tensor, "batch H W"]:
+    return aligned.nan_to_num(nan=protocol.max_depth_m).clamp_(protocol.min_depth_m, protocol.max_depth_m)
+
+
 def _sums(
     prediction_m: Float[Tensor, "batch H W"],
     truth_m: Float[Tensor, "batch H W"],
@@ -156,7 +173,7 @@ def _sums(
     aligned = align(prediction_m, truth_m, counted, protocol.alignment)
     clamped = counted & ~((aligned >= near) & (aligned <= far))  # NaN is in no range
     # What does not count becomes a pixel that is average and right: it adds nothing to any sum below.
-    p = aligned.nan_to_num(nan=far).clamp(near, far).masked_fill(~counted, train_mean_m)
+    p = _clamp(aligned, protocol).masked_fill(~counted, train_mean_m)
     d = truth_m.masked_fill(~counted, train_mean_m)
 
     error = p - d
