@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from tqdm import tqdm
@@ -38,9 +39,10 @@ def terminal(label: str, total: int, done: int = 0, unit: str = "img") -> Iterat
     start = last = time.monotonic()
     current = done
 
-    def line(now: float) -> None:
+    def line(now: float, goes_on: bool) -> None:
         rate = (current - done) / max(now - start, 1e-9)
-        print(f"{label}: {current}/{total} {unit}, {rate:.1f} {unit}/s", file=sys.stderr, flush=True)  # noqa: T201
+        left = f", {timedelta(seconds=round((total - current) / rate))} left" if goes_on and rate > 0 else ""
+        print(f"{label}: {current}/{total} {unit}, {rate:.1f} {unit}/s{left}", file=sys.stderr, flush=True)  # noqa: T201
 
     def advance(count: int) -> None:
         nonlocal current, last
@@ -48,7 +50,7 @@ def terminal(label: str, total: int, done: int = 0, unit: str = "img") -> Iterat
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and current < total:
             last = now
-            line(now)
+            line(now, goes_on=True)
 
     yield advance
-    line(time.monotonic())
+    line(time.monotonic(), goes_on=False)

@@ -6,6 +6,7 @@ from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
 from idl.figures.panels import depth_panel, normals_panel
 from idl.figures.sheet import contact_sheet
+from idl.figures.training import recognised, reconstructions
 
 __all__ = [
     "arms_chart",
@@ -15,5 +16,7 @@ __all__ = [
     "loss_over_k",
     "normals_panel",
     "per_scene_error",
+    "recognised",
+    "reconstructions",
     "squared",
 ]

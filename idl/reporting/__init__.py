@@ -3,14 +3,18 @@
 from idl.reporting.dataset import NUM_SHEET_IMAGES, prepare_report
 from idl.reporting.encoder import EncoderFindings, encoder_report, encoder_version
 from idl.reporting.probe import Findings, probe_report, probe_version
+from idl.reporting.training import TrainingFindings, training_report, training_version
 
 __all__ = [
     "NUM_SHEET_IMAGES",
     "EncoderFindings",
     "Findings",
+    "TrainingFindings",
     "encoder_report",
     "encoder_version",
     "prepare_report",
     "probe_report",
     "probe_version",
+    "training_report",
+    "training_version",
 ]

@@ -1,5 +1,7 @@
 """The report of an encoder by itself, and its version in the registry."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from safetensors.torch import save
@@ -48,7 +50,11 @@ def encoder_report(findings: EncoderFindings) -> RunReport:
 
 def encoder_version(findings: EncoderFindings) -> ModelVersion:
     """The encoder on its way to the registry as `idl-encoder-<name>`, with its weights and origin."""
-    encoder = findings.encoder
+    return version_of(findings.encoder, _encoder_description(findings))
+
+
+def version_of(encoder: Encoder, description: str, files: Mapping[str, bytes] | None = None) -> ModelVersion:
+    """The same for any description; files: further ones, by name."""
     tags = {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
@@ -63,15 +69,21 @@ def encoder_version(findings: EncoderFindings) -> ModelVersion:
         name=f"idl-encoder-{model_slug(encoder.name)}",
         module=encoder.exportable(),
         example=example(),
-        description=_encoder_description(findings),
+        description=description,
         tags=tags,
         files={
             "encoder.safetensors": save(
                 # Of timm's models the names that timm gives, so that the file is a checkpoint of the architecture.
                 {name.removeprefix("model."): t.contiguous() for name, t in encoder.network.state_dict().items()},
-                metadata={"task": encoder.origin.task, "architecture": encoder.origin.architecture},
+                metadata={
+                    "task": encoder.origin.task,
+                    "architecture": encoder.origin.architecture,
+                    # With these the weights need no encoder_args where they are loaded again.
+                    "config": json.dumps(encoder.encoder_args, sort_keys=True),
+                },
             ),
             "origin.json": origin_json(encoder),
+            **(files or {}),
         },
     )
 

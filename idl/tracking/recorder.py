@@ -94,6 +94,18 @@ class Recorder:
         with quiet():
             self._log_metrics(self._client(), values, step)
 
+    def log_panels(self, panels: Mapping[str, "Image"], step: int) -> None:
+        """Write one step of pictures, which MLflow's image grid shows with a slider over the steps.
+
+        Raises ValueError for a picture that is not uint8.
+        """
+        for key, picture in panels.items():
+            _require_uint8(key, picture)
+        with quiet(transfer=True):
+            client = self._client()
+            for key, picture in panels.items():
+                client.log_image(self.run_id, picture, key=_panel_key(key), step=step)
+
     def tag(self, name: str, value: str) -> None:
         """Set one tag of the run, cut to mlflow's limit."""
         with quiet():

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from idl.errors import InputError
 from idl.tracking.quiet import quiet
@@ -16,6 +17,7 @@ from idl.tracking.schema import create_schema
 
 DEFAULT_EXPERIMENT = "idl"
 ERROR_TAG = "idl.error"
+RESUMED_TAG = "idl.resumed"
 MAX_ERROR_CHARACTERS = 500
 # What mlflow names a run by itself: "bustling-fox-123".
 GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
@@ -29,7 +31,9 @@ class Terminated(SystemExit):
 
 
 @contextmanager
-def start(entry_point: str, experiment: str | None = None, run_name: str | None = None) -> Iterator[Recorder]:
+def start(
+    entry_point: str, experiment: str | None = None, run_name: str | None = None, *, resume: str | None = None
+) -> Iterator[Recorder]:
     """Run the block inside a tracked run, and yield what it logs with.
 
     entry_point: the command, kept in the tag `idl.entry_point`.
@@ -37,18 +41,19 @@ def start(entry_point: str, experiment: str | None = None, run_name: str | None 
       else "idl". Under `mlflow run` (MLFLOW_RUN_ID is set) that run is resumed, in its own experiment.
     run_name: for people, "probe convnext depth rooms"; None: `entry_point`. A resumed run takes it where
       mlflow had made up its name.
+    resume: id of a run to go on with. One that `mlflow run` made for this process gets a note that says so.
 
     The run ends FINISHED; KILLED on Ctrl-C and SIGTERM (inside, SIGTERM raises Terminated); FAILED on any
     other exception, with its line in the tag `idl.error`. An exception goes on to the caller.
 
-    Raises InputError: the store cannot be reached, or stops answering while the run lasts.
+    Raises InputError: the store cannot be reached, or stops answering while the run lasts; no run has that id.
     """
     require_reachable(None)
     with _termination_raises():
         error: BaseException | None = None
         recorder: Recorder | None = None
         try:
-            recorder = _open(entry_point, experiment, run_name or entry_point)
+            recorder = _open(entry_point, experiment, run_name or entry_point, resume)
             yield recorder
         except BaseException as caught:
             error = _explained(caught)
@@ -80,31 +85,48 @@ def child(parent: Recorder, run_name: str) -> Iterator[Recorder]:
         _end(recorder, error)
 
 
-def _open(entry_point: str, experiment: str | None, run_name: str) -> Recorder:
+def _open(entry_point: str, experiment: str | None, run_name: str, resume: str | None) -> Recorder:
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     tags = {"idl.entry_point": entry_point}
     with quiet():
-        tracking_uri, registry_uri = current_uris()
-        create_schema(tracking_uri, registry_uri)
-        resumed = os.environ.get("MLFLOW_RUN_ID")
-        if not resumed:
+        create_schema(*current_uris())
+        given = os.environ.get("MLFLOW_RUN_ID")
+        wanted = resume or given
+        if not wanted:
             run = mlflow.start_run(experiment_id=_experiment_id(experiment), run_name=run_name, tags=tags)
             return Recorder(run.info.run_id, run.info.experiment_id)
-        try:
-            given = mlflow.MlflowClient().get_run(resumed).info.run_name
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise InputError(
-                f"MLFLOW_RUN_ID={resumed}: no such run at {without_password(tracking_uri)}. "
-                "Unset it, or set MLFLOW_TRACKING_URI to the store that has it."
-            ) from None
-        kept = bool(given) and not GENERATED_NAME.fullmatch(given)
+        before = _found(wanted, "resume" if resume else "MLFLOW_RUN_ID")
+        name = before.info.run_name
+        kept = bool(resume) or (bool(name) and not GENERATED_NAME.fullmatch(name))
+        client = mlflow.MlflowClient()
+        if ERROR_TAG in before.data.tags:
+            client.delete_tag(wanted, ERROR_TAG)
+        if given and given != wanted:
+            client.set_tag(given, RESUMED_TAG, wanted)
+            client.set_tag(given, "mlflow.note.content", f"Goes on in run {wanted}.")
+        # mlflow would give it to the next run that is started here, a child.
+        os.environ.pop("MLFLOW_RUN_ID", None)
         # Without an experiment: mlflow refuses one that differs from the run's.
-        run = mlflow.start_run(run_name=None if kept else run_name, tags=tags)
+        run = mlflow.start_run(run_id=wanted, run_name=None if kept else run_name, tags=tags)
         return Recorder(run.info.run_id, run.info.experiment_id)
+
+
+def _found(run_id: str, option: str) -> Any:
+    """Return mlflow's run of that id. Raises InputError where there is none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        remedy = "Unset it" if option == "MLFLOW_RUN_ID" else "Look its id up in the UI"
+        raise InputError(
+            f"{option}={run_id}: no such run at {without_password(current_uris()[0])}. "
+            f"{remedy}, or set MLFLOW_TRACKING_URI to the store that has it."
+        ) from None
 
 
 def _experiment_id(experiment: str | None) -> str:

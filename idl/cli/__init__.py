@@ -1,0 +1,7 @@
+"""The command line, where everything is put together: an entry point of MLproject is one command."""
+
+from idl.cli import commands, training  # noqa: F401  (they add their commands to the group)
+from idl.cli.group import cli
+from idl.cli.program import main, run
+
+__all__ = ["cli", "main", "run"]

@@ -1,0 +1,156 @@
+"""From options to what they ask for: a tracked run, a dataset, an encoder, a device."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from idl import cache, tracking
+from idl.cli.options import AUTO
+from idl.data.datasets import DatasetConfig, open_store, require
+from idl.data.store import Store
+from idl.distributed import World, announced, joined, local_device
+from idl.encoders import Encoder, EncoderConfig, build
+from idl.errors import InputError
+from idl.progress import Progress, silent, terminal
+
+_ENCODER = EncoderConfig()
+
+
+def tracked_run(entry_point: str, name: str, options: Mapping[str, Any]) -> AbstractContextManager[tracking.Recorder]:
+    """Start the run that the options ask for, or go on with the one that they resume."""
+    return tracking.start(entry_point, options["experiment"] or None, name, resume=options.get("resume") or None)
+
+
+@contextmanager
+def shared_run(
+    entry_point: str, name: str, options: Mapping[str, Any]
+) -> Iterator[tuple[World, tracking.Recorder | None]]:
+    """Run the block on every rank that torchrun started; rank 0 alone has a tracked run."""
+    tracked = tracked_run(entry_point, name, options) if announced().is_first else nullcontext()
+    # Joined last: which rank failed is known before the run gets its last status.
+    with tracked as recorder, joined(device_of(options["device"])) as world:
+        yield world, recorder
+
+
+def progress_shown() -> Progress:
+    """Show progress on rank 0 alone."""
+    return terminal if announced().is_first else silent
+
+
+def configured(kind: type[Any], options: Mapping[str, Any]) -> Any:
+    """Fill a configuration dataclass with the options of the same names."""
+    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+
+
+def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
+    """What is asked of the dataset, looked at before anything is built or made."""
+    named = {**options, "min_depth_m": options["min_depth"], "max_depth_m": options["max_depth"]}
+    config = configured(DatasetConfig, named)
+    require(config)
+    return config
+
+
+def store_of(config: DatasetConfig, options: Mapping[str, Any]) -> Store:
+    """Make or open the dataset, and say what its preparation noticed."""
+    # The cores that this process may use, where the system tells.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = options["workers"] or cores or 1
+    store = open_store(config, cache_folder(options) / "datasets", workers=workers, progress=progress_shown())
+    for note in store.notes:
+        warn(note)
+    return store
+
+
+def encoder_of(name: str, options: Mapping[str, Any]) -> Encoder:
+    """Build the encoder, and say where it is not what a user would expect."""
+    config = EncoderConfig(
+        name=name,
+        stage=None if options.get("stage", AUTO) == AUTO else _whole("stage", options["stage"]),
+        weights=options.get("weights", _ENCODER.weights),
+        encoder_args=options.get("encoder_args", _ENCODER.encoder_args),
+        mean=_triple("mean", options.get("mean", AUTO)),
+        std=_triple("std", options.get("std", AUTO)),
+        stride=options.get("stride", _ENCODER.stride),
+        seed=options.get("seed", _ENCODER.seed),
+        arithmetic=options.get("arithmetic", _ENCODER.arithmetic),
+        registry_file=_registry_file(options),
+    )
+    encoder = build(config, device_of(options["device"]))
+    if encoder.origin.warning:
+        warn(encoder.origin.warning)
+    if config.registry_file is not None:
+        _warn_of_other_settings(encoder, config.registry_file.with_name("origin.json"))
+    return encoder
+
+
+def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
+    """Say where registered weights run under another stage, normalisation or arguments than they were registered."""
+    registered = json.loads(origin.read_text()) if origin.exists() else {}
+    if registered.get("digest", encoder.digest) == encoder.digest:
+        return
+    now = {key: str(value) for key, value in encoder.describe().items()}
+    names = [key for key in ("stage", "encoder_args", "mean", "std") if str(registered.get(key)) != now.get(key)]
+    warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
+
+
+def _registry_file(options: Mapping[str, Any]) -> Path | None:
+    uri = options.get("weights", "")
+    if not uri.startswith("models:/"):
+        return None
+    # A folder a URI: two probes at once must not read each other's weights.
+    folder = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return tracking.fetch_weights(uri, cache_folder(options) / "weights" / folder)
+
+
+def device_of(name: str) -> torch.device:
+    """Resolve "auto", "cpu" or "cuda". Raises InputError where there is no such device."""
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name}: no such device. Pass auto, cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={name}: not supported. Pass auto, cpu or cuda.")
+    device = local_device(device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name}: no such CUDA device here. Pass device=cpu or device=auto.")
+    # float32 means float32: cuDNN's convolutions would otherwise keep ten bits of the mantissa.
+    torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{name}={text}: expected a whole number or auto.") from error
+
+
+def _triple(name: str, text: str) -> tuple[float, float, float] | None:
+    if text == AUTO:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{name}={text}: expected three numbers R,G,B such as 0.5,0.5,0.5, or auto.") from error
+    return red, green, blue
+
+
+def cache_folder(options: Mapping[str, Any]) -> Path:
+    """Return where datasets, features, statistics and checkpoints are kept."""
+    return Path(options["cache"]).expanduser() if options["cache"] else cache.default_folder()
+
+
+def warn(line: str) -> None:
+    """Write a warning to standard error, on rank 0 alone."""
+    if announced().is_first:
+        click.echo(f"warning: {line}", err=True)

@@ -1,0 +1,50 @@
+"""What every command does at its end: log, register, say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from idl import tracking
+from idl.cli.building import cache_folder, warn
+from idl.encoders import Encoder
+from idl.report import Run, RunReport
+
+
+def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
+    """Log the run, register its model, and say what came out."""
+    left_out = recorder.log(run.report)
+    if left_out:
+        warn(f"not finite, and not logged: {', '.join(left_out)}")
+    lineage = tracking.registered_encoder(encoder.digest)
+    if lineage:
+        recorder.tag("encoder_model", lineage)
+    version = recorder.register(run.model, cache_folder(options) / "exports")
+    say_result(run.report, recorder.hint)
+    aliases = "".join(f" @{alias}" for alias in version.aliases)
+    click.echo(f"model: {version.uri}{aliases}")
+    if version.note:
+        warn(version.note)
+
+
+def say_result(report: RunReport, hint: str) -> None:
+    """Write the figures that decide, and where the run is."""
+    shown = (
+        "train_loss",
+        "val_loss",
+        "test_loss",
+        "loss_over_null",
+        "test_rmse",
+        "test_angle_mean_deg",
+        "test_r2",
+        "untrained_val_loss",
+        "best_val_loss",
+        "best_val_psnr",
+        "best_val_accuracy",
+        "best_val_mean_average_precision",
+        "images_per_s_overall",
+    )
+    for name in shown:
+        if name in report.metrics:
+            click.echo(f"{name:>20}  {report.metrics[name]:.5g}")
+    click.echo(f"run: {hint}")

@@ -1,0 +1,100 @@
+"""The options of the command line, in groups that commands share. Every default is a dataclass's."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+
+from idl.data.datasets import DatasetConfig
+from idl.encoders import EncoderConfig
+from idl.pipeline import ProbeConfig
+from idl.protocol import Alignment
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+AUTO = "auto"
+
+
+def grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Make one decorator of several; the help lists them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def option(name: str, default: object, text: str, **further: Any) -> Callable[[Command], Command]:
+    """Return click's option with its default shown, unless that is empty."""
+    return click.option(name, default=default, show_default=default != "", help=text, **further)
+
+
+# Every default below is the dataclass's.
+_DATASET, _ENCODER, _PROBE = DatasetConfig(), EncoderConfig(), ProbeConfig()
+
+dataset_options = grouped(
+    option("--dataset", _DATASET.dataset, "rooms, folder, or the path of a prepared store (.h5)."),
+    option("--data", _DATASET.data, "Folder of RGB-D pairs, for dataset=folder."),
+    option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
+    option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
+    option("--min-depth", _DATASET.min_depth_m, "Metres; nearer truth is not valid."),
+    option("--max-depth", _DATASET.max_depth_m, "Metres; farther truth is not valid."),
+    option("--num-scenes", _DATASET.num_scenes, "Scenes of rooms."),
+    option("--views", _DATASET.views, "Views of each scene of rooms."),
+    option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
+    option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
+)
+
+encoder_name = option("--encoder", _ENCODER.name, "null, autoencoder, convnext, timm:NAME, or package.module:factory.")
+
+encoder_options = grouped(
+    option("--weights", _ENCODER.weights, "auto, imagenet, shipped, random, a file, or models:/NAME/VERSION."),
+    option("--stage", AUTO, "Feature level of the network; auto: the deepest with a stride of at most 16."),
+    option(
+        "--encoder-args",
+        _ENCODER.encoder_args,
+        "JSON object for timm's create_model, the factory, or the autoencoder (preset, n_hid, ...).",
+    ),
+    option("--mean", AUTO, "Colour means R,G,B of the network's input; auto: the model's own."),
+    option("--std", AUTO, "Standard deviations R,G,B, likewise."),
+    option("--seed", _ENCODER.seed, "Seed of random weights.", type=click.IntRange(min=0)),
+    option(
+        "--arithmetic",
+        _ENCODER.arithmetic,
+        "auto: bfloat16 where the device gains from it.",
+        type=click.Choice([AUTO, "float32", "bfloat16"]),
+    ),
+)
+
+stride_option = option("--stride", _ENCODER.stride, "Side of the squares that the null encoder averages, pixels.")
+
+scene_split_options = grouped(
+    option("--split", _PROBE.split, "Shares train:val:test of the scenes, or a JSON file of scene lists."),
+    option(
+        "--split-seed", _PROBE.split_seed, "Seed of the split and of the training order.", type=click.IntRange(min=0)
+    ),
+)
+
+split_options = grouped(
+    option("--target", _PROBE.target, "depth, log-depth, inverse-depth or normals."),
+    scene_split_options,
+    option("--batch-size", _PROBE.batch_size, "Images encoded at once."),
+)
+
+probe_options = grouped(
+    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (chosen on validation)."),
+    option(
+        "--alignment",
+        _PROBE.alignment,
+        "What a prediction may borrow from its image's truth before it is measured.",
+        type=click.Choice(get_args(Alignment)),
+    ),
+)
+
+run_options = grouped(
+    option("--device", AUTO, "auto, cpu or cuda."),
+    option("--workers", 0, "Processes that prepare a dataset; 0: one a core.", type=click.IntRange(min=0)),
+    option("--cache", "", "Folder of prepared datasets, features and statistics [$IDL_CACHE or ~/.cache/idl]."),
+    option("--experiment", "", "MLflow experiment [idl]; under `mlflow run`, its --experiment-name counts."),
+)

@@ -1,0 +1,68 @@
+"""Looks at the validation split during a training: figures and pictures."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from idl.data.loading import batches
+from idl.data.store import Store
+from idl.report import Image
+from idl.training.images import Batch, to_network
+from idl.training.objective import Forward, Objective
+
+SHOWN_IMAGES = 6
+
+
+class Recorder(Protocol):
+    """What a training logs with."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Write one step of curves."""
+        ...
+
+    def log_panels(self, panels: Mapping[str, Image], step: int) -> None:
+        """Write one step of pictures."""
+        ...
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The images that every look sees, whole, in the store's order."""
+
+    objective: Objective
+    store: Store
+    indices: tuple[int, ...]
+    batch_size: int
+    device: torch.device
+
+    @classmethod
+    def spread(
+        cls,
+        objective: Objective,
+        store: Store,
+        indices: tuple[int, ...],
+        num_images: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> "Validation":
+        """Take `num_images` of `indices`, or all of fewer, spread evenly."""
+        positions = np.linspace(0, len(indices) - 1, min(num_images, len(indices))).round().astype(int)
+        return cls(objective, store, tuple(indices[position] for position in positions), batch_size, device)
+
+    def measure(self, forward: Forward) -> dict[str, float]:
+        """What `Objective.evaluate` says."""
+        return dict(self.objective.evaluate(forward, self._batches()))
+
+    def panels(self, forward: Forward) -> Mapping[str, Image]:
+        """What `Objective.panels` shows of a few of the images."""
+        shown = self.indices[:: max(1, len(self.indices) // SHOWN_IMAGES)][:SHOWN_IMAGES]
+        read = self.store.read(self.objective.layers, shown)
+        batch = to_network({name: torch.from_numpy(values) for name, values in read.items()}, self.device)
+        return self.objective.panels(forward, batch)
+
+    def _batches(self) -> Iterator[Batch]:
+        for batch in batches(self.store, self.objective.layers, self.indices, self.batch_size):
+            yield to_network(batch, self.device)

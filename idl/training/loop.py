@@ -1,0 +1,361 @@
+"""The one training loop: steps, looks at the validation split, checkpoints, an end at convergence."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.distributed import World
+from idl.encoders.arithmetic import has_fast_bfloat16
+from idl.errors import InputError
+from idl.progress import Progress, silent
+from idl.training.checkpoints import Checkpoints
+from idl.training.checks import (
+    digests_of,
+    newest,
+    require_batches,
+    require_layers,
+    require_same,
+    require_size,
+    settings_of,
+)
+from idl.training.config import TrainingConfig, rate_at
+from idl.training.images import Batch, TrainingImages, to_network
+from idl.training.interruption import Interruption, noticed
+from idl.training.looks import Recorder, Validation
+from idl.training.objective import Objective
+
+# Looks at the validation split where their distance is not given.
+LOOKS = 20
+# A line of the curves for so many steps: a request to the tracking server takes 10 ms, a step of a small network 100.
+STEPS_A_LINE = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out.
+
+    state: the weights with the lowest validation loss, on the CPU.
+    step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
+    metrics: what `Objective.evaluate` says of `state`. untrained: the same before the first step.
+    images_per_s: of the training steps of this process alone, all ranks together.
+    notes: a line each, for people: a damaged checkpoint that was passed over.
+    """
+
+    state: Mapping[str, Tensor]
+    step: int
+    num_steps: int
+    is_converged: bool
+    metrics: Mapping[str, float]
+    untrained: Mapping[str, float]
+    images_per_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Standing:
+    """Where the training stands beside weights and optimiser.
+
+    gained: the validation loss at the last look that was a gain.
+    """
+
+    step: int = 0
+    looks_without_gain: int = 0
+    gained: float = float("inf")
+    untrained: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class DivergedError(InputError):
+    """The loss is no number any more, or never fell below that of the untrained network."""
+
+
+def train(
+    objective: Objective,
+    config: TrainingConfig,
+    store: Store,
+    split: Split,
+    folder: Path,
+    device: torch.device,
+    *,
+    world: World | None = None,
+    recorder: Recorder | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Trained:
+    """Train `objective` on the training split until its steps are done or it has converged.
+
+    folder: of this training's checkpoints. resume: go on from the newest, with the same settings.
+    world: all ranks call this alike; they share each batch, and rank 0 validates, logs and writes.
+
+    Equal settings give equal weights, bit for bit on the CPU, interrupted or not.
+
+    Raises InputError: the split has less images than a batch; the crop or the images do not suit the network; the
+    checkpoint is of other settings, or there is none; DivergedError, which names the last good checkpoint. On Ctrl-C
+    and SIGTERM a checkpoint is written after the step, and the signal goes on to its handler.
+    """
+    world = world or World()
+    images = _images(objective, config, store, split, world)
+    num_steps = max(1, round(config.epochs * images.steps_per_epoch))
+    run = _Run(objective, config, store, split, images, num_steps, Checkpoints(folder), device, world, recorder)
+    notes = run.restore(resume)
+    with noticed() as interruption, progress("train", num_steps, run.standing.step, "step") as advance:
+        for _ in run.steps(interruption):
+            advance(1)
+    return run.result(notes)
+
+
+def _images(objective: Objective, config: TrainingConfig, store: Store, split: Split, world: World) -> TrainingImages:
+    resolution = store.protocol.resolution
+    require_size(objective, config, resolution)
+    require_layers(objective, store.layers, str(store.path))
+    require_batches(config, len(split.indices["train"]), world.size)
+    return TrainingImages(
+        store,
+        split.indices["train"],
+        objective.layers,
+        config.batch_size,
+        0 if config.crop == resolution else config.crop,
+        config.flip,
+        config.seed,
+    )
+
+
+class _Run:
+    """One training in this process."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainingConfig,
+        store: Store,
+        split: Split,
+        images: TrainingImages,
+        num_steps: int,
+        checkpoints: Checkpoints,
+        device: torch.device,
+        world: World,
+        recorder: Recorder | None,
+    ) -> None:
+        self.standing = _Standing()
+        self._objective = objective
+        self._config = config
+        self._store = store
+        self._images = images
+        self._num_steps = num_steps
+        self._checkpoints = checkpoints
+        self._device = device
+        self._world = world
+        self._recorder = recorder
+        self._look_every = config.validate_every or max(1, num_steps // LOOKS)
+        self._validation = Validation.spread(
+            objective, store, split.indices["val"], config.val_images, min(32, config.batch_size), device
+        )
+        self._settings = settings_of(objective, config) | digests_of(store, split)
+        self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._forward = _distributed(self._module, device, world)
+        self._optimiser = _optimiser(self._module, config)
+        lowers = config.arithmetic == "bfloat16" or (config.arithmetic == "auto" and has_fast_bfloat16(device))
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowers)
+        self._seconds, self._seen = 0.0, 0
+
+    def restore(self, resume: bool) -> tuple[str, ...]:
+        """Begin, or go on from the newest checkpoint; return what people should know."""
+        if not resume:
+            return ()
+        # Read once: ranks that each found another file damaged would go on from different steps.
+        state, notes = self._world.once(lambda: newest(self._checkpoints.folder))
+        require_same(state["settings"], self._settings)
+        self._module.load_state_dict(state["module"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.standing = _Standing(**state["standing"])
+        return notes
+
+    def steps(self, interruption: Interruption) -> Iterator[int]:
+        """Do one step after the other until the end, convergence or an interruption; yield its number."""
+        standing = self.standing
+        if not standing.untrained:
+            standing.untrained = self._evaluated()
+            standing.best = dict(standing.untrained)
+            standing.gained = standing.untrained["loss"]
+            self._log_look(standing.untrained)
+        saved = time.monotonic()
+        losses: list[Tensor] = []
+        line_seconds = 0.0
+        with closing(self._images.stream(standing.step, self._world.rank, self._world.size)) as stream:
+            while standing.step < self._num_steps and not self._is_converged:
+                start = time.perf_counter()
+                losses.append(self._step(next(stream)))
+                standing.step += 1
+                is_end = standing.step == self._num_steps
+                is_look = is_end or standing.step % self._look_every == 0
+                is_line = is_look or standing.step % STEPS_A_LINE == 0
+                # Waits for the device, so that the clock stops when the steps are done.
+                mean = self._mean(losses) if is_line else None
+                seconds = time.perf_counter() - start
+                line_seconds += seconds
+                self._seconds += seconds
+                self._seen += self._config.batch_size
+                if mean is not None:
+                    self._log_line(mean, len(losses) * self._config.batch_size / line_seconds)
+                    losses, line_seconds = [], 0.0
+                if is_look:
+                    self._look()
+                yield standing.step
+                is_due = time.monotonic() - saved >= 60 * self._config.checkpoint_minutes
+                stops, saves = self._agreed(interruption, is_due, is_line)
+                if saves or stops or is_end or self._is_converged:
+                    if losses:
+                        # Weights are kept only after a loss that is a number.
+                        self._mean(losses)
+                    self._save()
+                    saved = time.monotonic()
+                if stops:
+                    # torchrun ends the others as soon as one has left: not before the checkpoint is written.
+                    self._world.barrier()
+                    return
+
+    def result(self, notes: tuple[str, ...]) -> Trained:
+        """The best weights, and how they came about."""
+        standing = self.standing
+        return Trained(
+            state=standing.best_state,
+            step=standing.step,
+            num_steps=self._num_steps,
+            is_converged=self._is_converged and standing.step < self._num_steps,
+            metrics=standing.best,
+            untrained=standing.untrained,
+            images_per_s=self._seen / self._seconds if self._seconds else float("nan"),
+            notes=notes,
+        )
+
+    @property
+    def _is_converged(self) -> bool:
+        return self.standing.looks_without_gain >= self._config.patience
+
+    def _step(self, batch: Batch) -> Tensor:
+        config = self._config
+        self._module.train()
+        rate = config.lr * rate_at(self.standing.step, self._num_steps, config.warmup)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        total = torch.zeros((), device=self._device)
+        parts = [torch.chunk(tensor, config.accumulate) for tensor in batch.values()]
+        for number, part in enumerate(zip(*parts, strict=True)):
+            moved = to_network(dict(zip(batch, part, strict=True)), self._device)
+            waits = isinstance(self._forward, nn.parallel.DistributedDataParallel) and number + 1 < config.accumulate
+            with self._forward.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
+                with self._autocast:
+                    output = self._forward(moved["rgb"])
+                loss = self._objective.loss(output, moved) / config.accumulate
+                loss.backward()
+            total += loss.detach()
+        norm = nn.utils.clip_grad_norm_(self._module.parameters(), config.clip)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        # A finite loss may have a gradient that is none, and its step spoils the weights as well.
+        return torch.where(norm.isfinite(), total, norm)
+
+    def _mean(self, losses: list[Tensor]) -> float:
+        """Mean over steps and ranks. Raises DivergedError where it is no finite number."""
+        mean = float(self._world.sum(torch.stack(losses).mean().double())) / self._world.size
+        if not np.isfinite(mean):
+            raise self._diverged(f"the training loss, or its gradient, is {mean}")
+        return mean
+
+    def _look(self) -> None:
+        """Measure on the validation split, and note whether that was a gain."""
+        standing, config = self.standing, self._config
+        metrics = self._evaluated()
+        self._log_look(metrics)
+        loss, best = metrics["loss"], standing.best["loss"]
+        if not np.isfinite(loss):
+            raise self._diverged(f"the validation loss is {loss}")
+        if loss < best:
+            standing.best = metrics
+            standing.best_state = {k: v.detach().cpu().clone() for k, v in self._module.state_dict().items()}
+        # Against the last gain, not the look before: many small steps down add up to one.
+        if loss < standing.gained - config.min_gain * abs(standing.gained):
+            standing.gained, standing.looks_without_gain = loss, 0
+        else:
+            standing.looks_without_gain += 1
+        if not standing.best_state and (self._is_converged or standing.step == self._num_steps):
+            raise self._diverged(f"the validation loss is {loss:.4g}, and was never below the untrained {best:.4g}")
+
+    def _agreed(self, interruption: Interruption, is_due: bool, is_line: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save, the same on all ranks, who ask each other once a line.
+
+        A signal that one of them was sent is all of theirs: none may take an interrupted training for a whole one.
+        """
+        if self._world.size == 1:
+            return interruption.number is not None, is_due
+        if not is_line:
+            return False, False
+        votes = self._world.gather((interruption.number, is_due))
+        number = next((number for number, _ in votes if number is not None), None)
+        if number is not None:
+            interruption.number = number
+        return number is not None, votes[0][1]
+
+    def _evaluated(self) -> dict[str, float]:
+        return self._world.once(lambda: self._validation.measure(self._predict))
+
+    def _predict(self, rgb: Tensor) -> Tensor:
+        self._module.eval()
+        with torch.inference_mode(), self._autocast:
+            return self._module(rgb)
+
+    def _log_line(self, loss: float, images_per_s: float) -> None:
+        if self._recorder is not None:
+            rate = self._optimiser.param_groups[0]["lr"]
+            values = {"train_loss": loss, "lr": rate, "images_per_s": images_per_s}
+            self._recorder.log_metrics(values, self.standing.step)
+
+    def _log_look(self, metrics: Mapping[str, float]) -> None:
+        if self._recorder is None:
+            return
+        self._recorder.log_metrics({f"val_{name}": value for name, value in metrics.items()}, self.standing.step)
+        self._recorder.log_panels(self._validation.panels(self._predict), self.standing.step)
+
+    def _save(self) -> None:
+        if self._world.is_first:
+            state = {
+                "settings": self._settings,
+                "module": self._module.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "standing": dict(vars(self.standing)),
+            }
+            self._checkpoints.save(self.standing.step, state)
+
+    def _diverged(self, reason: str) -> DivergedError:
+        state, _ = self._checkpoints.load()
+        kept = "There is no checkpoint yet"
+        if state is not None:
+            kept = f"The checkpoint of step {state['standing']['step']} is kept in {self._checkpoints.folder}"
+        return DivergedError(
+            f"training diverged at step {self.standing.step}: {reason}. {kept}. "
+            f"Train with a lower lr than {self._config.lr:g}, or a longer warmup."
+        )
+
+
+def _optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+
+
+def _distributed(module: nn.Module, device: torch.device, world: World) -> nn.Module:
+    if world.size == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)

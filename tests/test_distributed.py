@@ -1,0 +1,290 @@
+"""Several ranks: the figures of one, a cache shared with one, and an end for all where one fails."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.entities import Run
+from planted import PlantedReader, SmallNetwork, write_pairs
+from ranks import BASIS_IMAGES
+from safetensors.torch import load
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+
+from idl import cache
+from idl.cache import MapFile
+from idl.cli import main
+from idl.data.preparation import prepare
+from idl.data.splits import split_by_scene
+from idl.distributed import ALONE, SILENCE_TIMEOUT_S, OtherRankError, World, _Signs, announced, local_device
+from idl.errors import InputError
+from idl.features import EncodedDataset
+from idl.protocol import Protocol
+from idl.tracking.quiet import quiet
+
+NUM_IMAGES = 60
+PROBE = ("probe", "--dataset", "folder", "--data", "walk", "--encoder", "ranks:network", "--device", "cpu")
+SMALL = ("--workers", "1", "--batch-size", "4")
+FIGURES = ("train_loss", "val_loss", "test_loss", "test_rmse", "test_delta1", "arms/null_test_loss")
+
+
+@given(num_images=st.integers(0, 300), batch_size=st.integers(1, 40), size=st.integers(1, 9))
+def test_shares_are_whole_batches_that_follow_each_other(num_images: int, batch_size: int, size: int) -> None:
+    shares = [World(rank, size).share(num_images, batch_size) for rank in range(size)]
+    assert [position for share in shares for position in share] == list(range(num_images))
+    assert all(share.start % batch_size == 0 for share in shares if share)
+    assert shares[0] or not num_images
+    num_batches = [-(-len(share) // batch_size) for share in shares]
+    assert max(num_batches) - min(num_batches) <= 1
+
+
+def test_one_rank_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert announced() == ALONE
+    tensor = torch.rand(3)
+    assert ALONE.sum(tensor) is tensor
+    assert ALONE.gather(tensor)[0] is tensor
+    assert ALONE.broadcast(tensor) is tensor
+    assert ALONE.once(lambda: 3) == ALONE.after_first(lambda: 3) == 3
+    ALONE.barrier()
+
+
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda, second = torch.device("cpu"), torch.device("cuda"), torch.device("cuda", 1)
+    assert local_device(second) == second
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert announced() == World(3, 4)
+    assert local_device(cpu) == cpu
+    assert local_device(cuda) == second
+    with pytest.raises(InputError, match=r"one GPU for 4 ranks"):
+        local_device(second)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"nproc-per-node 1"):
+        local_device(cuda)
+
+
+@pytest.fixture
+def ranks() -> list[_Signs]:
+    """Two ranks that see each other's signs, in this process."""
+    store = HashStore()
+    signs = [_Signs(store, rank, 2) for rank in range(2)]
+    for each in signs:
+        each.enter()
+    return signs
+
+
+def test_the_first_failure_is_what_all_are_told(ranks: list[_Signs]) -> None:
+    for each in ranks:
+        each.raise_of_other()
+    ranks[1].tell(1, "one\nline")
+    ranks[0].tell(0, "what followed")
+    ranks[1].raise_of_other()
+    with pytest.raises(OtherRankError, match=r"^rank 1: one line$"):
+        ranks[0].raise_of_other()
+    with pytest.raises(OtherRankError, match=r"^rank 1: one line$"):
+        World(0, 2, ranks[0]).barrier()
+
+
+def test_a_rank_that_never_comes_is_not_waited_for(ranks: list[_Signs]) -> None:
+    with pytest.raises(InputError, match="1 of 2 ranks are here"):
+        World(0, 2, ranks[0]).barrier(timeout_s=0)
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_rank_that_is_gone_without_a_word_was_killed(ranks: list[_Signs], has_left: bool) -> None:
+    gone = subprocess.Popen((sys.executable, "-c", ""))
+    gone.wait()
+    ranks[1].store.set("process/1", f"0 {gone.pid}")
+    if has_left:
+        ranks[1].leave()
+    ranks[0].tell_killed()
+    with nullcontext() if has_left else pytest.raises(OtherRankError, match="rank 1: killed"):
+        ranks[0].raise_of_other()
+
+
+def test_a_rank_that_falls_silent_is_given_up(ranks: list[_Signs], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("idl.distributed.time.monotonic", lambda: now)
+    for _ in range(3):
+        now += 0.9 * SILENCE_TIMEOUT_S
+        ranks[1].beat()
+        ranks[0].beat()
+        ranks[0].raise_of_other()
+    now += 1.1 * SILENCE_TIMEOUT_S
+    ranks[0].beat()
+    with pytest.raises(OtherRankError, match="rank 1: no sign of life"):
+        ranks[0].raise_of_other()
+
+
+def test_what_one_makes_the_others_find(ranks: list[_Signs]) -> None:
+    made: list[int] = []
+    worlds = [World(each.rank, each.size, each) for each in ranks]
+
+    def make(world: World) -> None:
+        if world.is_first:
+            time.sleep(0.2)
+        world.after_first(lambda: made.append(world.rank))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, worlds))
+    assert made == [0, 1]
+
+
+def test_places_that_nobody_wrote_are_known(tmp_path: Path) -> None:
+    file = MapFile(tmp_path / "train.maps", (2, 2, 3))
+    maps = np.random.default_rng(0).standard_normal((4, 2, 2, 3)).astype(np.float16)
+    file.write(4, maps[2:])
+    assert file.num_images == 6
+    assert file.read(0, 2) is None
+    assert file.read(3, 2) is None
+    np.testing.assert_array_equal(file.read(4, 2), maps[2:])
+    file.write(0, maps)
+    np.testing.assert_array_equal(file.read(0, 4), maps)
+    np.testing.assert_array_equal(file.read(4, 2), maps[2:])
+
+
+def second_rank(*answers: object) -> World:
+    """Rank 1, to whom rank 0 says `answers`, one after the other."""
+    said = iter(answers)
+
+    class SecondRank(World):
+        def broadcast(self, value: object) -> object:
+            return next(said)
+
+    return SecondRank(1, 2)
+
+
+def test_ranks_with_other_inputs_or_another_cache_are_refused(tmp_path: Path) -> None:
+    store = prepare(PlantedReader(num_scenes=8), Protocol(resolution=64), tmp_path / "store")
+    split, network, cpu = split_by_scene(store.scenes), SmallNetwork(), torch.device("cpu")
+    first = EncodedDataset(store, split, network, tmp_path / "key", 4, cpu)
+    with pytest.raises(InputError, match="not those of rank 0"):
+        EncodedDataset(store, split, network, tmp_path / "key", 4, cpu, world=second_rank("another key"))
+    elsewhere = tmp_path / "elsewhere" / "key"
+    world = second_rank("key", (first.basis, first.grid))
+    with pytest.raises(InputError, match="Pass a cache= that all machines share"):
+        EncodedDataset(store, split, network, elsewhere, 4, cpu, world=world)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with RGB-D pairs in `walk` and a tracking store, for this process and those it starts."""
+    write_pairs(tmp_path / "walk", num=NUM_IMAGES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(path) for path in (Path(__file__).parent, *sys.path)))
+    # As many as torchrun gives to each of several ranks.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("idl.features.BASIS_IMAGES", BASIS_IMAGES)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def one_rank(name: str, experiment: str = "") -> Run:
+    """Probe in this process, with the cache `name`; return what it left in MLflow."""
+    before = sys.argv
+    sys.argv = ["idl", *PROBE, *SMALL, "--cache", name, "--experiment", experiment or name]
+    try:
+        main()
+    finally:
+        sys.argv = before
+    return only_run(experiment or name)
+
+
+def two_ranks(name: str, fault: str = "", experiment: str = "") -> subprocess.CompletedProcess[str]:
+    """Probe in two processes under torchrun. fault: as in `ranks`."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ranks")
+    return subprocess.run(
+        [*launcher, *PROBE, *SMALL, "--cache", name, "--experiment", experiment or name],
+        env={**os.environ, "IDL_TEST_FAULT": fault},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def only_run(experiment: str) -> Run:
+    # SQLAlchemy deprecates what mlflow does here.
+    with quiet():
+        (run,) = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+    return run  # pyright: ignore[reportReturnType]
+
+
+def same_figures(one: Run, other: Run) -> bool:
+    figures = ({name: run.data.metrics[name] for name in FIGURES} for run in (one, other))
+    return next(figures) == pytest.approx(next(figures), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_give_what_one_gives_and_share_its_cache(folder: Path) -> None:
+    one = one_rank("one")
+    ended = two_ranks("two")
+    assert ended.returncode == 0, ended.stderr
+    two = only_run("two")
+    assert two.info.status == "FINISHED"
+    assert two.data.params == one.data.params
+    assert same_figures(one, two)
+    assert two.data.metrics["encoded_images"] == NUM_IMAGES
+    for said in ("test_loss", "run:", "model:"):
+        assert ended.stdout.count(said) == 1
+
+    # The same maps at the same places, and the same sums but for the order in which they were taken.
+    kept = [{path.name: path for path in (folder / name / "features").rglob("*.*")} for name in ("one", "two")]
+    assert kept[0].keys() == kept[1].keys()
+    for name, path in kept[0].items():
+        if path.suffix in (".maps", ".crc"):
+            assert kept[1][name].read_bytes() == path.read_bytes()
+        if path.suffix == ".statistics":
+            expected, found = (load(cache.read(each[name]) or b"") for each in kept)
+            scale = expected["gram"].diagonal().sqrt()
+            assert ((found["gram"] - expected["gram"]).abs() <= 1e-6 * scale[:, None] * scale).all()
+            torch.testing.assert_close(found["moment"], expected["moment"], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found["energy"], expected["energy"], rtol=1e-6, atol=0)
+            assert bytes(found["json"].tolist())[:30] == bytes(expected["json"].tolist())[:30]
+
+    again = two_ranks("one", experiment="again")
+    assert again.returncode == 0, again.stderr
+    assert only_run("again").data.metrics["encoded_images"] == 0
+    assert same_figures(one, only_run("again"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [("1:8:kill", "rank 1: killed. Was there too little memory?"), ("0:16:raise", "ValueError: planted fault")],
+)
+def test_a_rank_that_fails_ends_all(folder: Path, fault: str, line: str) -> None:
+    ended_by_fault("cache", fault, line)
+
+
+@pytest.mark.slow
+def test_one_rank_goes_on_where_two_were_ended(folder: Path) -> None:
+    ended_by_fault("cache", "1:8:raise", "rank 1: ValueError: planted fault")
+    went_on = one_rank("cache", experiment="on")
+    assert went_on.data.metrics["encoded_images"] <= NUM_IMAGES - 8
+    assert same_figures(went_on, one_rank("whole"))
+
+
+def ended_by_fault(name: str, fault: str, line: str) -> None:
+    """Probe in two processes, of which one fails: the command fails with it, and the one run says why."""
+    ended = two_ranks(name, fault)
+    assert ended.returncode != 0
+    # Half a minute after SIGTERM, torchrun kills those that did not hear it.
+    assert time.time() - Path("fault").stat().st_mtime < 25
+    assert line in ended.stderr
+    failed = only_run(name)
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["idl.error"] == line

@@ -1,0 +1,203 @@
+"""The batches that a training sees, whole or in parts: the same whoever reads them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_ranks
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from planted_training import SMALL, LabelledReader, small_store, trained
+from safetensors.torch import load_file
+from torch import Tensor
+
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.errors import InputError
+from idl.training import Reconstruction, TrainingConfig
+from idl.training.checkpoints import Checkpoints
+from idl.training.images import Batch, TrainingImages, to_network
+
+LAYERS = ("rgb", "red")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
+    return small_store(tmp_path_factory.mktemp("store"), LabelledReader(resolution=32))
+
+
+@pytest.fixture(scope="module")
+def images(made: tuple[Store, Split]) -> TrainingImages:
+    """12 images in batches of 4, cropped and mirrored."""
+    store, split = made
+    return TrainingImages(store, split.indices["train"], LAYERS, batch_size=4, crop=16, flip=True, seed=0)
+
+
+def first(images: TrainingImages, count: int, step: int = 0, rank: int = 0, num_ranks: int = 1) -> list[Batch]:
+    stream = images.stream(step, rank, num_ranks)
+    try:
+        return list(islice(stream, count))
+    finally:
+        stream.close()
+
+
+def equal(one: Sequence[Batch], other: Sequence[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(torch.equal(a[layer], b[layer]) for layer in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def positions(images: TrainingImages, batches: list[Batch]) -> list[int]:
+    """Which image of the store each one is; they are whole and not mirrored."""
+    stored = images.store.read(("rgb",), range(images.store.num_images))["rgb"]
+    shown = [image.numpy() for batch in batches for image in batch["rgb"]]
+    return [next(i for i, image in enumerate(stored) if np.array_equal(image, one)) for one in shown]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 12])
+def test_an_epoch_shows_each_image_at_most_once(images: TrainingImages, batch_size: int) -> None:
+    whole = replace(images, batch_size=batch_size, crop=0, flip=False)
+    count = 12 // batch_size
+    assert whole.steps_per_epoch == count
+    shown = positions(whole, first(whole, 3 * count))
+    epochs = [shown[begin : begin + count * batch_size] for begin in range(0, len(shown), count * batch_size)]
+    assert len(epochs) == 3
+    for epoch in epochs:
+        assert len(set(epoch)) == count * batch_size
+        assert set(epoch) <= set(images.indices)
+    # Every epoch in an order of its own: what is left out of one is shown in another.
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert set(shown) == set(images.indices)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 8])
+def test_a_stream_that_begins_later_is_the_rest_of_the_first(images: TrainingImages, step: int) -> None:
+    assert equal(first(images, 10 - step, step), first(images, 10)[step:])
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_the_parts_of_the_ranks_make_up_the_batch_of_one(images: TrainingImages, num_ranks: int) -> None:
+    parts = [first(images, 5, 2, rank, num_ranks) for rank in range(num_ranks)]
+    together = [
+        {layer: torch.cat([part[layer] for part in step]) for layer in LAYERS} for step in zip(*parts, strict=True)
+    ]
+    assert equal(together, first(images, 5, 2))
+
+
+@given(seed=st.integers(0, 2**32), crop=st.integers(0, 32), flip=st.booleans(), step=st.integers(0, 20))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_all_layers_are_cropped_and_mirrored_alike(
+    images: TrainingImages, seed: int, crop: int, flip: bool, step: int
+) -> None:
+    (batch,) = first(replace(images, seed=seed, crop=crop, flip=flip), 1, step)
+    side = crop or 32
+    assert batch["rgb"].shape == (4, side, side, 3)
+    # This layer is stored as the red channel.
+    assert torch.equal(batch["red"], batch["rgb"][..., 0])
+
+
+def test_crops_and_mirror_images_are_pieces_of_the_images(images: TrainingImages) -> None:
+    """Each is found in an image of its own, as it is or mirrored; over 20 batches both occur, and many corners."""
+    stored = images.store.read(("rgb",), images.indices)["rgb"]
+    windows = np.lib.stride_tricks.sliding_window_view(stored, (16, 16), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    places = set()
+    for batch in first(images, 20):
+        for image in batch["rgb"].numpy():
+            found = {
+                (is_mirrored, *place[1:])
+                for is_mirrored, piece in ((False, image), (True, image[:, ::-1]))
+                for place in np.argwhere((windows == piece).all(axis=(3, 4, 5))).tolist()
+            }
+            assert len(found) == 1
+            places |= found
+    assert {is_mirrored for is_mirrored, _, _ in places} == {False, True}
+    assert len(places) > 70
+    assert max(top for _, top, _ in places) > 12
+
+
+def test_the_network_sees_colours_from_0_to_1(images: TrainingImages) -> None:
+    (batch,) = first(images, 1)
+    moved = to_network(batch, torch.device("cpu"))
+    assert moved["rgb"].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(moved["rgb"], batch["rgb"].permute(0, 3, 1, 2) / 255)
+    assert torch.equal(moved["red"], batch["red"])
+
+
+CONFIG = TrainingConfig(epochs=4, batch_size=12, crop=16, lr=1e-3, validate_every=4, arithmetic="float32")
+
+
+def weights(config: TrainingConfig, made: tuple[Store, Split], folder: Path) -> dict[str, Tensor]:
+    objective = Reconstruction(SMALL, seed=0)
+    trained(objective, config, made, folder)
+    return objective.module.state_dict()
+
+
+def close(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_in_parts_gives_the_weights_of_a_whole_one(made: tuple[Store, Split], tmp_path: Path) -> None:
+    whole = weights(CONFIG, made, tmp_path / "1")
+    for accumulate in (2, 4, 12):
+        close(whole, weights(replace(CONFIG, accumulate=accumulate), made, tmp_path / str(accumulate)))
+    # What the tolerance must not hide.
+    with pytest.raises(AssertionError):
+        close(whole, weights(replace(CONFIG, seed=1), made, tmp_path / "other"))
+
+
+def two_ranks(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    folders = os.pathsep.join(str(path) for path in (Path(__file__).parent, *sys.path))
+    return subprocess.run(
+        [*launcher, "-m", "training_ranks", *arguments],
+        env={**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_weights_of_one_and_are_interrupted_together(
+    made: tuple[Store, Split], tmp_path: Path
+) -> None:
+    one = str(tmp_path / "one.safetensors")
+    training_ranks.main(str(made[0].path), str(tmp_path / "one"), one)
+    folder, two = str(tmp_path / "two"), str(tmp_path / "two.safetensors")
+    ended = two_ranks(str(made[0].path), folder, two, "6")
+    assert ended.returncode != 0
+    assert not Path(two).exists()
+    # The ranks agree once a line of the curves, here at the next look: rank 0 writes what rank 1 was told to.
+    state, _ = Checkpoints(Path(folder)).load()
+    assert state is not None, ended.stderr
+    assert state["standing"]["step"] == 8
+    ended = two_ranks(str(made[0].path), folder, two, "0", "resume")
+    assert ended.returncode == 0, ended.stderr
+    close(load_file(one), load_file(two))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop": 12}, r"crop=12: .*must be multiples of 8"),
+        ({"crop": 40}, r"crop=40: the images have 32 x 32 pixels"),
+        ({"batch_size": 13, "accumulate": 1}, r"batch_size=13: the training split has 12 images"),
+    ],
+)
+def test_what_does_not_suit_the_images(
+    made: tuple[Store, Split], tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        weights(replace(CONFIG, **change), made, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,185 @@
+"""What is learned, and how good it is: recognition without depth or normals, and reconstruction."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from planted_training import SMALL, LabelledReader, Notes, same_weights, small_store, trained
+
+from idl.data.reader import Sample
+from idl.data.rooms import KINDS, MATERIALS
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.errors import InputError
+from idl.training import Recognition, Reconstruction, TrainingConfig
+from idl.training.recognition import MIN_SHARE, average_precision
+
+CONFIG = TrainingConfig(epochs=1, batch_size=4, lr=1e-3, warmup=0, arithmetic="float32")
+GENERATOR = np.random.default_rng(0)
+COLOURS = {"red": (200, 60, 40), "blue": (40, 90, 180)}
+
+
+class OtherGeometry(LabelledReader):
+    @staticmethod
+    def change(sample: Sample) -> Sample:
+        layers = {**sample.layers, "normals": -sample.layers["normals"], "objects": 255 - sample.layers["objects"]}
+        return replace(sample, depth_m=np.where(sample.valid, 5 - sample.depth_m / 2, 0), layers=layers)
+
+
+class OtherKinds(LabelledReader):
+    @staticmethod
+    def change(sample: Sample) -> Sample:
+        return replace(sample, layers={**sample.layers, "kinds": 20 - sample.layers["kinds"]})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
+    return small_store(tmp_path_factory.mktemp("store"), LabelledReader(resolution=32))
+
+
+def test_nothing_of_depth_or_normals_reaches_the_loss(
+    made: tuple[Store, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_layers: set[str] = set()
+    read = Store.read
+
+    def watch(self: Store, layers: Sequence[str], indices: Sequence[int]) -> Any:
+        read_layers.update(layers)
+        return read(self, layers, indices)
+
+    monkeypatch.setattr(Store, "read", watch)
+    geometry = small_store(tmp_path / "geometry", OtherGeometry(resolution=32))
+    kinds = small_store(tmp_path / "kinds", OtherKinds(resolution=32))
+    assert len({store.digest for store, _ in (made, geometry, kinds)}) == 3
+    weights = []
+    for number, each in enumerate((made, geometry, kinds)):
+        objective = Recognition("convnext_atto", seed=0)
+        trained(objective, CONFIG, each, tmp_path / str(number), recorder=Notes())
+        weights.append(objective.module.state_dict())
+    assert same_weights(weights[0], weights[1])
+    assert not same_weights(weights[0], weights[2])
+    assert read_layers == {"rgb", "kinds", "materials"}
+
+
+@pytest.fixture(scope="module")
+def recognition() -> Recognition:
+    return Recognition("convnext_atto", seed=0)
+
+
+def test_a_label_is_visible_on_enough_pixels(recognition: Recognition) -> None:
+    kinds, materials = (
+        np.minimum(GENERATOR.geometric(0.45, (5, 40, 40)) - 1, len(names) - 1).astype(np.uint8)
+        for names in (KINDS, MATERIALS)
+    )
+    visible = recognition.visible(torch.from_numpy(kinds), torch.from_numpy(materials)).numpy()
+    assert visible.shape == (5, len(recognition.labels))
+    assert 0.2 < visible.mean() < 0.8
+    for image in range(5):
+        seen = {
+            name
+            for values, names in ((kinds, KINDS), (materials, MATERIALS))
+            for value, name in enumerate(names)
+            if value and np.count_nonzero(values[image] == value) >= MIN_SHARE * 1600
+        }
+        assert {name for name, flag in zip(recognition.labels, visible[image], strict=True) if flag} == seen
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=3, max_size=3), min_size=1, max_size=12))
+def test_average_precision_is_its_definition(rows: list[list[tuple[int, bool]]]) -> None:
+    table = np.array(rows)
+    scores, truth = table[..., 0].astype(float), table[..., 1].astype(bool)
+    for label, found in enumerate(average_precision(scores, truth)):
+        ranked = sorted(range(len(rows)), key=lambda image: (-scores[image, label], image))
+        precisions, num_hits = [], 0
+        for rank, image in enumerate(ranked, start=1):
+            if truth[image, label]:
+                num_hits += 1
+                precisions.append(num_hits / rank)
+        if len(precisions) in (0, len(rows)):
+            assert math.isnan(found)
+        else:
+            assert found == pytest.approx(sum(precisions) / len(precisions))
+
+
+def test_recognition_is_measured_over_all_batches(recognition: Recognition) -> None:
+    """Logits that say exactly what is there: all is found; their opposite: nothing is."""
+    size = (6, 8, 8)
+    batch = {
+        "rgb": torch.rand(6, 3, 8, 8),
+        "kinds": torch.from_numpy(GENERATOR.integers(1, 22, size, dtype=np.uint8)),
+        "materials": torch.from_numpy(GENERATOR.integers(1, 15, size, dtype=np.uint8)),
+    }
+    batches = [{name: tensor[part] for name, tensor in batch.items()} for part in (slice(0, 4), slice(4, 6))]
+    truth = recognition.visible(batch["kinds"], batch["materials"])
+    for sign in (1, -1):
+        parts = iter(sign * (10 * truth[part] - 5.0) for part in (slice(0, 4), slice(4, 6)))
+        measured = recognition.evaluate(lambda rgb, parts=parts: next(parts), batches)
+        expected = math.log1p(math.exp(-5)) if sign == 1 else math.log1p(math.exp(5))
+        assert measured["loss"] == pytest.approx(expected, rel=1e-5)
+        assert measured["accuracy"] == (sign == 1)
+        assert (measured["mean_average_precision"] == 1) == (sign == 1)
+    # A single image: each label is in none or in all, and precision says nothing.
+    one = [{name: tensor[:1] for name, tensor in batch.items()}]
+    assert set(recognition.evaluate(lambda rgb: torch.zeros(1, truth.shape[1]), one)) == {"loss", "accuracy"}
+
+
+def test_an_unknown_convnext_names_others() -> None:
+    for model in ("convnext_tinny", "resnet18"):
+        with pytest.raises(InputError, match=f"model={model}: timm has no such ConvNeXt. Pass one of convnext_"):
+            Recognition(model, seed=0)
+
+
+def test_reconstruction_is_measured_by_hand() -> None:
+    """Pictures that miss images by a known distance, in batches of unequal size."""
+    objective = Reconstruction(SMALL, seed=0)
+    distances = [0.1, 0.2, 0.05]
+    truth = torch.full((3, 3, 8, 8), 0.4)
+    pictures = truth + torch.tensor(distances).view(-1, 1, 1, 1)
+    outputs = torch.cat([torch.logit(pictures * 0.8 + 0.1), torch.zeros_like(pictures)], dim=1)
+    # Whatever is whiter than white is shown as white, and found too white by the loss alone.
+    white = torch.cat([torch.full((1, 3, 8, 8), 20.0), torch.zeros(1, 3, 8, 8)], dim=1)
+    parts = iter([outputs, white])
+    batches = [{"rgb": truth}, {"rgb": torch.full((1, 3, 8, 8), 0.9)}]
+    measured = objective.evaluate(lambda rgb: next(parts), batches)
+    squares = [each**2 for each in (*distances, 0.1)]
+    assert measured["mse"] == pytest.approx(sum(squares) / 4, rel=1e-5)
+    assert measured["psnr"] == pytest.approx(sum(-10 * math.log10(square) for square in squares) / 4, rel=1e-5)
+    assert measured["loss"] == pytest.approx((sum(squares[:3]) + 0.225**2) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_images", [1, 6])
+def test_panels_show_images_and_what_came_of_them(recognition: Recognition, num_images: int) -> None:
+    batch = {
+        "rgb": torch.zeros(num_images, 3, 32, 32),
+        "kinds": torch.ones(num_images, 32, 32, dtype=torch.uint8),
+        "materials": torch.full((num_images, 32, 32), 2, dtype=torch.uint8),
+    }
+    width = 16 + 110 + num_images * 200 - 8 + 16
+    white = torch.full((num_images, 6, 32, 32), 9.0)
+    ((name, panel),) = Reconstruction(SMALL, seed=0).panels(lambda rgb: white, batch).items()
+    assert name == "reconstructions"
+    assert (panel.dtype, panel.shape) == (np.uint8, (16 + 192 + 8 + 192 + 16, width, 3))
+    for column in range(num_images):
+        left = 126 + 200 * column
+        assert (panel[16:208, left : left + 192] == 0).all()
+        assert (panel[216:408, left : left + 192] == 255).all()
+    shapes = set()
+    for said in (-1.0, 1.0):
+        output = torch.full((num_images, len(recognition.labels)), said)
+        ((name, panel),) = recognition.panels(lambda rgb, output=output: output, batch).items()
+        assert name == "recognised"
+        assert (panel.dtype, panel.shape[1]) == (np.uint8, width)
+        shapes.add(panel.shape)
+        # Red: what was missed; blue: what is not there.
+        below = panel[230:, 126:].reshape(-1, 3).astype(int)
+        colours = {name for name, colour in COLOURS.items() if (below == colour).all(axis=1).any()}
+        assert colours == ({"red"} if said < 0 else {"blue"})
+    # The size is that of the first step: pages of one slider.
+    assert len(shapes) == 1

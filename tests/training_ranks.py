@@ -1,0 +1,53 @@
+"""What torchrun starts in the tests: a training on a store that is there, whose weights rank 0 writes.
+
+Arguments: the store, the folder of checkpoints, the file to write, the step after which rank 1 is interrupted (0:
+none), and whether to resume.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from planted_training import CPU, SMALL, signalled
+from safetensors.torch import save_file
+from torch import Tensor
+
+from idl.data.splits import split_by_scene
+from idl.data.store import Store
+from idl.distributed import joined
+from idl.training import Reconstruction, TrainingConfig, train
+from idl.training.images import Batch
+
+CONFIG = TrainingConfig(
+    epochs=8, batch_size=4, accumulate=2, crop=16, lr=1e-3, validate_every=4, patience=50, arithmetic="float32"
+)
+
+
+class Interrupted(Reconstruction):
+    """At a step, its process gets SIGINT."""
+
+    num_losses, at = 0, 0
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        self.num_losses += output.requires_grad
+        if self.at and self.num_losses == CONFIG.accumulate * self.at and output.requires_grad:
+            signalled(signal.SIGINT)()
+        return super().loss(output, batch)
+
+
+def main(store_path: str, folder: str, out: str, at: str = "0", resume: str = "") -> None:
+    """Train; rank 0 writes the last weights."""
+    store = Store.open(Path(store_path))
+    split = split_by_scene(store.scenes, "4:2:2")
+    with joined(CPU) as world:
+        objective = Interrupted(SMALL, seed=0)
+        objective.at = int(at) if world.rank == world.size - 1 else 0
+        train(objective, CONFIG, store, split, Path(folder), CPU, world=world, resume=bool(resume))
+        if world.is_first:
+            save_file({name: tensor.contiguous() for name, tensor in objective.module.state_dict().items()}, out)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])
