@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planted import PlantedReader
 
 from idl.data.preparation import prepare
-from idl.data.store import Store
+from idl.data.store import Store, dataset_of
 from idl.errors import InputError
 from idl.protocol import Protocol
 
@@ -29,7 +29,7 @@ def test_any_images_in_any_order_are_those_of_h5py(store: Store, indices: list[i
     read = store.read(store.layers, indices)
     with h5py.File(store.path, "r") as file:
         for layer in store.layers:
-            expected = np.stack([file[layer][i] for i in indices]) if indices else file[layer][:0]  # pyright: ignore[reportIndexIssue]
+            expected = dataset_of(file, layer)[:][indices]
             np.testing.assert_array_equal(read[layer], expected)
             assert read[layer].dtype == expected.dtype
 
