@@ -7,9 +7,7 @@ untrained. The null is that at stride 8, the same for all. Intervals: 95 %, perc
 scenes, the same scenes for both losses of a ratio.
 """
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import click
 import numpy as np
@@ -64,16 +62,15 @@ def main(target: str) -> None:
         encoder = build(EncoderConfig(name, weights=weights), CPU)
         for k in ("10", "auto") if encoder.channels > 10 else ("auto",):
             config = replace(ProbeConfig(), target=target, k=k)
-            with tempfile.TemporaryDirectory() as unused:
-                folder = cache.default_folder() if cache.default_folder().exists() else Path(unused)
-                report = probe(config, store, encoder, folder, progress=terminal).report
+            report = probe(config, store, encoder, cache.default_folder(), progress=terminal).report
             table = dict(report.tables["per_image.json"])
             mine = scene_sums(table, "probe")  # pyright: ignore[reportArgumentType]
             null = mine if null is None else null
             value, low, high = ratio(mine, null)
             rmse = report.metrics.get("test_rmse", float("nan"))
             click.echo(
-                f"{name:>20} {weights:>8} k={report.params['k']:<4} test loss {report.metrics['test_loss']:.4f}, "
+                f"{name:>20} {weights:>8} k={report.params['k_chosen']:<4} "
+                f"test loss {report.metrics['test_loss']:.4f}, "
                 f"RMSE {rmse:.3f} m, over null {value:.3f} ({low:.3f} to {high:.3f}), "
                 f"position alone {report.metrics['arms/position_test_loss']:.4f}"
             )

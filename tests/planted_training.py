@@ -59,6 +59,7 @@ class Linear:
     encoder = "mixer"
     architecture = "mixer"
     layers: tuple[str, ...] = ("rgb",)
+    depends_on_frame = False
     arguments: Mapping[str, object] = {}
 
     def __init__(self, planted: Iterable[float] = (), seed: int = 0) -> None:

@@ -190,9 +190,9 @@ def test_a_reconstruction_is_a_picture_in_float32() -> None:
         (lambda: AutoencoderConfig(n_hid=32.0), "whole number"),  # pyright: ignore[reportArgumentType]
         (lambda: AutoencoderConfig(num_blocks=True), "whole number"),
         (lambda: AutoencoderConfig(loss="l1"), "l2, logit-laplace"),  # pyright: ignore[reportArgumentType]
-        (lambda: require_size(0), "Pass 8"),
-        (lambda: require_size(60), "Pass 64"),
-        (lambda: require_size(257), "Pass 256"),
+        (lambda: require_size(0), "such as 8"),
+        (lambda: require_size(60), "such as 64"),
+        (lambda: require_size(257), "such as 256"),
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_line(make: Callable[[], object], told: str) -> None:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -26,12 +27,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
     return small_store(tmp_path_factory.mktemp("store"))
 
 
+def weights_after(config: TrainingConfig, made: tuple[Store, Split], folder: Path) -> dict[str, Tensor]:
+    """The weights that `config` leads to without an interruption."""
+    objective = Reconstruction(SMALL, seed=0)
+    trained(objective, config, made, folder)
+    return {name: tensor.clone() for name, tensor in objective.module.state_dict().items()}
+
+
 @pytest.fixture(scope="module")
 def whole(made: tuple[Store, Split], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The weights that CONFIG leads to without an interruption."""
-    objective = Reconstruction(SMALL, seed=0)
-    trained(objective, CONFIG, made, tmp_path_factory.mktemp("whole"))
-    return {name: tensor.clone() for name, tensor in objective.module.state_dict().items()}
+    """Those of CONFIG."""
+    return weights_after(CONFIG, made, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
@@ -54,6 +60,7 @@ def interrupted(
     step: int,
     number: int = signal.SIGINT,
     resume: bool = False,
+    config: TrainingConfig = CONFIG,
 ) -> None:
     """Train until `number` arrives in the middle of step `step`."""
     objective = Reconstruction(SMALL, seed=0)
@@ -69,7 +76,7 @@ def interrupted(
 
     monkeypatch.setattr(objective, "loss", loss)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        trained(objective, CONFIG, made, folder, resume=resume)
+        trained(objective, config, made, folder, resume=resume)
     state, damaged = Checkpoints(folder).load()
     assert state is not None
     assert not damaged
@@ -89,18 +96,23 @@ def test_an_interrupted_training_reaches_the_same_weights(
     assert same_weights(objective.module.state_dict(), whole)
 
 
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.usefixtures("terminated")
 def test_interrupted_twice_and_by_either_signal(
     made: tuple[Store, Split],
     whole: dict[str, Tensor],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    terminated: None,
+    arithmetic: Literal["float32", "bfloat16"],
 ) -> None:
-    interrupted(made, tmp_path, monkeypatch, 2, signal.SIGTERM)
-    interrupted(made, tmp_path, monkeypatch, 7, signal.SIGINT, resume=True)
+    config, folder = replace(CONFIG, arithmetic=arithmetic), tmp_path / "cut"
+    interrupted(made, folder, monkeypatch, 2, signal.SIGTERM, config=config)
+    interrupted(made, folder, monkeypatch, 7, signal.SIGINT, resume=True, config=config)
     objective = Reconstruction(SMALL, seed=0)
-    trained(objective, CONFIG, made, tmp_path, resume=True)
-    assert same_weights(objective.module.state_dict(), whole)
+    trained(objective, config, made, folder, resume=True)
+    assert same_weights(objective.module.state_dict(), weights_after(config, made, tmp_path / "whole"))
+    # Products of bfloat16 are rounded, so that the weights show which were taken.
+    assert same_weights(objective.module.state_dict(), whole) == (arithmetic == "float32")
 
 
 def test_a_recorder_that_is_interrupted_is_heard(made: tuple[Store, Split], tmp_path: Path) -> None:
@@ -119,6 +131,18 @@ def test_a_second_signal_does_not_wait(made: tuple[Store, Split], tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         trained(Linear(), CONFIG, made, tmp_path, recorder=Notes({4: twice}))
     assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_after_ctrl_c_does_not_cut_off_the_checkpoint(made: tuple[Store, Split], tmp_path: Path) -> None:
+    """As under `mlflow run`: the terminal sends the one, mlflow the other."""
+
+    def both() -> None:
+        signalled(signal.SIGINT)()
+        signalled(signal.SIGTERM)()
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(Linear(), CONFIG, made, tmp_path, recorder=Notes({4: both}))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004.checkpoint"]
 
 
 def test_an_ignored_signal_stays_ignored(made: tuple[Store, Split], tmp_path: Path) -> None:

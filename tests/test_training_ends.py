@@ -96,7 +96,7 @@ def test_a_network_that_never_beats_the_untrained_one_has_diverged(
         ([8.0, 4.0, 2.0, *[2.0] * 40], 2 + 3),
         ([8.0, 4.0, 3.9, 3.8, 3.7, *[5.0] * 40], 1 + 3),
         # Each look gains less than the fraction that counts, two together more: not converged.
-        ([8.0 * 0.94**look for look in range(15)] + [9.0] * 40, 14 + 3),
+        ([8.0 * 0.94**look for look in range(15)] + [7.0] * 40, 14 + 3),
         # A loss that is a likelihood falls below 0.
         ([0.5, -1.0, -1.05, -2.0, -2.1, -2.15, -2.19, *[-2.0] * 40], 3 + 3),
     ],
@@ -110,6 +110,11 @@ def test_a_training_ends_after_so_many_looks_without_gain(
     # The lowest loss decides what is kept, were it but a little lower.
     assert left.metrics["loss"] == min(losses[: looks + 1])
     assert left.untrained["loss"] == losses[0]
+
+
+def test_a_loss_that_explodes_after_a_gain_is_no_convergence(made: tuple[Store, Split], tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="the validation loss is 1e\\+09, after 4, and 8 untrained"):
+        trained(Linear([8.0, 4.0, *[1e9] * 40]), CONFIG, made, tmp_path)
 
 
 def test_the_kept_weights_are_those_that_were_measured(made: tuple[Store, Split], tmp_path: Path) -> None:

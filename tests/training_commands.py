@@ -11,7 +11,7 @@ from idl.cli import main
 SMALL = ("--dataset", "tiny.h5", "--split", "8:2:2", "--batch-size", "4", "--device", "cpu", "--workers", "1")
 NARROW = ("--n-hid", "4", "--num-blocks", "1", "--latent-channels", "2", "--crop", "16")
 AUTOENCODER = ("autoencoder", *SMALL, *NARROW, "--epochs", "3", "--validate-every", "4", "--arithmetic", "float32")
-PRETRAIN = ("pretrain", *SMALL, "--crop", "0", "--epochs", "1", "--arithmetic", "float32")
+PRETRAIN = ("pretrain", *SMALL, "--crop", "0", "--epochs", "1", "--lr", "2e-4", "--arithmetic", "float32")
 ROOMS = ("--dataset", "rooms", "--num-scenes", "12", "--views", "2", *SMALL[2:])
 
 

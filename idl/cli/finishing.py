@@ -44,7 +44,8 @@ def say_result(report: RunReport, hint: str) -> None:
         "best_val_mean_average_precision",
         "images_per_s_overall",
     )
-    for name in shown:
-        if name in report.metrics:
-            click.echo(f"{name:>20}  {report.metrics[name]:.5g}")
+    there = [name for name in shown if name in report.metrics]
+    width = max(map(len, there), default=0)
+    for name in there:
+        click.echo(f"{name:>{width}}  {report.metrics[name]:.5g}")
     click.echo(f"run: {hint}")

@@ -90,6 +90,13 @@ probe_options = grouped(
         "What a prediction may borrow from its image's truth before it is measured.",
         type=click.Choice(get_args(Alignment)),
     ),
+    option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
+    option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),
+    option("--weight-decay", _PROBE.weight_decay, "Of the weights, not of the bias."),
+    option("--epochs", _PROBE.epochs, "Passes over the training images, if it does not converge before."),
+    option("--step-images", _PROBE.step_images, "Images a step."),
+    option("--patience", _PROBE.patience, "Epochs without gain after which the probe has converged."),
+    option("--order-seed", _PROBE.order_seed, "Seed of the images' order.", type=click.IntRange(min=0)),
 )
 
 run_options = grouped(

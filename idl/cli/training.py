@@ -20,18 +20,34 @@ from idl.data.store import Store
 from idl.distributed import announced
 from idl.encoders.autoencoder import PRESETS, AutoencoderConfig, Loss
 from idl.errors import InputError
-from idl.training import Recognition, Reconstruction, TrainingConfig, run_training
+from idl.training import Recognition, Reconstruction, TrainingConfig, resolved, run_training
 from idl.training.checks import require_batches, require_layers, require_resumable, require_size
 from idl.training.objective import Objective
 from idl.training.result import command_line
 
-# A third of a minute an epoch of `rooms` on two cores; see benchmarks for what was tried.
+# Each takes half an hour on one core.
 AUTOENCODER = TrainingConfig(epochs=20.0, crop=64, lr=3e-3, weight_decay=0.01, val_images=96)
-PRETRAIN = TrainingConfig(epochs=20.0, crop=128, val_images=240)
+PRETRAIN = TrainingConfig(epochs=15.0, batch_size=16, crop=128, lr=2e-3, val_images=240)
 _SIZE = AutoencoderConfig()
 # Of every dataset.
 LAYERS = ("rgb", "depth", "valid")
 # What a card's command leaves out: it decides nothing of the weights.
+# Options that decide which images are trained on, and the preset that a size came from.
+_ASKED = (
+    "dataset",
+    "data",
+    "depth_scale",
+    "scene",
+    "min_depth",
+    "max_depth",
+    "num_scenes",
+    "views",
+    "dataset_seed",
+    "invalid_values",
+    "split",
+    "split_seed",
+    "preset",
+)
 _ELSEWHERE = ("cache", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
 
 
@@ -108,9 +124,10 @@ def _train(entry_point: str, make: Callable[[], Objective], config: TrainingConf
     device = device_of(options["device"])
     objective = make()
     _require_suited(objective, config, dataset, options)
+    asked = {name: options[name] for name in _ASKED if name in options}
     checkpoints = cache_folder(options) / "training"
     if options["resume"] and announced().is_first:
-        for note in require_resumable(checkpoints / options["resume"], objective, config):
+        for note in require_resumable(checkpoints / options["resume"], objective, resolved(config, device), asked):
             warn(note)
 
     name = f"{entry_point} {Path(options['dataset']).stem}"
@@ -135,23 +152,26 @@ def _train(entry_point: str, make: Callable[[], Objective], config: TrainingConf
                 source=f"trained in run {run_id}",
                 world=world,
                 recorder=recorder,
+                asked=asked,
                 resume=bool(options["resume"]),
                 progress=progress_shown(),
             )
+            if recorder is None or done is None:
+                return
+            for note in done.notes:
+                warn(note)
+            if out is not None:
+                for path, content in ((out, done.weights.safetensors), (out.with_suffix(".json"), done.weights.card)):
+                    temporary = path.with_name(f".{path.name}.tmp")
+                    temporary.write_bytes(content)
+                    temporary.replace(path)
+            finish(recorder, done.run, done.encoder, options)
         except KeyboardInterrupt as error:
+            if not any(folder.glob("*.checkpoint")):
+                raise KeyboardInterrupt("interrupted; nothing is there yet to go on from.") from error
             raise KeyboardInterrupt(
                 f"interrupted; the same command with --resume {run_id} goes on from here."
             ) from error
-        if recorder is None or done is None:
-            return
-        for note in done.notes:
-            warn(note)
-        if out is not None:
-            for path, content in ((out, done.weights.safetensors), (out.with_suffix(".json"), done.weights.card)):
-                temporary = path.with_name(f".{path.name}.tmp")
-                temporary.write_bytes(content)
-                temporary.replace(path)
-        finish(recorder, done.run, done.encoder, options)
         # Nothing is left to go on with.
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -22,7 +22,7 @@ class TrainingFindings:
     encoder: of the trained weights; features: (channels, h, w) that it makes of the image `rgb`.
     step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
     metrics: of the kept weights on the validation images, by name; untrained: the same before the first step.
-    images_per_s: training throughput.
+    images_per_s: training throughput; None where nothing was left to train.
     files: weights and their card, by name.
     """
 
@@ -35,7 +35,7 @@ class TrainingFindings:
     is_converged: bool
     metrics: Mapping[str, float]
     untrained: Mapping[str, float]
-    images_per_s: float
+    images_per_s: float | None
     image_name: str
     rgb: Image
     features: Tensor
@@ -53,7 +53,9 @@ def training_report(findings: TrainingFindings) -> RunReport:
     )
     metrics = {f"best_val_{name}": value for name, value in findings.metrics.items()}
     metrics |= {f"untrained_val_{name}": value for name, value in findings.untrained.items()}
-    metrics |= {"num_steps": findings.step, "images_per_s_overall": findings.images_per_s}
+    metrics["num_steps"] = findings.step
+    if findings.images_per_s is not None:
+        metrics["images_per_s_overall"] = findings.images_per_s
     return RunReport(
         params={**findings.settings, **encoder.describe(), "dataset": findings.store.name},
         metrics=metrics,

@@ -74,7 +74,9 @@ class Recorder:
             client = self._client()
             self._log_params(client, report.params)
             self._log_batch(client, "tags", tags)
-            self._log_metrics(client, report.metrics, step=0)
+            self._log_curves(client, report.curves)
+            # Behind the curves: the value that mlflow shows for a name is that of its last step.
+            self._log_metrics(client, report.metrics, step=1 + max(map(len, report.curves.values()), default=-1))
             if report.datasets:
                 client.log_inputs(self.run_id, datasets=[_input(dataset) for dataset in report.datasets])
         with quiet(transfer=True):
@@ -143,6 +145,20 @@ class Recorder:
         entities = iter([entity(name, _cut(str(value), limit)) for name, value in values.items()])
         while batch := list(islice(entities, PARAMS_PER_REQUEST)):
             client.log_batch(self.run_id, **{kind: batch})
+
+    def _log_curves(self, client: Any, curves: Mapping[str, Sequence[float]]) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        points = iter(
+            Metric(name, float(value), now, step)
+            for name, values in curves.items()
+            for step, value in enumerate(values, start=1)
+            if math.isfinite(value)
+        )
+        while batch := list(islice(points, METRICS_PER_REQUEST)):
+            client.log_batch(self.run_id, metrics=batch)
 
     def _log_metrics(self, client: Any, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric

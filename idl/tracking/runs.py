@@ -118,7 +118,10 @@ def _found(run_id: str, option: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        return mlflow.MlflowClient().get_run(run_id)
+        run = mlflow.MlflowClient().get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
+            raise InputError(f"{option}={run_id}: is deleted. Run `mlflow runs restore --run-id {run_id}`.")
+        return run
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

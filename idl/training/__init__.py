@@ -1,6 +1,6 @@
 """Encoders that are trained here: one loop, and an objective a file. Read `run.py` first."""
 
-from idl.training.config import TrainingConfig
+from idl.training.config import TrainingConfig, resolved
 from idl.training.loop import DivergedError, Trained, train
 from idl.training.recognition import Recognition
 from idl.training.reconstruction import Reconstruction
@@ -13,6 +13,7 @@ __all__ = [
     "Trained",
     "TrainingConfig",
     "TrainingRun",
+    "resolved",
     "run_training",
     "train",
 ]

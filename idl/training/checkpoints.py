@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from idl import cache
+from idl.errors import InputError
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)\.checkpoint")
@@ -26,7 +27,12 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         path = self.folder / f"step-{step:08d}.checkpoint"
-        cache.write(path, buffer.getvalue())
+        try:
+            cache.write(path, buffer.getvalue())
+        except InputError as error:
+            raise InputError(
+                f"{self.folder}: no space left for a checkpoint. Free some, and go on from the one before with resume=."
+            ) from error
         for old in self._paths()[:-KEPT]:
             old.unlink(missing_ok=True)
         return path

@@ -39,13 +39,14 @@ def require_batches(config: TrainingConfig, num_images: int, num_ranks: int) -> 
         raise InputError(f"batch_size={config.batch_size}: the training split has {num_images} images. Pass less.")
     if config.batch_size % (num_ranks * config.accumulate):
         raise InputError(
-            f"batch_size={config.batch_size}: {num_ranks} ranks times accumulate={config.accumulate} do not divide it."
+            f"batch_size={config.batch_size}: {num_ranks} ranks times accumulate={config.accumulate} do not divide it. "
+            f"Pass a multiple of {num_ranks * config.accumulate}."
         )
 
 
-def settings_of(objective: Objective, config: TrainingConfig) -> dict[str, Any]:
-    """All that decides the weights but the dataset; how often a checkpoint is written does not."""
-    settings = asdict(config) | dict(objective.settings) | {"task": objective.task}
+def settings_of(objective: Objective, config: TrainingConfig, asked: Mapping[str, object]) -> dict[str, Any]:
+    """All that decides the weights; how often a checkpoint is written does not. asked: of dataset and split."""
+    settings = asdict(config) | dict(objective.settings) | {"task": objective.task} | dict(asked)
     del settings["checkpoint_minutes"]
     return settings
 
@@ -58,6 +59,8 @@ def digests_of(store: Store, split: Split) -> dict[str, str]:
 def newest(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the newest state in `folder` that is not damaged, and a note for each that was. Raises InputError."""
     state, damaged = Checkpoints(folder).load()
+    if state is None and damaged:
+        raise InputError(f"{folder}: every checkpoint was damaged, and is gone. Train anew.")
     if state is None:
         raise InputError(
             f"{folder}: no checkpoint to resume from. It is kept where the training ran: pass the id of its run and "
@@ -74,13 +77,15 @@ def require_same(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         raise InputError(f"resume: the run has other settings ({told}). Pass the same ones, or train anew.")
 
 
-def require_resumable(folder: Path, objective: Objective, config: TrainingConfig) -> tuple[str, ...]:
+def require_resumable(
+    folder: Path, objective: Objective, config: TrainingConfig, asked: Mapping[str, object]
+) -> tuple[str, ...]:
     """Make sure, before the dataset is opened, that there is something to go on with; return notes as `newest`.
 
     Raises InputError where there is no checkpoint, or it is of other settings.
     """
     state, notes = newest(folder)
-    asked = settings_of(objective, config)
     # The dataset's digests are compared as soon as it is there.
-    require_same({name: value for name, value in state["settings"].items() if not name.endswith("_digest")}, asked)
+    saved = {name: value for name, value in state["settings"].items() if not name.endswith("_digest")}
+    require_same(saved, settings_of(objective, config, asked))
     return notes

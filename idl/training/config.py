@@ -1,9 +1,12 @@
 """How long and how fast a network is trained."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+import torch
+
+from idl.encoders.arithmetic import has_fast_bfloat16
 from idl.errors import InputError
 
 
@@ -74,6 +77,13 @@ class TrainingConfig:
             raise InputError(
                 f"accumulate={self.accumulate}: does not divide batch_size={self.batch_size}. Pass a divisor of it."
             )
+
+
+def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """Say which arithmetic "auto" is on `device`: what was trained in one is not gone on with in another."""
+    if config.arithmetic != "auto":
+        return config
+    return replace(config, arithmetic="bfloat16" if has_fast_bfloat16(device) else "float32")
 
 
 def rate_at(step: int, num_steps: int, warmup: float) -> float:

@@ -23,8 +23,9 @@ def noticed() -> Iterator[Interruption]:
 
     When the block ends the signal is raised again for whoever handled it before, so that it ends the run as it
     would have without this; SystemExit is raised where that handler lets the run go on, for the work of the block is
-    not done. A second signal is not waited for: it acts at once. One that was ignored before (nohup) stays ignored.
-    In another than the main thread signals cannot be had, and nothing is noticed.
+    not done. A second SIGINT is not waited for: it acts at once. A second SIGTERM says nothing new: mlflow sends it
+    after each Ctrl-C. A signal that was ignored before (nohup) stays ignored. In another than the main thread signals
+    cannot be had, and nothing is noticed.
     """
     noted = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -41,6 +42,7 @@ def noticed() -> Iterator[Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         noted.number = number
         restore()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     for number in before:
         signal.signal(number, note)

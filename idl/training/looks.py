@@ -30,12 +30,16 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """The images that every look sees, whole, in the store's order."""
+    """The images that every look sees, in the store's order.
+
+    crop: side of the square that is cut from the middle of each, pixels; 0: they are seen whole.
+    """
 
     objective: Objective
     store: Store
     indices: tuple[int, ...]
     batch_size: int
+    crop: int
     device: torch.device
 
     @classmethod
@@ -46,11 +50,12 @@ class Validation:
         indices: tuple[int, ...],
         num_images: int,
         batch_size: int,
+        crop: int,
         device: torch.device,
     ) -> "Validation":
         """Take `num_images` of `indices`, or all of fewer, spread evenly."""
         positions = np.linspace(0, len(indices) - 1, min(num_images, len(indices))).round().astype(int)
-        return cls(objective, store, tuple(indices[position] for position in positions), batch_size, device)
+        return cls(objective, store, tuple(indices[position] for position in positions), batch_size, crop, device)
 
     def measure(self, forward: Forward) -> dict[str, float]:
         """What `Objective.evaluate` says."""
@@ -60,9 +65,15 @@ class Validation:
         """What `Objective.panels` shows of a few of the images."""
         shown = self.indices[:: max(1, len(self.indices) // SHOWN_IMAGES)][:SHOWN_IMAGES]
         read = self.store.read(self.objective.layers, shown)
-        batch = to_network({name: torch.from_numpy(values) for name, values in read.items()}, self.device)
-        return self.objective.panels(forward, batch)
+        batch = {name: torch.from_numpy(values) for name, values in read.items()}
+        return self.objective.panels(forward, self._prepared(batch))
 
     def _batches(self) -> Iterator[Batch]:
         for batch in batches(self.store, self.objective.layers, self.indices, self.batch_size):
-            yield to_network(batch, self.device)
+            yield self._prepared(batch)
+
+    def _prepared(self, batch: Batch) -> Batch:
+        side = self.store.protocol.resolution
+        first = (side - self.crop) // 2
+        middle = slice(first, first + self.crop) if self.crop else slice(None)
+        return to_network({name: images[:, middle, middle] for name, images in batch.items()}, self.device)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import World
-from idl.encoders.arithmetic import has_fast_bfloat16
 from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.training.checkpoints import Checkpoints
@@ -26,7 +25,7 @@ from idl.training.checks import (
     require_size,
     settings_of,
 )
-from idl.training.config import TrainingConfig, rate_at
+from idl.training.config import TrainingConfig, rate_at, resolved
 from idl.training.images import Batch, TrainingImages, to_network
 from idl.training.interruption import Interruption, noticed
 from idl.training.looks import Recorder, Validation
@@ -36,6 +35,8 @@ from idl.training.objective import Objective
 LOOKS = 20
 # A line of the curves for so many steps: a request to the tracking server takes 10 ms, a step of a small network 100.
 STEPS_A_LINE = 10
+# Ranks that take longer for a step ask each other after every one whether to stop.
+LONG_STEP_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Trained:
     state: the weights with the lowest validation loss, on the CPU.
     step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
     metrics: what `Objective.evaluate` says of `state`. untrained: the same before the first step.
-    images_per_s: of the training steps of this process alone, all ranks together.
+    images_per_s: of the training steps since it was begun or resumed, all ranks together; None where there was none.
     notes: a line each, for people: a damaged checkpoint that was passed over.
     """
 
@@ -55,7 +56,7 @@ class Trained:
     is_converged: bool
     metrics: Mapping[str, float]
     untrained: Mapping[str, float]
-    images_per_s: float
+    images_per_s: float | None
     notes: tuple[str, ...] = ()
 
 
@@ -88,11 +89,13 @@ def train(
     *,
     world: World | None = None,
     recorder: Recorder | None = None,
+    asked: Mapping[str, object] | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Trained:
     """Train `objective` on the training split until its steps are done or it has converged.
 
+    asked: what the dataset and the split were asked for with, by name, for the message where it differs at a resume.
     folder: of this training's checkpoints. resume: go on from the newest, with the same settings.
     world: all ranks call this alike; they share each batch, and rank 0 validates, logs and writes.
 
@@ -103,9 +106,12 @@ def train(
     and SIGTERM a checkpoint is written after the step, and the signal goes on to its handler.
     """
     world = world or World()
+    config = resolved(config, device)
     images = _images(objective, config, store, split, world)
     num_steps = max(1, round(config.epochs * images.steps_per_epoch))
-    run = _Run(objective, config, store, split, images, num_steps, Checkpoints(folder), device, world, recorder)
+    run = _Run(
+        objective, config, store, split, images, num_steps, Checkpoints(folder), device, world, recorder, asked or {}
+    )
     notes = run.restore(resume)
     with noticed() as interruption, progress("train", num_steps, run.standing.step, "step") as advance:
         for _ in run.steps(interruption):
@@ -144,6 +150,7 @@ class _Run:
         device: torch.device,
         world: World,
         recorder: Recorder | None,
+        asked: Mapping[str, object],
     ) -> None:
         self.standing = _Standing()
         self._objective = objective
@@ -157,15 +164,21 @@ class _Run:
         self._recorder = recorder
         self._look_every = config.validate_every or max(1, num_steps // LOOKS)
         self._validation = Validation.spread(
-            objective, store, split.indices["val"], config.val_images, min(32, config.batch_size), device
+            objective,
+            store,
+            split.indices["val"],
+            config.val_images,
+            min(32, config.batch_size),
+            config.crop if objective.depends_on_frame else 0,
+            device,
         )
-        self._settings = settings_of(objective, config) | digests_of(store, split)
+        self._settings = settings_of(objective, config, asked) | digests_of(store, split)
         self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._forward = _distributed(self._module, device, world)
         self._optimiser = _optimiser(self._module, config)
-        lowers = config.arithmetic == "bfloat16" or (config.arithmetic == "auto" and has_fast_bfloat16(device))
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=lowers)
-        self._seconds, self._seen = 0.0, 0
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.arithmetic == "bfloat16")
+        self._votes_each_step = True
+        self._seconds, self._num_timed = 0.0, 0
 
     def restore(self, resume: bool) -> tuple[str, ...]:
         """Begin, or go on from the newest checkpoint; return what people should know."""
@@ -203,7 +216,7 @@ class _Run:
                 seconds = time.perf_counter() - start
                 line_seconds += seconds
                 self._seconds += seconds
-                self._seen += self._config.batch_size
+                self._num_timed += 1
                 if mean is not None:
                     self._log_line(mean, len(losses) * self._config.batch_size / line_seconds)
                     losses, line_seconds = [], 0.0
@@ -233,7 +246,7 @@ class _Run:
             is_converged=self._is_converged and standing.step < self._num_steps,
             metrics=standing.best,
             untrained=standing.untrained,
-            images_per_s=self._seen / self._seconds if self._seconds else float("nan"),
+            images_per_s=self._num_timed * self._config.batch_size / self._seconds if self._num_timed else None,
             notes=notes,
         )
 
@@ -277,8 +290,11 @@ class _Run:
         metrics = self._evaluated()
         self._log_look(metrics)
         loss, best = metrics["loss"], standing.best["loss"]
+        untrained = standing.untrained["loss"]
         if not np.isfinite(loss):
             raise self._diverged(f"the validation loss is {loss}")
+        if standing.best_state and loss > untrained:
+            raise self._diverged(f"the validation loss is {loss:.4g}, after {best:.4g}, and {untrained:.4g} untrained")
         if loss < best:
             standing.best = metrics
             standing.best_state = {k: v.detach().cpu().clone() for k, v in self._module.state_dict().items()}
@@ -297,10 +313,12 @@ class _Run:
         """
         if self._world.size == 1:
             return interruption.number is not None, is_due
-        if not is_line:
+        # torchrun kills half a minute after its signal: long steps are asked about one by one.
+        if not is_line and not self._votes_each_step:
             return False, False
-        votes = self._world.gather((interruption.number, is_due))
-        number = next((number for number, _ in votes if number is not None), None)
+        votes = self._world.gather((interruption.number, is_due, self._seconds > LONG_STEP_S * self._num_timed))
+        number = next((number for number, _, _ in votes if number is not None), None)
+        self._votes_each_step = any(is_long for _, _, is_long in votes)
         if number is not None:
             interruption.number = number
         return number is not None, votes[0][1]

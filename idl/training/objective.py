@@ -54,6 +54,11 @@ class Objective(Protocol):
         """What decides the module, JSON values: a training is resumed under the same ones only."""
         ...
 
+    @property
+    def depends_on_frame(self) -> bool:
+        """Whether a crop is another task than the whole image, so that looks see crops as the steps do."""
+        ...
+
     def published(self, name: str) -> str:
         """Return the name of one of the module's tensors in a file of weights."""
         ...

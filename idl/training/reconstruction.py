@@ -23,6 +23,7 @@ class Reconstruction:
     encoder = "autoencoder"
     architecture = "dvae"
     layers = ("rgb",)
+    depends_on_frame = False
 
     def __init__(self, config: AutoencoderConfig, seed: int) -> None:
         self.module = Autoencoder(config, seed)

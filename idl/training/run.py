@@ -1,5 +1,6 @@
 """A training from its settings to the report and the encoder to register."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from idl.encoders import Encoder, EncoderConfig, build
 from idl.progress import Progress, silent
 from idl.report import Run
 from idl.reporting import TrainingFindings, training_report, training_version
-from idl.training.config import TrainingConfig
+from idl.training.config import TrainingConfig, resolved
 from idl.training.looks import Recorder
 from idl.training.loop import Trained, train
 from idl.training.objective import Objective
@@ -43,15 +44,19 @@ def run_training(
     source: str,
     world: World | None = None,
     recorder: Recorder | None = None,
+    asked: Mapping[str, object] | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingRun | None:
     """Train, pack the weights, and build the encoder that a probe would read; None on all ranks but the first.
 
-    folder: of the checkpoints. command: that trains the same again. source: where the weights come from, for people.
+    folder: of the checkpoints. asked: as in `train`; logged, too.
+    command: that trains the same again. source: where the weights come from, for people.
     Raises InputError as `train` does.
     """
     world = world or World()
+    config = resolved(config, device)
+    asked = asked or {}
     trained = train(
         objective,
         config,
@@ -61,6 +66,7 @@ def run_training(
         device,
         world=world,
         recorder=recorder,
+        asked=asked,
         resume=resume,
         progress=progress,
     )
@@ -73,7 +79,7 @@ def run_training(
     encoder = build(EncoderConfig(objective.encoder, weights=str(path), arithmetic=config.arithmetic), device)
     # The file is of this machine only.
     encoder.origin = replace(encoder.origin, source=source)
-    findings = _findings(objective, config, store, split, trained, encoder, weights)
+    findings = _findings(objective, config, asked, store, split, trained, encoder, weights)
     run = Run(training_report(findings), training_version(findings))
     return TrainingRun(run, weights, encoder, trained.notes)
 
@@ -81,6 +87,7 @@ def run_training(
 def _findings(
     objective: Objective,
     config: TrainingConfig,
+    asked: Mapping[str, object],
     store: Store,
     split: Split,
     trained: Trained,
@@ -95,7 +102,7 @@ def _findings(
     return TrainingFindings(
         store=store,
         split=split,
-        settings=asdict(config) | dict(objective.settings),
+        settings=asdict(config) | dict(objective.settings) | dict(asked),
         encoder=encoder,
         step=trained.step,
         num_steps=trained.num_steps,

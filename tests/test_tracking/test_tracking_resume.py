@@ -95,3 +95,13 @@ def test_pictures_of_several_steps_stand_behind_one_slider(store: str):
     paths = [file.path for file in mlflow.MlflowClient().list_artifacts(recorder.run_id, "images")]
     starts = {path.partition("+timestamp")[0] for path in paths}
     assert starts == {"images/reconstructions+step+0", "images/reconstructions+step+5"}
+
+
+def test_a_deleted_run_is_not_gone_on_with(store: str):
+    run_id = interrupted()
+    mlflow.MlflowClient().delete_run(run_id)
+    with (
+        pytest.raises(InputError, match=f"resume={run_id}: is deleted. Run `mlflow runs restore"),
+        start("autoencoder", resume=run_id),
+    ):
+        pass

@@ -1,4 +1,4 @@
-"""A working folder for each test, with its own cache and tracking store, and two small stores that are made once."""
+"""A working folder for each test, with its own cache and tracking store, and small stores that are made once."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,12 +17,14 @@ from idl.tracking.schema import create_schema
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two small stores, of rooms and without labels, and an empty tracking store."""
+    """Small stores, of rooms, without labels and of 60 pixels, and an empty tracking store."""
     folder = tmp_path_factory.mktemp("templates")
     rooms = prepare(RoomsReader(RoomsRecipe(12, 2, 64, 0)), Protocol(resolution=64), folder / "made")
     rooms.path.rename(folder / "tiny.h5")
     planted = prepare(PlantedReader(num_scenes=12, views=2), Protocol(resolution=64), folder / "made")
     planted.path.rename(folder / "unlabelled.h5")
+    odd = prepare(PlantedReader(num_scenes=12, views=2, resolution=60), Protocol(resolution=60), folder / "made")
+    odd.path.rename(folder / "odd.h5")
     shutil.rmtree(folder / "made")
     with quiet():
         create_schema(f"sqlite:///{folder}/mlflow.db", f"sqlite:///{folder}/mlflow.db")

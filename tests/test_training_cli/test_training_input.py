@@ -13,6 +13,9 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "width": (("autoencoder", *ROOMS, "--n-hid", "6"), "n_hid=6: must be a multiple of 4. Pass 8."),
     "stride": (("autoencoder", *ROOMS, "--crop", "60"), "crop=60: "),
     "stride_32": (("pretrain", *ROOMS, "--crop", "72"), "crop=72: "),
+    "stride_store": (("autoencoder", *SMALL, "--dataset", "odd.h5", "--crop", "0"), "60 x 60 pixels"),
+    # The crop would suit: looks at the validation split and the encoder see whole images.
+    "stride_32_store": (("pretrain", *SMALL, "--dataset", "odd.h5", "--crop", "32"), "60 x 60 pixels"),
     "crop": (("autoencoder", *ROOMS, "--crop", "264"), "crop=264: the images have 256 x 256 pixels"),
     "crop_store": (("autoencoder", *SMALL, "--crop", "72"), "crop=72: the images have 64 x 64 pixels"),
     "batch": (("autoencoder", *ROOMS, "--batch-size", "17"), "batch_size=17: the training split has 16 images"),

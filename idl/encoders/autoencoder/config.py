@@ -73,6 +73,6 @@ def require_size(resolution: int) -> None:
     if resolution < STRIDE or resolution % STRIDE:
         near = max(STRIDE, round(resolution / STRIDE) * STRIDE)
         raise InputError(
-            f"resolution={resolution}: the autoencoder halves an image {NUM_GROUPS - 1} times, "
-            f"so that its sides must be multiples of {STRIDE}. Pass {near}."
+            f"images of {resolution} x {resolution} pixels: the autoencoder halves an image {NUM_GROUPS - 1} times, "
+            f"so that its sides must be multiples of {STRIDE}, such as {near}."
         )
