@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float16, UInt8
 from safetensors.torch import load
@@ -136,6 +137,20 @@ class EncodedDataset:
             file.write(position, maps.numpy())
             yield MapBatch(position, maps, read)
             position += len(maps)
+
+    def read(self, name: str, positions: Sequence[int], layers: tuple[str, ...]) -> MapBatch:
+        """Read some images of split `name`, whose maps are all in the cache, in the order of `positions`.
+
+        Raises InputError where one is damaged.
+        """
+        file = self._file(name)
+        maps = [file.read(position, 1) for position in positions]
+        found = [each for each in maps if each is not None]
+        if len(found) < len(maps):
+            raise InputError(f"{file.path}: damaged while it was used. The same command makes it anew.")
+        read = self.store.read(layers, [self.split.indices[name][position] for position in positions])
+        tensors = {layer: torch.from_numpy(values) for layer, values in read.items()}
+        return MapBatch(positions[0], torch.from_numpy(np.concatenate(found)), tensors)
 
     def add_up_throughput(self) -> None:
         """Make `throughput` that of all ranks: their images, in the time of the slowest."""

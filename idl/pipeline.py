@@ -2,7 +2,9 @@
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -10,6 +12,7 @@ from idl import cache
 from idl.data.loading import batches
 from idl.data.splits import Split, require_rule, split_by_scene
 from idl.data.store import Store
+from idl.descending import arm_of, train_trials, training_set
 from idl.distributed import ALONE, World
 from idl.encoders import Encoder
 from idl.errors import InputError
@@ -20,6 +23,7 @@ from idl.probes.basis import Basis
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.probes.statistics import Statistics
+from idl.probes.trial import Solver, Trial
 from idl.progress import Progress, silent
 from idl.protocol import Alignment
 from idl.report import Run, RunReport
@@ -35,6 +39,10 @@ from idl.reporting import (
 )
 from idl.targets import Target, target
 
+EXACT = "exact"
+SOLVERS = (EXACT, *get_args(Solver))
+_OF_DESCENT = ("lr", "weight_decay", "epochs", "step_images", "patience", "order_seed")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:
@@ -45,6 +53,9 @@ class ProbeConfig:
     alignment: what a prediction may borrow from its image's truth before it is measured in metres.
     split, split_seed: as in `split_by_scene`.
     batch_size: images encoded at once.
+    solver: "exact", or "sgd" or "adam", which what follows is about; "auto" is then the k of the exact solver.
+    lr, weight_decay, epochs, step_images, patience: as in `Trial`; step_images is its batch_size.
+    order_seed: of the images' order.
     """
 
     target: str = "depth"
@@ -53,12 +64,27 @@ class ProbeConfig:
     split: str = "11:2:3"
     split_seed: int = 0
     batch_size: int = 32
+    solver: str = "exact"
+    lr: float = Trial.lr
+    weight_decay: float = Trial.weight_decay
+    epochs: int = Trial.epochs
+    step_images: int = Trial.batch_size
+    patience: int = Trial.patience
+    order_seed: int = Trial.seed
 
 
 def check(config: ProbeConfig, encoder: Encoder) -> None:
     """Make sure, before a dataset is made or read, that `config` can be had of `encoder`. Raises InputError."""
     target(config.target)
-    _components(config.k, encoder.channels)
+    k = _components(config.k, encoder.channels)
+    if config.solver not in SOLVERS:
+        near = get_close_matches(config.solver, SOLVERS, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"solver={config.solver}: no such solver.{hint} Pass one of {', '.join(SOLVERS)}.")
+    if config.solver != EXACT:
+        if config.step_images < 1:
+            raise InputError(f"step_images={config.step_images}: expected 1 or more.")
+        _trial(config, k or 1)
     require_rule(config.split)
     if config.batch_size < 1:
         raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
@@ -92,10 +118,17 @@ def probe(
         train = split_statistics(encoded, "train", wanted, progress)
         val = split_statistics(encoded, "val", wanted, progress, train.offset)
         arms = world.once(lambda: fit_arms(train, val, encoded.columns, k))
+        descended = None
+        if config.solver != EXACT:
+            # As many components as were asked for, and there are; those of the exact solver where that is open.
+            trial = _trial(config, arms[PROBE].fit.solution.k)
+            data = training_set(encoded, wanted, train, val, trial.k, progress)
+            (descended,) = train_trials(data, [trial])
+            arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
         test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
         encoded.add_up_throughput()
 
-    findings = Findings(asdict(config), store, split, protocol, wanted, encoder, encoded, arms, test)
+    findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, descended)
     linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)
     range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.layer == "depth" else None
     model = DepthModel(encoder.exportable(), linear_probe, wanted.decode, range_m).eval()
@@ -129,6 +162,26 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
         features = encoder(image)[0].cpu()
     findings = EncoderFindings(store, split, wanted, encoder, constant, store.names[shown], rgb[0], features)
     return Run(encoder_report(findings), encoder_version(findings))
+
+
+def _asked(config: ProbeConfig) -> dict[str, object]:
+    """Return the settings by name, those of gradient descent only where it was used."""
+    unused = _OF_DESCENT if config.solver == EXACT else ()
+    return {name: value for name, value in asdict(config).items() if name not in unused}
+
+
+def _trial(config: ProbeConfig, k: int) -> Trial:
+    """Return the trial that `config` asks for. Raises InputError where there can be none."""
+    return Trial(
+        k=k,
+        solver=config.solver,  # pyright: ignore[reportArgumentType]
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        batch_size=config.step_images,
+        epochs=config.epochs,
+        patience=config.patience,
+        seed=config.order_seed,
+    )
 
 
 def _components(text: str, num_channels: int) -> int | None:

@@ -33,6 +33,7 @@ class RunReport:
 
     params: resolved configuration, by name.
     metrics: final figures, by name (`test_loss`, ...).
+    curves: figures epoch by epoch, from epoch 1, by name; a name that is in `metrics` too ends with that value.
     figures: pictures by artifact path ("curves/loss_over_k.png").
     panels: pictures of one kind for MLflow's image grid, by key ("depth/kitchen_0012"): every run of the same
       dataset uses the same keys, so that runs stand side by side.
@@ -44,6 +45,7 @@ class RunReport:
 
     params: Mapping[str, object]
     metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     figures: Mapping[str, Image] = field(default_factory=dict)
     panels: Mapping[str, Image] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)

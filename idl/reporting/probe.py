@@ -16,6 +16,7 @@ from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit
 from idl.probes.exact import Solution
 from idl.probes.linear_probe import LinearProbe
+from idl.probes.trial import Descent
 from idl.protocol import Protocol
 from idl.report import Championship, Image, ModelVersion, RunReport
 from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, origin_json, run_tags
@@ -27,7 +28,10 @@ ENOUGH = 0.01
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a probe run knows at its end. config: what was asked for, by name."""
+    """All that a probe run knows at its end.
+
+    config: what was asked for, by name. descent: of a probe that was trained by gradient descent.
+    """
 
     config: Mapping[str, object]
     store: Store
@@ -38,6 +42,7 @@ class Findings:
     encoded: EncodedDataset
     arms: Mapping[str, ArmFit]
     test: Evaluation
+    descent: Descent | None = None
 
     @property
     def probe(self) -> Solution:
@@ -88,6 +93,10 @@ def probe_report(findings: Findings) -> RunReport:
         metrics[f"{key}_val_loss"] = arm.fit.solution.val_loss
         metrics[f"{key}_test_loss"] = test.pooled_loss(name)
         metrics |= {f"{key}_test_{each}": value for each, value in test.arm_errors[name].items()}
+    curves: dict[str, tuple[float, ...]] = {}
+    if (descent := findings.descent) is not None:
+        metrics |= {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
+        curves = {"train_loss": descent.train_losses, "val_loss": descent.val_losses}
     throughput = findings.encoded.throughput
     if throughput.num_images:
         metrics["images_per_s"] = throughput.num_images / throughput.seconds
@@ -95,6 +104,7 @@ def probe_report(findings: Findings) -> RunReport:
     return RunReport(
         params=_probe_params(findings),
         metrics=metrics,
+        curves=curves,
         figures={
             "curves/loss_over_k.png": _loss_over_k(findings),
             "arms/test_loss.png": _arms_chart(findings),
@@ -169,7 +179,7 @@ def _probe_params(findings: Findings) -> dict[str, Any]:
         "grid": f"{encoded.grid[0]}x{encoded.grid[1]}",
         "components": encoded.basis.num_components,
         "arithmetic": findings.encoder.arithmetic,
-        "solver": "exact",
+        **({"outcome": findings.descent.outcome} if findings.descent else {}),
         "resolution": protocol.resolution,
         "depth_range_m": f"{protocol.min_depth_m:g}..{protocol.max_depth_m:g}",
         "num_train": len(findings.split.indices["train"]),
