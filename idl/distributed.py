@@ -40,6 +40,10 @@ class OtherRankError(InputError):
     """Another rank failed; the text says which, and its error."""
 
 
+class OtherRankInterruptedError(OtherRankError):
+    """Another rank got Ctrl-C or SIGTERM."""
+
+
 @dataclass(frozen=True)
 class _Signs:
     """What ranks leave for each other in torchrun's store: who is there, who has failed and how, who has left."""
@@ -61,15 +65,17 @@ class _Signs:
         """Add to those who arrived at `place`; return how many they are now."""
         return self.store.add(f"arrived/{place}", count)
 
-    def tell(self, rank: int, line: str) -> None:
+    def tell(self, rank: int, line: str, *, is_interruption: bool = False) -> None:
         """Leave the failure of `rank`, unless there is one: what comes after the first follows from it."""
-        self.store.compare_set("failure", "", f"{rank} {' '.join(line.split())}")
+        kind = "interruption" if is_interruption else "failure"
+        self.store.compare_set("failure", "", f"{rank} {kind} {' '.join(line.split())}")
 
     def raise_of_other(self) -> None:
         if self.store.check(["failure"]):
-            rank, _, line = self.store.get("failure").decode().partition(" ")
+            rank, kind, line = self.store.get("failure").decode().split(" ", 2)
             if int(rank) != self.rank:
-                raise OtherRankError(f"rank {rank}: {line}")
+                error = OtherRankInterruptedError if kind == "interruption" else OtherRankError
+                raise error(f"rank {rank}: {line}")
 
     def tell_killed(self) -> None:
         """Tell of ranks of this machine that are gone without a word."""
@@ -213,7 +219,8 @@ def joined(device: torch.device) -> Iterator[World]:
     device: what this rank computes on. Ranks exchange what is on the CPU by gloo, what is on a GPU by NCCL.
 
     An exception in the block ends every rank: on rank 0 as an OtherRankError where another rank failed first. A
-    further rank that did not fail itself ends without a word, with exit code 1.
+    further rank that did not fail itself ends without a word, with exit code 1. Where Ctrl-C or SIGTERM came first,
+    each rank that got it raises its own. SystemExit with code 0 is no failure, and ends no other rank.
     """
     if announced().size == 1:
         yield ALONE
@@ -236,17 +243,22 @@ def joined(device: torch.device) -> Iterator[World]:
                 world.barrier()
         except BaseException as error:
             cause = _cause(signs, error)
+            # Not where a second Ctrl-C cut that off: a rank that is gone and has not left counts as killed.
+            with suppress(Exception):
+                signs.leave()
             if cause is error:
                 raise
             raise cause from error
-        finally:
-            with suppress(Exception):
-                signs.leave()
+        with suppress(Exception):
+            signs.leave()
     dist.destroy_process_group()
 
 
 def _cause(signs: _Signs, error: BaseException) -> BaseException:
     """Return what ended the run: `error`, which the others are told of, or what another rank was first to tell."""
+    if isinstance(error, OtherRankInterruptedError):
+        # A signal to all may get to this rank a moment later: it is raised here then, and goes on as the rank's own.
+        time.sleep(1)
     if threading.current_thread() is threading.main_thread():
         # torchrun sends it as soon as one rank has ended: it must not cut off what rank 0 has yet to log.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -255,12 +267,13 @@ def _cause(signs: _Signs, error: BaseException) -> BaseException:
             # A connection was lost. Its other end tells why, or torchrun takes a moment to clear it away.
             time.sleep(1)
         signs.tell_killed()
-        if isinstance(error, InputError):
-            signs.tell(signs.rank, str(error))
-        elif isinstance(error, Exception):
-            signs.tell(signs.rank, f"{type(error).__name__}: {error}")
+        line = _line(error)
+        if line:
+            signs.tell(signs.rank, line, is_interruption=_is_interruption(error))
         signs.raise_of_other()
     except OtherRankError as other:
+        if isinstance(other, OtherRankInterruptedError) and _is_interruption(error):
+            return error
         if signs.rank > 0:
             return SystemExit(1)
         return error if isinstance(error, OtherRankError) else other
@@ -268,6 +281,28 @@ def _cause(signs: _Signs, error: BaseException) -> BaseException:
         # torchrun is gone, and with it all that the ranks told each other.
         return error
     return error
+
+
+def _line(error: BaseException) -> str:
+    """Return what the others are told of `error`; nothing where it is no failure."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, SystemExit):
+        if not isinstance(error.code, int):
+            return str(error.code or "")
+        if _is_interruption(error):
+            return f"ended by signal {error.code - 128}"
+        return f"ended with exit code {error.code}" if error.code else ""
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else ""
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Tell whether Ctrl-C or a signal raised it: a shell reports signal N as exit code 128 + N."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.code, int) and error.code - 128 in signal.valid_signals()
+    return isinstance(error, KeyboardInterrupt)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Several ranks: the figures of one, a cache shared with one, and an end for all where one fails."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ from idl.cache import MapFile
 from idl.cli import main
 from idl.data.preparation import prepare
 from idl.data.splits import split_by_scene
-from idl.distributed import ALONE, SILENCE_TIMEOUT_S, OtherRankError, World, _Signs, announced, local_device
+from idl.distributed import ALONE, SILENCE_TIMEOUT_S, OtherRankError, World, _cause, _Signs, announced, local_device
 from idl.errors import InputError
 from idl.features import EncodedDataset
 from idl.protocol import Protocol
@@ -112,6 +113,88 @@ def test_a_rank_that_is_gone_without_a_word_was_killed(ranks: list[_Signs], has_
     ranks[0].tell_killed()
     with nullcontext() if has_left else pytest.raises(OtherRankError, match="rank 1: killed"):
         ranks[0].raise_of_other()
+
+
+@pytest.fixture
+def terminated() -> Iterator[None]:
+    """SIGTERM raises SystemExit, as inside a tracked run."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyboardInterrupt("interrupted; here is more"), "interrupted"),
+        (SystemExit(143), "ended by signal 15"),
+        (SystemExit(3), "ended with exit code 3"),
+        (SystemExit("no more"), "no more"),
+        (SystemExit(0), ""),
+        (SystemExit(), ""),
+    ],
+)
+@pytest.mark.usefixtures("terminated")
+def test_a_rank_that_is_interrupted_ends_the_others(ranks: list[_Signs], error: BaseException, line: str) -> None:
+    assert _cause(ranks[1], error) is error
+    ranks[1].leave()
+    with pytest.raises(OtherRankError, match=f"^rank 1: {line}$") if line else nullcontext():
+        ranks[0].raise_of_other()
+    if line:
+        with pytest.raises(OtherRankError, match=f"^rank 1: {line}$"):
+            World(0, 2, ranks[0]).barrier()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, lambda: SystemExit(143)])
+@pytest.mark.usefixtures("terminated")
+def test_where_all_are_interrupted_each_raises_its_own(
+    ranks: list[_Signs], kind: Callable[[], BaseException], first: int
+) -> None:
+    for rank in (first, 1 - first):
+        error = kind()
+        assert _cause(ranks[rank], error) is error
+
+
+@pytest.mark.usefixtures("terminated")
+def test_a_signal_to_all_may_get_to_a_rank_after_it_saw_another_end(
+    ranks: list[_Signs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks[1].tell(1, "interrupted", is_interruption=True)
+    with pytest.raises(OtherRankError, match="rank 1: interrupted") as seen:
+        ranks[0].raise_of_other()
+    waited: list[float] = []
+    for number, raised in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
+        monkeypatch.setattr("idl.distributed.time.sleep", lambda _, number=number: signal.raise_signal(number))
+        with pytest.raises(raised):
+            _cause(ranks[0], seen.value)
+    # None comes: it was the other's alone.
+    monkeypatch.setattr("idl.distributed.time.sleep", waited.append)
+    assert _cause(ranks[0], seen.value) is seen.value
+    assert waited
+
+
+@pytest.mark.parametrize("signalled", [KeyboardInterrupt(), SystemExit(143)])
+@pytest.mark.usefixtures("terminated")
+def test_a_signal_that_follows_a_failure_is_not_the_reason(ranks: list[_Signs], signalled: BaseException) -> None:
+    """torchrun sends SIGTERM to the others as soon as one rank has ended."""
+    failure = ValueError("planted")
+    assert _cause(ranks[1], failure) is failure
+    cause = _cause(ranks[0], signalled)
+    assert isinstance(cause, OtherRankError)
+    assert str(cause) == "rank 1: ValueError: planted"
+
+
+@pytest.mark.usefixtures("terminated")
+def test_a_further_rank_ends_without_a_word_where_another_was_first(ranks: list[_Signs]) -> None:
+    _cause(ranks[0], KeyboardInterrupt())
+    cause = _cause(ranks[1], RuntimeError("a connection was lost"))
+    assert isinstance(cause, SystemExit)
+    assert cause.code == 1
 
 
 def test_a_rank_that_falls_silent_is_given_up(ranks: list[_Signs], monkeypatch: pytest.MonkeyPatch) -> None:

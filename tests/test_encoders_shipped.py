@@ -1,5 +1,6 @@
 """Weights that come with the package: when a ConvNeXt falls back to them, and when it does not."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import pytest
 import shipped_files
 import torch
 from encoder_contract import CPU, images
+from safetensors import safe_open
 from safetensors.torch import load_file
 from shipped_files import ATTO
 
+from idl.cli import cli
+from idl.data.datasets import DatasetConfig
 from idl.encoders import Encoder, EncoderConfig, build, hub, shipped
 from idl.errors import InputError
 
@@ -144,12 +148,55 @@ def test_arguments_given_go_before_those_of_a_file(package: Path) -> None:
         built(name="timm:convnext_tiny", weights=path)
 
 
-@pytest.mark.parametrize("name", shipped.FILES.values())
-def test_what_ships_is_small_in_half_precision_and_has_a_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def of_the_package(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What truly ships, in place of the stand-ins."""
     monkeypatch.undo()
-    found = shipped.shipped(name)
-    if found is None:
-        pytest.skip(f"not trained yet: {name}")
-    assert found.path.stat().st_size <= 8e6
-    assert {str(tensor.dtype) for tensor in load_file(found.path).values()} == {"torch.float16"}
-    assert {"summary", "command", "dataset_digest", "seed", "validation", "date", "versions"} <= found.card.keys()
+
+
+def found(name: str) -> shipped.Shipped:
+    file = shipped.shipped(name)
+    assert file is not None, f"{name}.safetensors or its card is missing from {shipped.FOLDER}"
+    return file
+
+
+NAMES = sorted(set(shipped.FILES.values()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("of_the_package")
+def test_what_ships_is_small_in_half_precision_and_has_a_card(name: str) -> None:
+    file = found(name)
+    assert file.path.stat().st_size <= 8e6
+    assert {str(tensor.dtype) for tensor in load_file(file.path).values()} == {"torch.float16"}
+    assert {"summary", "command", "dataset_digest", "seed", "validation", "date", "versions"} <= file.card.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("of_the_package")
+def test_a_card_agrees_with_its_file_and_its_command_trains_on_rooms_of_its_own(name: str) -> None:
+    file = found(name)
+    with safe_open(file.path, "pt") as content:
+        metadata = content.metadata()
+    for key in ("dataset_digest", "seed", "task"):
+        assert metadata[key] == str(file.card[key])
+
+    idl, command, *words = shlex.split(str(file.card["command"]))
+    assert idl == "idl"
+    options = cli.commands[command].make_context(command, words).params
+    assert options["seed"] == file.card["seed"]
+    # The rooms that a probe is fitted and tested on by default must be new to it.
+    assert options["dataset"] == DatasetConfig().dataset == "rooms"
+    assert options["dataset_seed"] != DatasetConfig().dataset_seed
+
+
+@pytest.mark.parametrize("encoder", shipped.FILES)
+@pytest.mark.usefixtures("of_the_package")
+def test_what_ships_loads(encoder: str) -> None:
+    file = found(shipped.FILES[encoder])
+    encoder_built = built(name=encoder, weights="shipped")
+    assert encoder_built.origin.weights == "shipped"
+    assert encoder_built.origin.task == file.card["task"]
+    features = encoder_built(images())
+    assert features.shape[1] == encoder_built.channels
+    assert bool(features.isfinite().all())
