@@ -1,0 +1,114 @@
+"""A study in a file: Optuna's journal, with writes that belong together made as one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from idl.errors import InputError
+
+# Of optuna's journal: the operation that sets a trial's state.
+_SETS_STATE = 6
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file.
+
+    The lock is the system's own: that of a killed process is free at once, where Optuna's link would stay for 30 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._file_lock = lock_of(path)
+        self._held: list[dict[str, Any]] | None = None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write records, or hold them back within `as_one`."""
+        if self._held is not None:
+            self._held.extend(logs)
+            return
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._file_lock, self._path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Write what is written in this block at its end, at once: each write waits for the disk.
+
+        Nothing of it is read back before. Where the block raises, nothing is written.
+        """
+        self._held = []
+        try:
+            yield
+            logs = self._held
+        finally:
+            self._held = None
+        if logs:
+            self.append_logs(logs)
+
+
+def lock_of(path: Path) -> FileLock:
+    """Return the lock that writers of `path` hold."""
+    return FileLock(path.with_name(f"{path.name}.writing"))
+
+
+def open_journal(path: Path) -> tuple[JournalStorage, Journal]:
+    """Open the journal in `path`, made where there is none.
+
+    Raises InputError where it is damaged, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock_of(path):
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        _require_sound(path, lines)
+        journal = Journal(path)
+    except OSError as error:
+        raise InputError(f"{path}: the study cannot be kept there ({error.strerror}). Pass another storage.") from error
+    try:
+        return JournalStorage(journal), journal
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a journal that Optuna can replay ({type(error).__name__}: {error}). "
+            "Move it away, or pass another study name."
+        ) from error
+
+
+def _require_sound(path: Path, lines: list[bytes]) -> None:
+    records = [_record(line) for line in lines]
+    if None not in records:
+        return
+    good = records.index(None)
+    kept, lost = (_num_finished(part) for part in (records[:good], records[good:]))
+    raise InputError(
+        f"{path}: damaged at line {good + 1} of {len(lines)}; {kept} finished trials stand before it, {lost} after it "
+        f"cannot be replayed. To go on from there: head -n {good} '{path}' > '{path}.good' && mv '{path}.good' '{path}'"
+    )
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds; None where it is damaged, or ends too early."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    is_whole = line.endswith(b"\n") and isinstance(record, dict) and {"op_code", "worker_id"} <= record.keys()
+    return record if is_whole else None
+
+
+def _num_finished(records: list[dict[str, Any] | None]) -> int:
+    return sum(
+        record is not None and record["op_code"] == _SETS_STATE and record.get("state") in _FINISHED
+        for record in records
+    )

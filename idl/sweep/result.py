@@ -1,0 +1,57 @@
+"""What came of a sweep, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from idl.probes.trial import Descent, Outcome, Trial
+from idl.sweep.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class SweepTrial:
+    """A finished trial of a study. Losses as in `Descent`.
+
+    number: in the study, from 0.
+    outcome: those that "ended" (by the pruner) or "diverged" cannot be the best.
+    """
+
+    number: int
+    trial: Trial
+    outcome: Outcome
+    train_loss: float
+    val_loss: float
+    excess_loss: float
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where this worker's time went. waiting: for the last trials of other workers."""
+
+    asking: float = 0.0
+    training: float = 0.0
+    reporting: float = 0.0
+    telling: float = 0.0
+    waiting: float = 0.0
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A study with all its trials.
+
+    study: its name, to go on with.
+    space: with k's end as a number.
+    number: of the best trial. best: its training.
+    trials: all finished ones, also of other workers, by number.
+    importances: share of each searched setting in what makes a trial good; empty where too few trials tell.
+    num_trained: trials that this worker trained.
+    """
+
+    study: str
+    space: SearchSpace
+    number: int
+    best: Descent
+    trials: tuple[SweepTrial, ...]
+    importances: Mapping[str, float]
+    num_trained: int
+    seconds: Seconds

@@ -1,0 +1,96 @@
+"""A sweep, from a search space to its best trial."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from idl.descending import TrainingSet
+from idl.errors import InputError
+from idl.probes.trial import Trial
+from idl.progress import Progress, silent
+from idl.sweep.batches import FINISHED, TOLD, OnTrial, Search
+from idl.sweep.config import SweepConfig
+from idl.sweep.result import Seconds, SweepResult, SweepTrial
+from idl.sweep.searching import importances_of, trial_of
+from idl.sweep.space import SearchSpace
+from idl.sweep.storage import open_study, opened, require_space
+from idl.sweep.workers import Heartbeat
+
+
+def named(config: SweepConfig) -> SweepConfig:
+    """Give a study without a name one of its own."""
+    if config.study:
+        return config
+    return replace(config, study=f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+
+
+def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> None:
+    """Raise InputError where `sweep` would, as far as that is known before anything is encoded.
+
+    config: with the study's name. subject, folder: as for `sweep`.
+    """
+    with opened(config, config.study, folder) as storage:
+        open_study(storage, config, config.study, subject)
+
+
+def sweep(
+    data: TrainingSet,
+    space: SearchSpace,
+    config: SweepConfig,
+    subject: Mapping[str, str],
+    folder: Path,
+    on_trial: OnTrial = lambda trial, descent: None,
+    progress: Progress = silent,
+) -> SweepResult:
+    """Search `space` for the trial with the lowest validation loss.
+
+    data: training and validation split; nothing else is seen.
+    subject: digests, by name, of what the trials are trained on; a study of another subject is refused.
+    folder: of journals.
+    on_trial: called with each trial that this worker finished, after the study knows of it.
+
+    Any number of workers may share one study; each returns when the study has all its trials. Trials of one that
+    ended on the way are tried again. A single worker with the same seed draws the same trials.
+    Raises InputError for k beyond the components, a storage that cannot be used, a study of another subject or
+    space, and where no trial came to an end that counts.
+    """
+    space = space.within(data.images.num_columns - 1)
+    config = named(config)
+    with opened(config, config.study, folder) as storage:
+        study = open_study(storage, config, config.study, subject)
+        require_space(study, space, config)
+        with Heartbeat(storage.database) as heartbeat:
+            search = Search(data, space, config, storage, study, heartbeat, on_trial)
+            search.run(progress)
+        best = _best(study)
+        if best is None:
+            raise InputError(
+                f"study {config.study}: every trial diverged or was ended. Lower the bounds of lr={space.lr[0]:g}:"
+                f"{space.lr[1]:g} under another study name."
+            )
+        return SweepResult(
+            study=config.study,
+            space=space,
+            number=best.number,
+            best=search.descent_of(best),
+            trials=tuple(_plain(each, config.fixed) for each in study.get_trials(deepcopy=False, states=FINISHED)),
+            importances=importances_of(study),
+            num_trained=search.num_trained,
+            seconds=Seconds(**search.seconds),
+        )
+
+
+def _best(study: Study) -> FrozenTrial | None:
+    """Return the trial with the lowest validation loss, the first of equals."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return min(complete, key=lambda each: each.value or 0.0, default=None)
+
+
+def _plain(trial: FrozenTrial, fixed: Trial) -> SweepTrial:
+    attributes = {name: trial.user_attrs[name] for name in TOLD}
+    return SweepTrial(trial.number, trial_of(trial.params, fixed), **attributes)
