@@ -25,7 +25,7 @@ from idl.training.checks import require_batches, require_layers, require_resumab
 from idl.training.objective import Objective
 from idl.training.result import command_line
 
-# Each takes half an hour on one core.
+# Each takes half an hour on one core; benchmarks/README.md says what was tried.
 AUTOENCODER = TrainingConfig(epochs=20.0, crop=64, lr=3e-3, weight_decay=0.01, val_images=96)
 PRETRAIN = TrainingConfig(epochs=15.0, batch_size=16, crop=128, lr=2e-3, val_images=240)
 _SIZE = AutoencoderConfig()
