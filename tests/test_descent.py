@@ -17,7 +17,7 @@ from idl.probes.image_maps import ImageMaps
 from idl.probes.image_statistics import Minibatch
 from idl.probes.statistics import Statistics
 from idl.probes.trial import Descent, Trial
-from idl.training.config import rate_at
+from idl.schedule import rate_at
 
 K = 6
 

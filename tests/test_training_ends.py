@@ -14,9 +14,9 @@ from torch import Tensor
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.errors import InputError
+from idl.schedule import rate_at
 from idl.training import DivergedError, TrainingConfig
 from idl.training.checkpoints import Checkpoints
-from idl.training.config import rate_at
 from idl.training.images import Batch
 
 # 12 images in batches of 4: an epoch has 3 steps.

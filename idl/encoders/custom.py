@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from idl.encoders import weights
 from idl.encoders.base import Encoder, EncoderConfig, Origin, Weights, digest_of
+from idl.encoders.seeding import seeded
 from idl.errors import InputError
 
 DRY_RUN_SIDE = 64
@@ -26,8 +27,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     if config.stage is not None:
         raise InputError(f"stage={config.stage}: {config.name} has one level only. Choose it by encoder_args.")
     arguments = json.loads(config.encoder_args)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
+    with seeded(config.seed):
         network = _call(config.name, arguments)
     network.eval()
     kind: Weights = "custom"

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from idl.encoders import weights
 from idl.encoders.base import EncoderConfig
+from idl.encoders.seeding import seeded
 from idl.errors import InputError
 
 # Classes of ImageNet-1k, -12k, -21k in its several editions: a classifier with as many was trained on it.
@@ -35,9 +35,7 @@ def create(config: EncoderConfig, tagged: str, arguments: Mapping[str, Any], **l
     if ours:
         raise InputError(f"encoder_args: {ours[0]} is not yours to set. Leave it out.")
     try:
-        # The CPU generator alone: torch.manual_seed would seed those of the GPUs too, which are not forked.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
+        with seeded(config.seed):
             return timm.create_model(tagged, **arguments, **loading)
     except MemoryError:
         raise

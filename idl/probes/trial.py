@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from idl.errors import InputError
+from idl.schedule import rate_at
 
 Solver = Literal["sgd", "adam"]
 Schedule = Literal["constant", "cosine"]
@@ -69,10 +70,7 @@ class Trial:
         """Share of the learning rate at `step`, from 0, of `num_steps`."""
         if self.schedule == "constant":
             return 1.0
-        rising = round(self.warmup * num_steps)
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, num_steps - rising)))
+        return rate_at(step, num_steps, self.warmup)
 
 
 @dataclass(frozen=True)

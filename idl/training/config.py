@@ -84,11 +84,3 @@ def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     if config.arithmetic != "auto":
         return config
     return replace(config, arithmetic="bfloat16" if has_fast_bfloat16(device) else "float32")
-
-
-def rate_at(step: int, num_steps: int, warmup: float) -> float:
-    """Share of the learning rate at `step` of `num_steps`: a straight rise, then a half cosine down to 0."""
-    rising = round(warmup * num_steps)
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, num_steps - rising)))

@@ -15,6 +15,7 @@ from idl.data.store import Store
 from idl.distributed import World
 from idl.errors import InputError
 from idl.progress import Progress, silent
+from idl.schedule import rate_at
 from idl.training.checkpoints import Checkpoints
 from idl.training.checks import (
     digests_of,
@@ -25,7 +26,7 @@ from idl.training.checks import (
     require_size,
     settings_of,
 )
-from idl.training.config import TrainingConfig, rate_at, resolved
+from idl.training.config import TrainingConfig, resolved
 from idl.training.images import Batch, TrainingImages, to_network
 from idl.training.interruption import Interruption, noticed
 from idl.training.looks import Recorder, Validation

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from idl.data.rooms import KINDS, MATERIALS
+from idl.encoders.seeding import seeded
 from idl.errors import InputError
 from idl.figures import recognised
 from idl.report import Image
@@ -65,9 +66,7 @@ class Recognition:
             raise InputError(f"model={architecture}: timm has no such ConvNeXt. Pass one of {near}, ...")
         self.architecture = architecture
         self.encoder = f"timm:{architecture}"
-        # The CPU generator alone: torch.manual_seed would seed those of the GPUs too, which are not forked.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             model = timm.create_model(architecture, num_classes=len(self.labels), ls_init_value=LAYER_SCALE)  # pyright: ignore[reportArgumentType]
         self.module = _Normalised(model)
         self.arguments: Mapping[str, object] = {"ls_init_value": LAYER_SCALE}
