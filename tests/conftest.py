@@ -1,6 +1,7 @@
 """Settings of every test: one thread a process, and a cache of its own."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 def pytest_configure() -> None:
     # Tests run in several processes; their threads would fight over the same cores.
     torch.set_num_threads(1)
+    # What a shell starts in the background ignores Ctrl-C, and Python then leaves it so: nothing could be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
