@@ -123,6 +123,20 @@ def test_a_killed_preparation_goes_on_to_the_same_store(tmp_path: Path, monkeypa
     assert_same(prepare(PlantedReader(num_scenes=60), PROTOCOL, tmp_path / "whole").path, again.path)
 
 
+def test_segments_that_packed_other_layers_are_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(PlantedReader(), PROTOCOL, tmp_path / "whole")
+    # The first segments are those of a version that packed depth and left normals as they are.
+    monkeypatch.setattr(preparation, "IMAGES_PER_SEGMENT", 6)
+    folder = tmp_path / "mixed"
+    partial = store_path(PlantedReader(), PROTOCOL, folder).with_suffix(".partial")
+    partial.mkdir(parents=True)
+    with monkeypatch.context() as before:
+        before.setattr(preparation, "_PLAIN", ("rgb", "valid", "normals"))
+        for segment in preparation._segments(PlantedReader())[:2]:
+            preparation._write_segment(PlantedReader(), PROTOCOL, segment, partial)
+    assert_same(whole.path, prepare(PlantedReader(), PROTOCOL, folder).path)
+
+
 def test_a_second_call_reads_nothing(tmp_path: Path) -> None:
     log = tmp_path / "log"
     prepare(PlantedReader(), PROTOCOL, tmp_path)

@@ -257,7 +257,8 @@ class _Run:
 
     def _step(self, batch: Batch) -> Tensor:
         config = self._config
-        self._module.train()
+        if not self._module.training:
+            self._module.train()
         rate = config.lr * rate_at(self.standing.step, self._num_steps, config.warmup)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
