@@ -124,6 +124,14 @@ def test_prepare_shows_the_dataset(folder: Path, capfd: pytest.CaptureFixture[st
     assert left.data.tags["store"] in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["prepare", "null", "convnext"])
+def test_a_second_rank_leaves_no_run_of_its_own(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert run(*walk(command)) == 0
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+
 def test_random_weights_are_said_everywhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

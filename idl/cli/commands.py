@@ -27,6 +27,7 @@ from idl.cli.options import (
     split_options,
     stride_option,
 )
+from idl.distributed import announced
 from idl.pipeline import ProbeConfig, check, describe, materialise
 from idl.pipeline import probe as run_probe
 from idl.progress import terminal
@@ -39,6 +40,8 @@ from idl.targets import target as find_target
 @run_options
 def prepare(**options: Any) -> None:
     """Prepare a dataset: make or read it once, into one HDF5 store."""
+    if not announced().is_first:
+        return  # nothing to share among ranks
     config = configured(ProbeConfig, options)
     find_target(config.target)
     with tracked_run("prepare", f"prepare {Path(options['dataset']).stem}", options) as recorder:
@@ -93,6 +96,8 @@ def probe(**options: Any) -> None:
 
 
 def _materialise(name: str, options: Mapping[str, Any]) -> None:
+    if not announced().is_first:
+        return  # nothing to share among ranks
     config = configured(ProbeConfig, options)
     find_target(config.target)
     with tracked_run(name, f"{name} {Path(options['dataset']).stem}", options) as recorder:
