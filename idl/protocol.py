@@ -2,51 +2,114 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
+from idl.errors import InputError
+
 Alignment = Literal["none", "median", "affine"]
+Averaging = Literal["image", "pixel"]
+Crop = tuple[int, int, int, int]
+# The store's layer of native truth.
+NATIVE = "native_depth"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images become 256 x 256 truth, and how a prediction is held against it.
+    """How images become truth of one size, and how a prediction is held against it.
 
     Figures under different digests are not put in one table.
 
     name: a short name for people.
-    resolution: side of the square images, pixels: the short side is resized to it, the centre is kept.
+    resolution: height of the images, pixels. width: their width, pixels; 0: as high as wide, which is what it then
+      reads. The image is resized to cover resolution x width, and its centre is kept.
     crop: (top, bottom, left, right) in native pixels, cut before resizing; None: the whole image.
     min_depth_m, max_depth_m: only truth inside this range is valid; predictions are clamped to it before
       any ratio or logarithm.
     min_valid_share: a resized cell counts only where at least this share of it was measured.
-    mask: which native pixels are truth.
+    mask: which native pixels are truth: those that the sensor measured ("sensor"), or also those that were filled
+      in ("inpainted").
     alignment: what a prediction may borrow from the truth of its own image: nothing ("none"), one factor
       ("median"), or scale and shift by least squares ("affine").
+    erosion: native pixels; a valid pixel is no truth where one that is not valid lies so near, or nearer, in x and y.
+    is_native: the truth at native size is kept too, and depth metrics are taken on it; the prediction is upsampled
+      to it. Fitting and its losses stay at resolution x width.
+    native_crop: (top, bottom, left, right): the native pixels that are measured; None: all.
+    averaging: which average is the headline: per image and then over images, or over all pixels.
     """
 
     name: str = "idl"
     resolution: int = 256
-    crop: tuple[int, int, int, int] | None = None
+    crop: Crop | None = None
     min_depth_m: float = 1e-3
     max_depth_m: float = 10.0
     min_valid_share: float = 0.5
     mask: str = "sensor"
     alignment: Alignment = "none"
+    width: int = 0
+    erosion: int = 0
+    is_native: bool = False
+    native_crop: Crop | None = None
+    averaging: Averaging = "image"
+
+    def __post_init__(self) -> None:
+        """Make a width of 0 the square's; raise InputError for what contradicts itself."""
+        if self.width == 0:
+            object.__setattr__(self, "width", self.resolution)
+        if self.is_native and self.crop is not None:
+            raise InputError(f"protocol {self.name!r}: crop cuts before resizing; with native truth, use native_crop.")
+        if self.native_crop is not None and not self.is_native:
+            raise InputError(f"protocol {self.name!r}: native_crop needs native truth, or crop.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images, pixels."""
+        return self.resolution, self.width
+
+    @property
+    def is_square(self) -> bool:
+        """As high as wide."""
+        return self.width == self.resolution
+
+    def require_frame(self, height: int, width: int, where: str) -> None:
+        """Make sure that a native map can be held against a prediction of this protocol.
+
+        The images must show all of the frame, and not be larger than it. Raises InputError, which begins with `where`.
+        """
+        if height * self.width != width * self.resolution or height < self.resolution:
+            raise InputError(
+                f"{where}: the frame has {height} x {width} pixels; protocol {self.name} wants at least "
+                f"{self.resolution} x {self.width}, and of that shape. Pass protocol=idl."
+            )
+        top, bottom, left, right = self.native_crop or (0, height, 0, width)
+        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            raise InputError(
+                f"{where}: the crop of protocol {self.name}, rows {top}:{bottom} and columns {left}:{right}, does not "
+                f"fit into {height} x {width} pixels. Pass protocol=idl."
+            )
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: sorted keys, no spaces; what was added later is left out where it says nothing new."""
+        # Else the digests of all stores, caches and champions would change with every new field.
+        values = asdict(self)
+        silent = {each.name: each.default for each in fields(self) if each.name in _ADDED} | {"width": self.resolution}
+        kept = {name: value for name, value in values.items() if name not in silent or value != silent[name]}
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Protocol":
         """Inverse of `to_json`."""
         values = json.loads(text)
-        if values.get("crop") is not None:
-            values["crop"] = tuple(values["crop"])
+        for name in ("crop", "native_crop"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**values)
 
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+# Fields that came after the first digests.
+_ADDED = ("width", "erosion", "is_native", "native_crop", "averaging")

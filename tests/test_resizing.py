@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from idl.data.resizing import resize_depth, resize_rgb, square_box
+from idl.data.resizing import centred_box, resize_depth, resize_rgb
 from idl.protocol import Protocol
 
 
@@ -54,7 +54,7 @@ def test_a_constant_stays_constant_at_any_size() -> None:
 
 
 def test_the_crop_is_cut_first() -> None:
-    assert square_box(480, 640, (45, 471, 41, 601)) == (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)
+    assert centred_box(480, 640, (45, 471, 41, 601)) == (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)
     rgb = np.zeros((20, 30, 3), np.uint8)
     rgb[5:15, 10:20] = 200
     resized = resize_rgb(Image.fromarray(rgb), Protocol(resolution=5, crop=(5, 15, 10, 20)))

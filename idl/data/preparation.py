@@ -22,11 +22,11 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
-from idl.data.reader import Reader
-from idl.data.store import STORE_VERSION, Store, dataset_of, texts_of
+from idl.data.reader import Reader, Sample
+from idl.data.store import STORE_VERSION, TEXTS, Store, dataset_of, texts_of
 from idl.errors import InputError, is_disk_full
 from idl.progress import Progress, silent
-from idl.protocol import Protocol
+from idl.protocol import NATIVE, Protocol
 
 IMAGES_PER_SEGMENT = 48
 # Measured on rooms of 256 x 256, one core of an AMD EPYC with AVX-512. lzf brings RGB to 56 % of its size, but takes
@@ -152,7 +152,7 @@ def _write_segment(reader: Reader, protocol: Protocol, segment: _Segment, folder
 
 def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment: _Segment) -> None:
     layers: dict[str, h5py.Dataset] = {}
-    names, scenes, hashes, quantiles = [], [], [], []
+    names, scenes, sides, hashes, quantiles = [], [], [], [], []
     for index in range(segment.first, segment.last):
         # Written image by image: a segment held in memory, and stacked, took 250 MB in all on rooms; this takes 160.
         for sample in reader.read(index):
@@ -161,12 +161,16 @@ def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment:
                 continue
             depth = np.where(valid, sample.depth_m, np.float32(0))
             maps = {"rgb": sample.rgb, "depth": depth, "valid": valid, **sample.layers}
+            if protocol.is_native:
+                maps |= {NATIVE: _native_in_range(reader, sample, protocol)}
             if not layers:
                 layers = {layer: _create(file, layer, segment.num_images, values) for layer, values in maps.items()}
             for layer, values in maps.items():
+                _require_same_size(reader, layer, layers[layer].shape[1:], values.shape)
                 layers[layer][len(names)] = values
             names.append(sample.name)
             scenes.append(sample.scene)
+            sides.append(sample.side)
             hashes.append(_content_hash(maps))
             quantiles.append(np.quantile(sample.depth_m[valid], (0.5, 0.99)))
     file.attrs["num_skipped"] = segment.num_images - len(names)
@@ -175,9 +179,29 @@ def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment:
             dataset.resize(len(names), axis=0)
         file.create_dataset("name", data=names, dtype=h5py.string_dtype())
         file.create_dataset("scene", data=scenes, dtype=h5py.string_dtype())
+        file.create_dataset("side", data=sides, dtype=h5py.string_dtype())
         file.create_dataset("hash", data=hashes, dtype=h5py.string_dtype())
         file.create_dataset("depth_m_quantiles", data=np.array(quantiles, np.float64))
     file.flush()
+
+
+def _native_in_range(reader: Reader, sample: Sample, protocol: Protocol) -> np.ndarray:
+    """Return the sample's native truth, 0 outside the range. Raises InputError where it is missing or does not fit."""
+    native_m = sample.layers.get(NATIVE)
+    if native_m is None:
+        raise InputError(f"{reader.source}: {sample.name} has no native depth, which {protocol.name} is measured on.")
+    protocol.require_frame(*native_m.shape, where=f"{reader.source}: {sample.name}")
+    with np.errstate(invalid="ignore"):
+        is_inside = (native_m >= protocol.min_depth_m) & (native_m <= protocol.max_depth_m)
+    return np.where(is_inside, native_m, np.float32(0))
+
+
+def _require_same_size(reader: Reader, layer: str, first: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if first != other:
+        raise InputError(
+            f"{reader.source}: {layer} has {first[0]} x {first[1]} pixels in one image, {other[0]} x {other[1]} in "
+            "another. A store holds one size; prepare them apart."
+        )
 
 
 def _create(file: h5py.File, layer: str, num_images: int, image: np.ndarray) -> h5py.Dataset:
@@ -199,7 +223,7 @@ def _content_hash(maps: Mapping[str, np.ndarray]) -> str:
 
 
 def _consolidate(reader: Reader, protocol: Protocol, segments: list[Path], path: Path) -> None:
-    names, scenes, hashes, quantiles = [], [], [], []
+    names, scenes, sides, hashes, quantiles = [], [], [], [], []
     num_skipped = 0
     for segment in segments:
         with h5py.File(segment, "r") as file:
@@ -207,6 +231,8 @@ def _consolidate(reader: Reader, protocol: Protocol, segments: list[Path], path:
             if "name" in file:
                 names += texts_of(file, "name")
                 scenes += texts_of(file, "scene")
+                # A segment that an earlier version left behind has none.
+                sides += texts_of(file, "side") if "side" in file else [""] * len(texts_of(file, "scene"))
                 hashes += texts_of(file, "hash")
                 quantiles += list(dataset_of(file, "depth_m_quantiles")[:])
     if not names:
@@ -215,7 +241,9 @@ def _consolidate(reader: Reader, protocol: Protocol, segments: list[Path], path:
             f"{protocol.min_depth_m:g} and {protocol.max_depth_m:g} m. Check the depth scale and the range."
         )
     medians, far = np.array(quantiles).T
-    content = json.dumps([protocol.to_json(), names, scenes, hashes])
+    # Only where some image has a side: the digests of stores without stay what they were.
+    published = [sides] if any(sides) else []
+    content = json.dumps([protocol.to_json(), names, scenes, hashes, *published])
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     temporary = path.with_suffix(".tmp")
     try:
@@ -237,22 +265,24 @@ def _consolidate(reader: Reader, protocol: Protocol, segments: list[Path], path:
             )
             file.create_dataset("name", data=names, dtype=h5py.string_dtype())
             file.create_dataset("scene", data=scenes, dtype=h5py.string_dtype())
+            if published:
+                file.create_dataset("side", data=sides, dtype=h5py.string_dtype())
             start = 0
             for segment in segments:
-                start = _copy_chunks(segment, file, start, len(names))
+                start = _copy_chunks(reader, segment, file, start, len(names))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _copy_chunks(segment: Path, target: h5py.File, start: int, num_images: int) -> int:
+def _copy_chunks(reader: Reader, segment: Path, target: h5py.File, start: int, num_images: int) -> int:
     """Copy a segment's chunks as they are, without unpacking them; return where the next segment starts."""
     with h5py.File(segment, "r") as source:
         if "name" not in source:
             return start
         count = len(source["rgb"])  # pyright: ignore[reportArgumentType]
         for layer, dataset in source.items():
-            if layer in ("name", "scene", "hash", "depth_m_quantiles"):
+            if layer in (*TEXTS, "hash", "depth_m_quantiles"):
                 continue
             if layer not in target:
                 target.create_dataset(
@@ -264,6 +294,7 @@ def _copy_chunks(segment: Path, target: h5py.File, start: int, num_images: int) 
                 )
             copied = target[layer]
             assert isinstance(copied, h5py.Dataset)
+            _require_same_size(reader, layer, copied.shape[1:], dataset.shape[1:])
             rest = (0,) * (len(dataset.shape) - 1)
             if _num_filters(dataset) != _num_filters(copied):
                 # A segment of an earlier version, which packed other layers.

@@ -10,13 +10,15 @@ from jaxtyping import Bool, Float32, UInt8
 
 @dataclass(frozen=True)
 class Sample:
-    """One RGB-D pair at the store's resolution (square, side `resolution`).
+    """One RGB-D pair at the protocol's size, resolution x width.
 
     depth_m: metres along the optical axis; 0 where not valid.
     valid: True where `depth_m` is a real measurement.
     layers: further maps by name: "normals" float16 (H, W, 3), unit length in camera coordinates
       (x right, y down, z forward; a surface that faces the camera has z < 0), 0 where there is none;
-      "objects", "kinds", "materials" uint8 (H, W).
+      "objects", "kinds", "materials" uint8 (H, W). Under a native protocol also "native_depth" float32: metres at
+      the size of the sensor, the same for all images, 0 where not valid (`resizing.native_truth`).
+    side: of the dataset's published split that the image is on, "train" or "test"; "" where there is none.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Sample:
     depth_m: Float32[np.ndarray, "H W"]
     valid: Bool[np.ndarray, "H W"]
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    side: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Native images to the protocol's square: antialiased RGB, depth averaged over measured pixels only."""
+"""Native images to the protocol's size: antialiased RGB, depth averaged over measured pixels only."""
 
 from functools import lru_cache
 
@@ -6,21 +6,26 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 from PIL import Image
 
-from idl.protocol import Protocol
+from idl.protocol import Crop, Protocol
 
 Box = tuple[float, float, float, float]
 
 
-def square_box(height: int, width: int, crop: tuple[int, int, int, int] | None) -> Box:
-    """The centred square of the (cropped) image that becomes the store's image: left, top, right, bottom, pixels.
+def centred_box(height: int, width: int, crop: Crop | None, size: tuple[int, int] = (1, 1)) -> Box:
+    """The centred part of the (cropped) image that becomes the store's image: left, top, right, bottom, pixels.
 
-    Resizing the short side and cropping the centre is resizing this square.
+    It is the largest of the shape of `size` (height, width; a square unless said): resizing an image so that it
+    covers `size`, and cropping the centre, is resizing this box.
     crop: (top, bottom, left, right), as in Protocol; None: the whole image.
     """
     top, bottom, left, right = crop or (0, height, 0, width)
-    side = min(bottom - top, right - left)
-    x, y = left + (right - left - side) / 2, top + (bottom - top - side) / 2
-    return x, y, x + side, y + side
+    # Products of whole numbers: the whole of a frame of that shape is exactly the whole of it.
+    if (bottom - top) * size[1] <= (right - left) * size[0]:
+        box_height, box_width = bottom - top, (bottom - top) * size[1] / size[0]
+    else:
+        box_height, box_width = (right - left) * size[0] / size[1], right - left
+    x, y = left + (right - left - box_width) / 2, top + (bottom - top - box_height) / 2
+    return x, y, x + box_width, y + box_height
 
 
 @lru_cache(maxsize=16)
@@ -32,32 +37,54 @@ def _area_weights(start: float, stop: float, num_pixels: int, num_cells: int) ->
     return np.clip(overlap, 0, None) * num_cells / (stop - start)
 
 
-def resize_rgb(image: Image.Image, protocol: Protocol) -> UInt8[np.ndarray, "side side 3"]:
+def resize_rgb(image: Image.Image, protocol: Protocol) -> UInt8[np.ndarray, "height width 3"]:
     """Resize with antialiasing (bicubic, supported over the cell's footprint)."""
     if protocol.crop is not None:
         top, bottom, left, right = protocol.crop
         # Cut, not boxed: at the edge of a box the filter still reads beyond it, NYU's white border for one.
         image = image.crop((left, top, right, bottom))
-    box = square_box(image.height, image.width, None)
-    side = protocol.resolution
-    resized = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    box = centred_box(image.height, image.width, None, protocol.size)
+    resized = image.resize((protocol.width, protocol.resolution), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized, dtype=np.uint8)
 
 
 def resize_depth(
     depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol
-) -> tuple[Float32[np.ndarray, "side side"], Bool[np.ndarray, "side side"]]:
+) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
     """Average the valid pixels under each cell; a cell is valid where enough of its area was.
 
     depth_m: metres; what stands at invalid pixels does not matter, NaN included.
+    valid: as measured; the protocol's erosion is done here.
     Returns metres (0 where not valid) and the mask: no invented pixel enters an average.
     """
+    valid = eroded(valid, protocol.erosion)
     height, width = depth_m.shape
-    left, top, right, bottom = square_box(height, width, protocol.crop)
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
     rows = _area_weights(top, bottom, height, protocol.resolution)
-    columns = _area_weights(left, right, width, protocol.resolution).T
+    columns = _area_weights(left, right, width, protocol.width).T
     share = rows @ valid.astype(np.float64) @ columns
     total = rows @ np.where(valid, depth_m, 0).astype(np.float64) @ columns
     # The share of a wholly valid cell is 1 up to rounding.
     kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0)
     return np.where(kept, total / np.where(kept, share, 1), 0).astype(np.float32), kept
+
+
+def eroded(valid: Bool[np.ndarray, "H W"], reach: int) -> Bool[np.ndarray, "H W"]:
+    """Keep the valid pixels whose (2 reach + 1)-sided square holds no invalid one; beyond the image is nothing."""
+    missing = ~valid
+    for axis in (0, 1):
+        grown = missing.copy()
+        for step in range(1, min(reach, missing.shape[axis] - 1) + 1):
+            before, after = [slice(None)] * 2, [slice(None)] * 2
+            before[axis], after[axis] = slice(None, -step), slice(step, None)
+            grown[tuple(after)] |= missing[tuple(before)]
+            grown[tuple(before)] |= missing[tuple(after)]
+        missing = grown
+    return ~missing
+
+
+def native_truth(
+    depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol
+) -> Float32[np.ndarray, "H W"]:
+    """The layer "native_depth": metres where valid after the protocol's erosion, else 0."""
+    return np.where(eroded(valid, protocol.erosion), depth_m, 0).astype(np.float32)

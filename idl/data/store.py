@@ -16,6 +16,8 @@ from idl.protocol import Protocol
 
 # Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew.
 STORE_VERSION = 3
+# What a store holds of each image besides layers.
+TEXTS = ("name", "scene", "side")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Store:
     is_sequential: the scenes are consecutive pieces of one recording, in order.
     shown_depth_m: far end of the depth range of pictures, metres: in 95 % of the images 99 % of the depths are nearer.
     notes: what preparation wants people to know (images left out, a doubtful unit), a line each.
+    sides: side of the published split of each image, "train", "test" or ""; empty where none of them is on one.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class Store:
     is_sequential: bool
     shown_depth_m: float
     notes: tuple[str, ...]
+    sides: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -54,9 +58,10 @@ class Store:
                 version = file.attrs["version"]
                 if version != STORE_VERSION:
                     raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {remedy}")
-                layers = tuple(sorted(str(name) for name in file if name not in ("name", "scene")))
+                layers = tuple(sorted(str(name) for name in file if name not in TEXTS))
                 names, scenes = tuple(texts_of(file, "name")), tuple(texts_of(file, "scene"))
-                for layer in layers:
+                sides = tuple(texts_of(file, "side")) if "side" in file else ()
+                for layer in (*layers, *(["side"] if sides else [])):
                     if len(dataset_of(file, layer)) != len(names):
                         raise InputError(f"{path}: layer {layer} has another length than `name`. {remedy}")
                 text = {key: str(file.attrs[key]) for key in ("dataset", "digest", "source")}
@@ -72,6 +77,7 @@ class Store:
                     bool(file.attrs["is_sequential"]),
                     float(file.attrs["shown_depth_m"]),  # pyright: ignore[reportArgumentType]
                     tuple(json.loads(str(file.attrs["notes"]))),
+                    sides,
                 )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a whole store ({error}). {remedy}") from error
