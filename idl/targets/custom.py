@@ -71,9 +71,9 @@ def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"
     if not bool(truth.isfinite().all()):
         raise InputError(f"{where}: encode gives numbers that are not finite. Put 0 where it is not defined.")
     try:
-        decoded = torch.export.export(_Decode(target), (truth[:1].repeat(2, 1, 1, 1),)).module()(
-            truth[:1].repeat(2, 1, 1, 1)
-        )
+        # Two images, as a model is exported with: a batch of one would be fixed.
+        pair = truth[:1].repeat(2, 1, 1, 1)
+        decoded = torch.export.export(_Decode(target), (pair,)).module()(pair)
     except Exception as error:  # of torch.export, in any way
         raise InputError(
             f"{where}: decode cannot be exported into a model: {_told(error)}. Write it with torch functions alone."
