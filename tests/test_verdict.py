@@ -226,7 +226,12 @@ def test_a_failed_gate_is_invalid_with_its_figures(training: Training, scenes: i
 
 @pytest.mark.parametrize(("scenes", "flagged"), [(9, False), (10, True), (19, True), (20, False)])
 def test_ten_to_nineteen_scenes_are_flagged(scenes: int, flagged: bool) -> None:
-    assert _verdict(_planted(scenes=scenes)).few_clusters is flagged
+    verdict = _verdict(_planted(scenes=scenes))
+    assert verdict.few_clusters is flagged
+    assert (verdict.caution is not None) is flagged
+    if flagged:
+        assert verdict.caution is not None
+        assert verdict.caution.startswith(f"Only {scenes} clusters")
 
 
 def _at(distance: float, name: str) -> Cell:
