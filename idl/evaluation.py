@@ -88,10 +88,9 @@ def evaluate(
                 images = Truth(truth[part], batch.layers[target.layer][part], valid[part])
                 prediction = collected.add(grid[part], images)
                 if native is not None:
-                    where = batch.position + first
-                    collected.add_native(
-                        native.measure(grid[part], order[where : where + len(prediction)], probe),
-                    )
+                    start = batch.position + first
+                    indices = order[start : start + len(prediction)]
+                    collected.add_native(native.measure(grid[part], indices, probe))
                 for row in range(len(prediction)):
                     position = batch.position + first + row
                     if position in shown:

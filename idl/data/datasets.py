@@ -1,7 +1,7 @@
 """The datasets by name. A new one is a reader in a file of its own and a line in `READERS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from idl.data.store import Store
 from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.protocol import Protocol, preset
+
+# The protocol where none is named: that of a prepared store, else idl.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class DatasetConfig:
     depth_scale: float = 1000.0
     invalid_values: str = "0,65535"
     scene: str = "auto"
-    protocol_name: str = "auto"
+    protocol_name: str = AUTO
     min_depth_m: float | None = None
     max_depth_m: float | None = None
     num_scenes: int = 320
@@ -45,7 +48,7 @@ class DatasetConfig:
     @property
     def protocol(self) -> Protocol:
         """Raises InputError where there is no such protocol, or the range is none."""
-        name = Protocol.name if self.protocol_name == "auto" else self.protocol_name
+        name = Protocol.name if self.protocol_name == AUTO else self.protocol_name
         return preset(name, self.min_depth_m, self.max_depth_m)
 
 
@@ -109,16 +112,14 @@ def _open(config: DatasetConfig) -> Store:
     """Open a store by its path. Raises InputError where it was prepared under another protocol than is asked for."""
     store = Store.open(Path(config.dataset).expanduser())
     made = store.protocol
-    # Nothing is asked of what is not named.
-    if config.protocol_name == "auto":
-        asked = replace(
-            made,
-            min_depth_m=made.min_depth_m if config.min_depth_m is None else config.min_depth_m,
-            max_depth_m=made.max_depth_m if config.max_depth_m is None else config.max_depth_m,
-        )
+    # Nothing is asked of what is not named. Crop and mask are the reader's; name and range say the rest.
+    if config.protocol_name == AUTO:
+        near_m = made.min_depth_m if config.min_depth_m is None else config.min_depth_m
+        far_m = made.max_depth_m if config.max_depth_m is None else config.max_depth_m
+        asked = replace(made, min_depth_m=near_m, max_depth_m=far_m)
     else:
         asked = config.protocol
-    names = [each.name for each in fields(Protocol) if getattr(made, each.name) != getattr(asked, each.name)]
+    names = [name for name in ("name", "min_depth_m", "max_depth_m") if getattr(made, name) != getattr(asked, name)]
     if names:
         told = ", ".join(f"{name} is {getattr(made, name)}, not {getattr(asked, name)}" for name in names)
         raise InputError(
