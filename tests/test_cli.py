@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from idl import cache
 from idl.cli import cli, main
 
+EDGES = "examples.edge_distance:target"
 SMALL = ("--device", "cpu", "--workers", "1", "--batch-size", "4")
 
 
@@ -124,6 +125,38 @@ def test_prepare_shows_the_dataset(folder: Path, capfd: pytest.CaptureFixture[st
     assert left.data.tags["store"] in capfd.readouterr().out
 
 
+STEPS = """
+import torch
+from idl.targets import Target
+
+class Steps(Target):
+    name, layer, unit, num_outputs, kind = "steps", "depth", "steps", 1, "field"
+
+    def encode(self, values, valid):
+        return torch.where(valid, (4 * values).floor().nan_to_num(0, 0, 0), 0.0)[:, None], valid
+
+    def decode(self, prediction):
+        return prediction.clamp(min=0)
+"""
+
+
+def test_a_target_from_the_current_folder_leaves_a_whole_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "my_steps.py").write_text(STEPS)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert run(*walk("probe", "--encoder", "null", "--target", "my_steps:Steps")) == 0
+    assert "models:/idl-steps-null/1 @champion @champion-walk" in capfd.readouterr().out
+    left = only_run()
+    assert left.info.run_name == "probe null steps folder"
+    assert left.data.params["target"] == "my_steps:Steps"
+    assert left.data.tags["target"] == "steps"
+    assert {"test_rmse", "test_mae", "test_r2", "arms/null_test_rmse"} <= left.data.metrics.keys()
+    assert any(path.startswith("images/steps~") for path in artifacts(left.info.run_id))
+    assert run(*walk("prepare", "--target", "my_steps:Steps")) == 0
+    assert run(*walk("null", "--target", "my_steps:Steps")) == 0
+
+
 @pytest.mark.parametrize("command", ["prepare", "null", "convnext"])
 def test_a_second_rank_leaves_no_run_of_its_own(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
@@ -156,6 +189,13 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "encoder": (walk("probe", "--encoder", "convnxt"), "Did you mean convnext"),
     "dataset": (("probe", "--dataset", "roms", *SMALL), "Did you mean rooms"),
     "target": (walk("probe", "--target", "dept"), "did you mean 'depth'"),
+    "target_module": (walk("probe", "--target", "gone.module:target"), "gone.module cannot be imported"),
+    "target_factory": (walk("probe", "--target", "os.path:gone"), "os.path has no callable 'gone'"),
+    "target_kind": (walk("probe", "--target", "os:getcwd"), "gives str. Return an instance"),
+    "target_layer": (
+        walk("probe", "--encoder", "null", "--target", EDGES),
+        "no layer 'objects'. It has: depth, rgb, valid",
+    ),
     "k": (walk("probe", "--encoder", "null", "--k", "4"), "k=4: the encoder has 3 channels"),
     "k_word": (walk("probe", "--encoder", "null", "--k", "few"), "expected a whole number from 1 to 3"),
     "data": (("probe", "--dataset", "folder", *SMALL), "no data given"),

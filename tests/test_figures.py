@@ -17,6 +17,7 @@ from idl.figures import (
     contact_sheet,
     depth_panel,
     feature_panel,
+    field_panel,
     loss_over_k,
     normals_panel,
     per_scene_error,
@@ -55,6 +56,7 @@ def every_figure() -> dict[str, np.ndarray]:
     return {
         "depth": depth_panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
         "normals": normals_panel(RGB, TOWARDS_CAMERA, -TOWARDS_CAMERA, EVERYWHERE, 60.0, "t", "c"),
+        "field": field_panel(RGB, depth, depth[::-1], depth > 1, (-3.0, 9.0), 2.0, "px", "t", "c"),
         "features": feature_panel(RGB, features, "t"),
         "sheet": contact_sheet([RGB] * 3, [depth] * 3, [EVERYWHERE] * 3, [TOWARDS_CAMERA] * 3, RANGE_M, 2),
         "curve": loss_over_k([1, 4, 16], [3, 2, 1], [3, 2, 1.5], 16, 1.4, {"constant": 4}, 16, "m"),
@@ -101,6 +103,19 @@ def test_the_sign_of_the_error():
     red, _, blue = colour("RdBu_r", 0.9)
     assert red > blue
     assert count(depth_image(5.0, 5.0), colour("RdBu_r", 0.5)) >= SIDE * SIDE
+
+
+@pytest.mark.parametrize(("value", "share"), [(-4.0, 0.0), (-1.0, 0.25), (8.0, 1.0), (20.0, 1.0)])
+def test_a_field_has_the_colour_of_its_place_in_a_range_from_below_zero(value, share):
+    image = field_panel(RGB, flat(value), flat(value), EVERYWHERE, (-4.0, 8.0), 6.0, "px", "title")
+    assert count(image, colour("cividis", share)) >= 2 * SIDE * SIDE
+    assert count(image, colour("RdBu_r", 0.5)) >= SIDE * SIDE
+
+
+def test_a_field_too_high_is_red_and_too_low_is_blue():
+    for error, share in ((4.8, 0.9), (-4.8, 0.1)):
+        image = field_panel(RGB, flat(1.0), flat(1.0 + error), EVERYWHERE, (-4.0, 8.0), 6.0, "", "title")
+        assert count(image, colour("RdBu_r", share)) >= SIDE * SIDE
 
 
 def is_grey(image: np.ndarray) -> int:
