@@ -256,6 +256,8 @@ def _linear_probe(arm: ArmFit, basis: Basis, findings: Findings) -> LinearProbe:
         protocol_digest=findings.protocol.digest,
         resolution=findings.protocol.resolution,
         width=findings.protocol.width,
+        target_factory=str(findings.config["target"]) if findings.target.identity else "",
+        target_identity=findings.target.identity,
     )
     weights = arm.weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)

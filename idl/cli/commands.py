@@ -12,6 +12,7 @@ from idl.cli.building import (
     dataset_of,
     encoder_of,
     progress_shown,
+    require_layer,
     shared_run,
     store_of,
     tracked_run,
@@ -43,9 +44,11 @@ def prepare(**options: Any) -> None:
     if not announced().is_first:
         return  # nothing to share among ranks
     config = configured(ProbeConfig, options)
-    find_target(config.target)
+    wanted = find_target(config.target)
     with tracked_run("prepare", f"prepare {Path(options['dataset']).stem}", options) as recorder:
-        store = store_of(dataset_of(options), options)
+        dataset = dataset_of(options)
+        require_layer(wanted, dataset, options)
+        store = store_of(dataset, options)
         report = describe(config, store, progress=terminal)
         recorder.log(report)
         say_result(report, recorder.hint)
@@ -87,6 +90,7 @@ def probe(**options: Any) -> None:
     name = f"probe {options['encoder']} {wanted.name} {Path(options['dataset']).stem}"
     with shared_run("probe", name, options) as (world, recorder):
         dataset = dataset_of(options)
+        require_layer(wanted, dataset, options)
         encoder = world.after_first(lambda: encoder_of(options["encoder"], options))
         check(config, encoder)
         store = world.after_first(lambda: store_of(dataset, options))
@@ -99,9 +103,10 @@ def _materialise(name: str, options: Mapping[str, Any]) -> None:
     if not announced().is_first:
         return  # nothing to share among ranks
     config = configured(ProbeConfig, options)
-    find_target(config.target)
+    wanted = find_target(config.target)
     with tracked_run(name, f"{name} {Path(options['dataset']).stem}", options) as recorder:
         dataset = dataset_of(options)
+        require_layer(wanted, dataset, options)
         encoder = encoder_of(name, options)
         check(config, encoder)
         store = store_of(dataset, options)

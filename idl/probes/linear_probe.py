@@ -20,6 +20,8 @@ class ProbeCard:
 
     k: components read. penalty: in units of the mean square of a column.
     resolution, width: height and width of the images it was fitted on, pixels; a width of 0: they were square.
+    target_factory, target_identity: of a target from outside, "package.module:factory" that gives it again, and what
+      sets it apart from others of its name; empty for those of the package.
     """
 
     target: str
@@ -34,6 +36,8 @@ class ProbeCard:
     resolution: int
     # Probes of earlier versions, which knew squares only, do not say it.
     width: int = 0
+    target_factory: str = ""
+    target_identity: str = ""
 
 
 class LinearProbe(nn.Module):
