@@ -13,7 +13,7 @@ from typing import Any
 
 from idl.errors import InputError
 
-# Of installed packages the sources are not read: they are many, and their versions stand in the run.
+# The sources of installed packages are not read: they are many, and what a target takes from them rarely changes.
 _INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OURS = __name__.partition(".")[0]
 
@@ -51,32 +51,36 @@ def load(option: str, name: str) -> Callable[..., Any]:
     return factory
 
 
-def source_digest(module_name: str) -> str:
-    """First 16 hex digits of the SHA-256 over the source of an imported module and of all that it takes from others.
+def source_digest(module_name: str, *further: str) -> str:
+    """First 16 hex digits of the SHA-256 over the sources of imported modules and of all that they take from others.
 
-    Modules of installed packages and of this one are left out. What a module reads from files is not seen.
+    Of installed packages only that of `module_name` is looked into, and this one never. What a module reads from files
+    is not seen.
     """
+    found: dict[str, Path] = {}
+    for name in (module_name, *further):
+        _add_sources(name, module_name.partition(".")[0], found)
     sha = hashlib.sha256()
-    for name, path in sorted(_sources(module_name, {}).items()):
+    for name, path in sorted(found.items()):
         sha.update(f"{name}\n".encode())
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
 
 
-def _sources(module_name: str, found: dict[str, Path]) -> dict[str, Path]:
-    """Add a module's file, and those of modules that its names lead to, to `found`; return that."""
+def _add_sources(module_name: str, package: str, found: dict[str, Path]) -> None:
+    """Add a module's file to `found`, and those of modules that its names lead to."""
     module = sys.modules.get(module_name)
     path = Path(getattr(module, "__file__", None) or "")
-    if module is None or module_name in found or module_name.partition(".")[0] == _OURS or not path.is_file():
-        return found
-    if any(path.is_relative_to(folder) for folder in _INSTALLED):
-        return found
+    top = module_name.partition(".")[0]
+    if module is None or module_name in found or top == _OURS or not path.is_file():
+        return
+    if top != package and any(path.is_relative_to(folder) for folder in _INSTALLED):
+        return
     found[module_name] = path
     for value in list(vars(module).values()):
         origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         if isinstance(origin, str):
-            _sources(origin, found)
-    return found
+            _add_sources(origin, package, found)
 
 
 @contextmanager

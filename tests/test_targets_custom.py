@@ -109,6 +109,24 @@ def test_two_factories_of_one_class_are_two_targets(write: Write) -> None:
         assert target("my_red:one").key != target("my_red:two").key
 
 
+@pytest.mark.parametrize("kind", ["torch.zeros(5000)", "torch.zeros(5000).numpy()", "torch.nn.Linear(70, 70)"])
+def test_a_number_deep_in_an_attribute_makes_another_target(write: Write, kind: str) -> None:
+    """Of a large array, as of a network, a repr says nothing."""
+    make = (
+        f"\ndef make(value):\n    made = Red()\n    torch.manual_seed(0)\n    made.table = {kind}\n"
+        "    numbers = made.table.weight.data[0] if isinstance(made.table, torch.nn.Module) else made.table\n"
+        "    numbers[25] = value\n    return made\n"
+        "\ndef one():\n    return make(VALUE)\n"
+    )
+    read = "from pathlib import Path\nVALUE = float(Path('value.txt').read_text())\n"
+    found = []
+    for text in ("1", "2", "1"):
+        Path("value.txt").write_text(text)
+        write("my_red", HEAD + read + BODY + make)
+        found.append(target("my_red:one").key)
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_change_in_what_it_imports_makes_another_target(write: Write) -> None:
     text = HEAD + "from my_helper import factor_of\n" + BODY.replace("= self.factor *", "= factor_of() *") + FACTORY
     helper = "import my_constants\ndef factor_of():\n    return my_constants.FACTOR\n"

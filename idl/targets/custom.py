@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from typing import get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -116,16 +117,33 @@ def _check(name: str, target: Target, built_in: Collection[str]) -> None:
 
 def _identity(name: str, target: Target) -> str:
     """First 12 hex digits of the SHA-256 over all that is known to decide what the target is."""
-    modules = {name.partition(":")[0], *(each.__module__ for each in type(target).__mro__)}
+    bases = [each.__module__ for each in type(target).__mro__]
     parts = [
         name,
         type(target).__qualname__,
-        sorted(plugins.source_digest(module) for module in modules),
-        vars(target),
+        plugins.source_digest(name.partition(":")[0], *bases),
+        {str(key): value for key, value in vars(target).items()},
         str(getattr(target, "version", "")),
     ]
-    # What JSON does not know goes by its repr; one that holds an address makes the target new in every run.
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:12]
+    try:
+        content = json.dumps(parts, sort_keys=True, default=_content)
+    except (TypeError, ValueError):  # a mapping with keys of several types, or one that holds itself
+        content = repr(parts)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _content(value: object) -> object:
+    """Put an attribute into JSON: numbers whole, for a repr abbreviates them.
+
+    Whatever else goes by its repr; one that holds an address makes the target new in every run.
+    """
+    if isinstance(value, nn.Module):
+        return [repr(value), dict(value.state_dict())]
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    return repr(value)
 
 
 def _shape(tensor: Tensor) -> str:
