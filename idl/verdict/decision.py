@@ -1,0 +1,153 @@
+"""The decision: two estimands, one margin, four outcomes.
+
+Both estimands are log ratios of losses pooled over the test split's pixels, on the same draws of its clusters:
+
+1. beyond pixels: ln(MSE[pixels] / MSE[trained+pixels]);
+2. learned, not built in: ln(MSE[untrained+pixels] / MSE[trained+pixels]), averaged over seeds. Of the forms of
+   untrained, the one of lower validation loss decides: chosen without the test split.
+
+How the intervals and Holm go together, with alpha = 1 - level:
+
+- A cell is tested as one hypothesis, "some estimand, or some seed alone, is the margin or less". Its p is the largest
+  of theirs, an intersection-union test: it needs no correction for their number. p <= alpha / 2 says the same as
+  "every lower bound of the two-sided intervals is above the margin" (`idl.verdict.intervals`).
+- Holm over the cells of a grid bounds the chance of any wrong LEARNED in the grid by alpha / 2. LEARNED is an adjusted
+  p of at most alpha / 2; as that is no smaller than p, the lower bounds are then above the margin. With one cell, both
+  say the same. A cell that passes alone and not after Holm is INCONCLUSIVE, and its reason says so.
+- The family is the cells that no gate stopped. Gates look at the training split, the scenes and how many there are,
+  never at a test loss, so that which cells are counted is settled before any p is known.
+- NOT LEARNED is an upper bound of one of the two estimands below the margin: alpha / 2 for each, hence at most alpha
+  for the cell. It is a statement about the cell and is not adjusted for the grid; a single seed cannot bring it about.
+- No cell can be both: a lower bound above the margin has its upper bound there too.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from idl.errors import InputError
+from idl.verdict.config import POWER, VerdictConfig
+from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, describe
+from idl.verdict.distributions import normal_quantile
+from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled
+from idl.verdict.gates import gates
+from idl.verdict.intervals import fitted, interval, p_value
+from idl.verdict.multiplicity import holm
+from idl.verdict.reasons import reason
+from idl.verdict.resampling import Resampled, Series, cluster_numbers, mean, resample
+from idl.verdict.result import Comparison, Form, Outcome, Verdict
+
+
+def decide(
+    cells: Sequence[Cell], config: VerdictConfig | None = None, *, described: bool = True
+) -> tuple[Verdict, ...]:
+    """Reach a verdict on every cell of a grid, in their order.
+
+    described: with the figures that decide nothing, which take most of the time.
+    Raises InputError where a name is there twice, or `config.draws` are too few for any of so many cells to be
+    LEARNED: no p of the bootstrap is below a few 1 / (draws + 1).
+    """
+    config = config or VerdictConfig()
+    twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
+    if twice:
+        raise InputError(f"cell {twice[0]!r} is there twice. Give every cell of a grid its own name.")
+    # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
+    needed = math.ceil(4 * len(cells) / (config.alpha / 2))
+    if config.draws < needed:
+        raise InputError(f"draws={config.draws}: too few for {len(cells)} cells. Pass {needed} or more.")
+    measured = [_measure(cell, config, described) for cell in cells]
+    tested = [index for index, verdict in enumerate(measured) if all(gate.passed for gate in verdict.gates)]
+    adjusted = dict(zip(tested, holm([measured[index].p for index in tested]), strict=True))
+    return tuple(
+        _concluded(replace(verdict, adjusted_p=adjusted.get(index), num_tested=len(tested)), config)
+        for index, verdict in enumerate(measured)
+    )
+
+
+def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
+    """Everything that one cell says by itself; its outcome is open."""
+    evidence = _with_valid_pixels(cell.evidence)
+    clusters = cluster_numbers(evidence.clusters)
+    forms = _forms(evidence)
+    deciding = forms[0].arms
+    arms = evidence.squared_error if described else (PIXELS, TRAINED_AND_PIXELS, *deciding)
+    sums = {arm: np.asarray(evidence.squared_error[arm], np.float64) for arm in arms}
+    if described:
+        sums[NUM_VALID] = np.asarray(evidence.num_valid, np.float64)
+        if evidence.shuffled is not None:
+            sums[SHUFFLED] = evidence.shuffled.squared_error
+            sums[SHUFFLED_CONSTANT] = evidence.shuffled.constant_squared_error
+    resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
+
+    beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
+    learned = _compare("learned, not built in", deciding, resampled, config)
+    seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
+    num_clusters = int(clusters.max()) + 1
+    return Verdict(
+        cell=cell.name,
+        outcome=Outcome.INCONCLUSIVE,
+        reason="",
+        p=max(each.p for each in (beyond_pixels, learned, *seeds)),
+        adjusted_p=None,
+        num_tested=0,
+        beyond_pixels=beyond_pixels,
+        learned=learned,
+        seeds=seeds,
+        forms=forms,
+        gates=gates(cell.training, num_clusters, config),
+        few_clusters=config.min_clusters <= num_clusters < config.few_clusters,
+        num_clusters=num_clusters,
+        num_images=len(clusters),
+        num_valid=float(np.sum(evidence.num_valid)),
+        description=describe(evidence, resampled, clusters, deciding, config) if described else None,
+    )
+
+
+def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
+    if verdict.adjusted_p is None:
+        outcome = Outcome.INVALID
+    elif verdict.adjusted_p <= config.alpha / 2:
+        outcome = Outcome.LEARNED
+    elif any(each.log_ratio.high < config.margin for each in (verdict.beyond_pixels, verdict.learned)):
+        outcome = Outcome.NOT_LEARNED
+    else:
+        outcome = Outcome.INCONCLUSIVE
+    concluded = replace(verdict, outcome=outcome)
+    return replace(concluded, reason=reason(concluded, config))
+
+
+def _compare(name: str, above: tuple[str, ...], resampled: Resampled, config: VerdictConfig) -> Comparison:
+    series: Series = mean([resampled.log_ratio(arm, TRAINED_AND_PIXELS) for arm in above])
+    fit = fitted(series)
+    log_ratio = interval(fit, config.level)
+    needed = normal_quantile(1 - config.alpha / 2) + normal_quantile(POWER)
+    detectable = config.margin + needed * log_ratio.standard_error
+    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable)
+
+
+def _forms(evidence: Evidence) -> tuple[Form, ...]:
+    """Forms of untrained, the one of lowest validation loss first; of equal ones by name."""
+    found = [
+        Form(form, arms, float(np.mean([evidence.val_loss[arm] for arm in arms])))
+        for form, arms in evidence.untrained.items()
+    ]
+    return tuple(sorted(found, key=lambda form: (form.val_loss, form.name)))
+
+
+def _with_valid_pixels(evidence: Evidence) -> Evidence:
+    kept = np.flatnonzero(np.asarray(evidence.num_valid) > 0)
+    if len(kept) == len(evidence.clusters):
+        return evidence
+    shuffled = evidence.shuffled
+    if shuffled is not None:
+        shuffled = Shuffled(shuffled.squared_error[kept], shuffled.constant_squared_error[kept])
+    return Evidence(
+        [evidence.clusters[index] for index in kept.tolist()],
+        evidence.num_valid[kept],
+        {arm: values[kept] for arm, values in evidence.squared_error.items()},
+        evidence.val_loss,
+        shuffled,
+    )

@@ -1,0 +1,122 @@
+"""Verdicts as plain JSON, with a schema that is tested to name every field and no other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from idl.verdict.config import VerdictConfig
+from idl.verdict.result import Verdict
+
+SCHEMA_VERSION = 1
+
+_INTERVAL = {
+    "estimate": "on the test split",
+    "low": "lower bound at the configured level",
+    "high": "upper bound",
+    "standard_error": "of the estimate",
+}
+_COMPARISON = {
+    "name": "which comparison",
+    "above[]": "arms whose loss is above the fraction's line; log ratios are averaged over them",
+    "below": "arm whose loss is below the line",
+    "log_ratio": "ln(MSE[above] / MSE[below])",
+    **{f"log_ratio.{field}": meaning for field, meaning in _INTERVAL.items()},
+    "p": "one-sided, of: the log ratio is the margin or less",
+    "smallest_detectable": "log ratio that would have been found with 80 % power",
+}
+
+
+def _under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: meaning, **{f"{name}.{field}": text for field, text in fields.items()}}
+
+
+SCHEMA: Mapping[str, str] = {
+    "schema_version": "1",
+    "digest": "of the configuration and the splits, taken before the test split was read",
+    **_under(
+        "config",
+        "the rules, fixed before the test split was read",
+        {
+            "margin": "log ratio up to which an effect counts as none",
+            "level": "of the two-sided intervals",
+            "draws": "bootstrap draws",
+            "seed": "of the draws",
+            "min_clusters": "fewer: INVALID",
+            "few_clusters": "fewer: flagged",
+            "max_excess_loss": "above it: INVALID; share of the optimum",
+        },
+    ),
+    **_under(
+        "cells[]",
+        "one question each",
+        {
+            "cell": "its name",
+            "outcome": "LEARNED, NOT LEARNED, INCONCLUSIVE or INVALID",
+            "reason": "one sentence",
+            "p": "the largest of the estimands' and the seeds'",
+            "adjusted_p": "after Holm over the cells that no gate stopped; null for INVALID",
+            "num_tested": "how many cells that are",
+            "smallest_detectable": "the larger of the two estimands'",
+            "few_clusters": "true: valid, but with few clusters the error rate is above nominal for skewed losses",
+            "num_clusters": "clusters with a valid pixel",
+            "num_images": "images with a valid pixel",
+            "num_valid": "valid pixels (times outputs)",
+            **_under("beyond_pixels", "the first estimand", _COMPARISON),
+            **_under("learned", "the second estimand, averaged over seeds", _COMPARISON),
+            **_under("seeds[]", "the second estimand, each seed alone", _COMPARISON),
+            **_under(
+                "forms[]",
+                "forms of untrained, the deciding one first",
+                {"name": "random, permuted", "arms[]": "one a seed", "val_loss": "mean over seeds, validation split"},
+            ),
+            **_under(
+                "gates[]",
+                "conditions without which the outcome is INVALID",
+                {"name": "the condition", "passed": "true or false", "detail": "what was found"},
+            ),
+            **_under(
+                "description",
+                "figures that decide nothing",
+                {
+                    **_under(
+                        "arms[]",
+                        "every arm",
+                        {
+                            "name": "its name",
+                            **_under("mse", "mean squared error, target units squared", _INTERVAL),
+                            **_under("r2", "1 - MSE / MSE[constant]; null without a constant arm", _INTERVAL),
+                        },
+                    ),
+                    **_under("trained_over_null", "MSE[trained] / MSE[null]; null without them", _INTERVAL),
+                    **_under("selectivity", "R2[trained] - R2[shuffled]; null without them", _INTERVAL),
+                    **_under("beyond_pixels_by_image", "median image's log ratio, first estimand", _INTERVAL),
+                    **_under("learned_by_image", "median image's log ratio, second estimand", _INTERVAL),
+                },
+            ),
+        },
+    ),
+}
+"""Every field by its path ("[]": each element of a list). A number that is infinite (no bound; the logarithm of a loss
+of exactly 0) is null."""
+
+
+def document(verdicts: Sequence[Verdict], config: VerdictConfig, split_digest: str) -> dict[str, object]:
+    """Return what `json.dumps` writes, described by `SCHEMA`."""
+    cells = [{**asdict(verdict), "smallest_detectable": verdict.smallest_detectable} for verdict in verdicts]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "digest": config.digest(split_digest),
+        "config": config.to_dict(),
+        "cells": cells,
+    }
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, str) else value

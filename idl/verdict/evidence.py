@@ -1,0 +1,121 @@
+"""What a verdict is reached from: losses image by image, on the test split, and how the fits stand on training."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+CONSTANT = "constant"
+NULL = "null"
+PIXELS = "pixels"
+TRAINED = "trained"
+TRAINED_AND_PIXELS = "trained+pixels"
+
+_UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
+
+
+def untrained_and_pixels(form: str, seed: int) -> str:
+    """Return the name of the joint arm of an untrained twin: "untrained-random-0+pixels"."""
+    return f"untrained-{form}-{seed}+pixels"
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """The probe fitted to, and measured on, truth of images of other scenes.
+
+    squared_error, constant_squared_error: sums an image of the shuffled arm and of the constant arm fitted to the
+      same truth, in the order of the evidence's images; target units squared.
+    """
+
+    squared_error: Float64[np.ndarray, " images"]
+    constant_squared_error: Float64[np.ndarray, " images"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Losses of every arm on the same pixels of the test split.
+
+    clusters: the scene (or scan) of each image.
+    num_valid: valid pixels of each image; times the outputs where a loss is a mean over these too.
+    squared_error: by arm, the sum over an image's valid pixels; target units squared. It must hold "pixels",
+      "trained+pixels" and at least one "untrained-FORM-SEED+pixels"; "constant", "null" and "trained" are for the
+      figures that decide nothing, and so is any other arm.
+    val_loss: by arm, on the validation split; of every untrained arm, to choose the stronger form by.
+    shuffled: for the selectivity.
+
+    An image without a valid pixel counts for nothing, and so does a cluster of such images.
+    Raises ValueError for arrays of different lengths, sums that are negative or not finite, a missing arm or
+    validation loss, no valid pixel at all.
+    """
+
+    clusters: Sequence[str]
+    num_valid: Float64[np.ndarray, " images"]
+    squared_error: Mapping[str, Float64[np.ndarray, " images"]]
+    val_loss: Mapping[str, float]
+    shuffled: Shuffled | None = None
+
+    def __post_init__(self) -> None:
+        sums = {"num_valid": self.num_valid, **self.squared_error}
+        if self.shuffled is not None:
+            sums |= {"shuffled": self.shuffled.squared_error, "shuffled constant": self.shuffled.constant_squared_error}
+        for name, values in sums.items():
+            if np.shape(values) != (len(self.clusters),):
+                raise ValueError(
+                    f"{name}: shape {np.shape(values)}, expected one number for {len(self.clusters)} images."
+                )
+            bad = np.flatnonzero(~(np.isfinite(values) & (np.asarray(values) >= 0)))
+            if len(bad):
+                raise ValueError(f"{name}: image {bad[0]} has {values[bad[0]]}, expected a finite sum of 0 or more.")
+        for arm in (PIXELS, TRAINED_AND_PIXELS):
+            if arm not in self.squared_error:
+                raise ValueError(f"arm {arm!r} is missing. There are: {', '.join(self.squared_error)}.")
+        if not self.untrained:
+            raise ValueError(f"no arm untrained-FORM-SEED+pixels. There are: {', '.join(self.squared_error)}.")
+        for arms in self.untrained.values():
+            for arm in arms:
+                if not np.isfinite(self.val_loss.get(arm, np.nan)):
+                    raise ValueError(f"arm {arm!r} needs a finite validation loss, has {self.val_loss.get(arm)}.")
+        if not np.any(np.asarray(self.num_valid) > 0):
+            raise ValueError("no image has a valid pixel.")
+
+    @property
+    def untrained(self) -> Mapping[str, tuple[str, ...]]:
+        """Joint untrained arms by form ("random", "permuted"), in the order of their seeds."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for arm in self.squared_error:
+            if match := _UNTRAINED.fullmatch(arm):
+                found.setdefault(match["form"], []).append((int(match["seed"]), arm))
+        return {form: tuple(arm for _, arm in sorted(seeds)) for form, seeds in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the fits stand on their own training split, and whether the splits are apart: what the gates look at.
+
+    train_loss: by arm, the optimum at penalty 0; must hold "constant". Of arms on the true target only.
+    excess_loss: by arm, (training loss - optimum at penalty 0 and the same k) / that optimum; 0 for the exact solver.
+    shared_scenes: scenes found in more than one split.
+    Raises ValueError where the constant arm's loss is missing.
+    """
+
+    train_loss: Mapping[str, float]
+    excess_loss: Mapping[str, float]
+    shared_scenes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if CONSTANT not in self.train_loss:
+            raise ValueError("train_loss: the constant arm is missing.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One question of a grid: one encoder, target and k.
+
+    name: for people ("convnext, depth, k = 10"); a grid has each name once.
+    """
+
+    name: str
+    evidence: Evidence
+    training: Training

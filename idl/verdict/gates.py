@@ -1,0 +1,48 @@
+"""What has to hold before a verdict means anything."""
+
+import math
+
+from idl.verdict.config import VerdictConfig
+from idl.verdict.evidence import CONSTANT, Training
+from idl.verdict.result import Gate
+
+# An arm that reads nothing of use fits as constant does, but for rounding.
+_ROUNDING = 1e-6
+
+
+def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
+    """Look at the fits, the splits and the number of clusters; none of it depends on a test loss."""
+    return (
+        _above_constant(training),
+        _converged(training, config.max_excess_loss),
+        Gate(
+            "enough clusters", num_clusters >= config.min_clusters, f"{num_clusters}, of {config.min_clusters} or more"
+        ),
+        _apart(training),
+    )
+
+
+def _above_constant(training: Training) -> Gate:
+    constant = training.train_loss[CONSTANT]
+    limit = constant * (1 + _ROUNDING)
+    # `not <=`: a loss that is no number fails too.
+    worse = [arm for arm, loss in training.train_loss.items() if not loss <= limit]
+    found = ", ".join(f"{arm} {training.train_loss[arm]:.4g}" for arm in worse) or "none"
+    return Gate("no fit worse than constant", not worse, f"worse on training than constant ({constant:.4g}): {found}")
+
+
+def _converged(training: Training, limit: float) -> Gate:
+    losses = training.excess_loss
+    if not losses:
+        return Gate("fits converged", True, "no excess loss was given")
+    worst = max(losses, key=lambda arm: math.inf if math.isnan(losses[arm]) else losses[arm])
+    passed = losses[worst] <= limit
+    return Gate("fits converged", passed, f"excess loss at most {losses[worst]:.2%} ({worst}), of {limit:.2%} or less")
+
+
+def _apart(training: Training) -> Gate:
+    shared = list(training.shared_scenes)
+    if not shared:
+        return Gate("splits apart", True, "no scene is in two splits")
+    more = ", ..." if len(shared) > 3 else ""
+    return Gate("splits apart", False, f"{len(shared)} scenes are in two splits: {', '.join(shared[:3])}{more}")

@@ -1,0 +1,118 @@
+"""What a verdict says, as plain values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from idl.verdict.intervals import Interval
+
+
+class Outcome(StrEnum):
+    """The four answers; the module `idl.verdict.decision` says when each is given."""
+
+    LEARNED = "LEARNED"
+    NOT_LEARNED = "NOT LEARNED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A condition without which nothing is concluded. detail: what was found, for people."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """ln(MSE[above] / MSE[below]) on the test split, and the test of "it is the margin or less".
+
+    above: the arms averaged over.
+    p: one-sided.
+    smallest_detectable: the log ratio that would have been found with 80 % power.
+    """
+
+    name: str
+    above: tuple[str, ...]
+    below: str
+    log_ratio: Interval
+    p: float
+    smallest_detectable: float
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to leave the training out. val_loss: of untrained+pixels, averaged over the seeds."""
+
+    name: str
+    arms: tuple[str, ...]
+    val_loss: float
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """An arm on the test split: mean squared error in target units squared; R2 about the constant arm, if there."""
+
+    name: str
+    mse: Interval
+    r2: Interval | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """Figures that decide nothing. None where their arms are not there.
+
+    arms: in the order of the evidence.
+    trained_over_null: MSE[trained] / MSE[null].
+    selectivity: R2 of trained on the truth minus R2 of the shuffled arm on shuffled truth.
+    beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; standard errors are those of
+      the draws. Of the deciding form, the seeds' ratios averaged image by image.
+    """
+
+    arms: tuple[ArmFigures, ...]
+    trained_over_null: Interval | None
+    selectivity: Interval | None
+    beyond_pixels_by_image: Interval
+    learned_by_image: Interval
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to one cell, with all that it rests on.
+
+    reason: one plain sentence.
+    p: the largest of the estimands' and the seeds'. adjusted_p: after Holm over `num_tested` cells; None if INVALID.
+    beyond_pixels, learned: the two estimands. seeds: the second one for each seed alone.
+    forms: untrained forms, the deciding one first.
+    few_clusters: valid, but with so few clusters the error rate lies above the nominal one where losses are skewed.
+    num_clusters, num_images, num_valid: those with a valid pixel; valid pixels.
+    description: None where it was not asked for.
+    """
+
+    cell: str
+    outcome: Outcome
+    reason: str
+    p: float
+    adjusted_p: float | None
+    num_tested: int
+    beyond_pixels: Comparison
+    learned: Comparison
+    seeds: tuple[Comparison, ...]
+    forms: tuple[Form, ...]
+    gates: tuple[Gate, ...]
+    few_clusters: bool
+    num_clusters: int
+    num_images: int
+    num_valid: float
+    description: Description | None
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """All that LEARNED needs to be above the margin."""
+        return (self.beyond_pixels, self.learned, *self.seeds)
+
+    @property
+    def smallest_detectable(self) -> float:
+        """The smallest log ratio that both estimands would have been found at with 80 % power each."""
+        return max(self.beyond_pixels.smallest_detectable, self.learned.smallest_detectable)

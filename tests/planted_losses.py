@@ -1,0 +1,83 @@
+"""Losses image by image whose true effects are known, for tests and benchmarks of the verdict.
+
+The loss of an arm on an image is pixels x scene and image x arm x the arm's own deviations by scene and image, all with
+means of 1 and independent, so that the true log ratio of two arms is that of their factors.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from idl.verdict import Cell, Evidence, Shuffled, Training, untrained_and_pixels
+
+Shape = Literal["normal", "skewed"]
+
+FORMS = ("random", "permuted")
+NUM_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class PlantedLosses:
+    """Where losses come from.
+
+    beyond_pixels, learned: the true estimands; every seed has the second one.
+    shape: "normal": deviations of 10 % by scene and by image. "skewed": lognormal; trained+pixels fails badly in a few
+      scenes (deviations of 53 % by scene), which a sample of few scenes easily misses: the hard case.
+    """
+
+    num_scenes: int
+    shape: Shape = "normal"
+    beyond_pixels: float = 1.0
+    learned: float = 1.0
+    images_per_scene: int = 6
+
+    def draw(self, generator: np.random.Generator) -> Evidence:
+        """Draw scenes and their images."""
+        num_images = self.num_scenes * self.images_per_scene
+        num_valid = generator.integers(30_000, 65_537, num_images).astype(np.float64)
+        shared = num_valid * self._shared(generator)
+        factors = {"constant": 4.0, "null": 3.0, "trained": 1.2, "pixels": math.exp(self.beyond_pixels)}
+        squared_error = {arm: shared * factor * self._own(generator, 0.2) for arm, factor in factors.items()}
+        squared_error["trained+pixels"] = shared * self._own(generator, 0.5)
+        val_loss = {}
+        for form in FORMS:
+            # Seeds of one form fail in the same scenes.
+            of_form = shared * math.exp(self.learned) * self._own(generator, 0.15)
+            for seed in range(NUM_SEEDS):
+                arm = untrained_and_pixels(form, seed)
+                squared_error[arm] = of_form * self._own(generator, 0.1)
+                val_loss[arm] = 1.0 + 0.1 * (form == "random") + 0.01 * seed
+        shuffled = Shuffled(shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2))
+        scenes = [f"scene {index // self.images_per_scene:04d}" for index in range(num_images)]
+        return Evidence(scenes, num_valid, squared_error, val_loss, shuffled)
+
+    def cell(self, generator: np.random.Generator, name: str = "planted") -> Cell:
+        """Draw a cell that no gate stops, if there are scenes enough."""
+        return Cell(name, self.draw(generator), sound_training())
+
+    def _shared(self, generator: np.random.Generator) -> Float64[np.ndarray, " images"]:
+        by_scene, by_image = self._normal(generator)
+        if self.shape == "normal":
+            return np.maximum(1 + 0.25 * by_scene + 0.2 * by_image, 0.05)
+        return np.exp(0.6 * by_scene + 0.4 * by_image)
+
+    def _own(self, generator: np.random.Generator, spread: float) -> Float64[np.ndarray, " images"]:
+        """Deviations of mean 1; `spread` counts for the skewed ones."""
+        by_scene, by_image = self._normal(generator)
+        if self.shape == "normal":
+            return np.maximum(1 + 0.1 * by_scene + 0.1 * by_image, 0.0)
+        return np.exp(spread * by_scene - spread**2 / 2 + 0.1 * by_image - 0.1**2 / 2)
+
+    def _normal(
+        self, generator: np.random.Generator
+    ) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]:
+        by_scene = np.repeat(generator.standard_normal(self.num_scenes), self.images_per_scene)
+        return by_scene, generator.standard_normal(len(by_scene))
+
+
+def sound_training() -> Training:
+    """Return training figures that pass every gate."""
+    return Training({"constant": 4.0, "pixels": 2.0, "trained+pixels": 1.0}, {"pixels": 0.0, "trained+pixels": 0.0})

@@ -1,0 +1,224 @@
+"""Intervals and p of the verdict, against scipy and against what they promise."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from idl.verdict.distributions import normal_cdf, normal_quantile, student_quantile, student_upper
+from idl.verdict.intervals import interval, p_value
+from idl.verdict.multiplicity import holm
+from idl.verdict.resampling import Series, cluster_numbers, drawn_counts, resample
+
+LEVEL = 0.95
+
+
+def _scenes(num_scenes: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Skewed sums of two arms, a scene an image."""
+    generator = np.random.default_rng(seed)
+    shared = generator.lognormal(0, 0.6, num_scenes)
+    return {
+        "a": 1.3 * shared * generator.lognormal(0, 0.2, num_scenes),
+        "b": shared * generator.lognormal(0, 0.5, num_scenes),
+    }
+
+
+def _log_ratio(sums: dict[str, np.ndarray], draws: int = 10_000, seed: int = 0) -> Series:
+    return resample(sums, np.arange(len(sums["a"])), draws=draws, seed=seed).log_ratio("a", "b")
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 9, 19, 59, 1000, 25_000])
+def test_student_is_scipys(degrees: int) -> None:
+    points = [-40.0, -2.5, -0.3, 0.0, 1e-3, 0.7, 2.0, 5.0, 30.0]
+    ours = [student_upper(t, degrees) for t in points]
+    np.testing.assert_allclose(ours, stats.t.sf(points, degrees), rtol=1e-8, atol=1e-250)
+    levels = [0.5, 0.8, 0.975, 0.9995]
+    quantiles = [student_quantile(level, degrees) for level in levels]
+    np.testing.assert_allclose(quantiles, stats.t.ppf(levels, degrees), rtol=1e-8, atol=1e-9)
+
+
+def test_normal_is_scipys() -> None:
+    points = np.array([-30.0, -8.5, -1.0, 0.0, 2.0, 6.0])
+    np.testing.assert_allclose([normal_cdf(z) for z in points], stats.norm.cdf(points), rtol=1e-12)
+    np.testing.assert_allclose([normal_quantile(p) for p in (1e-5, 0.2, 0.99)], stats.norm.ppf([1e-5, 0.2, 0.99]))
+    assert (normal_quantile(0.0), normal_quantile(1.0)) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("num_scenes", [10, 37, 200])
+def test_the_interval_is_the_farther_of_scipys_bca_and_t(num_scenes: int) -> None:
+    sums = _scenes(num_scenes, seed=num_scenes)
+    series = _log_ratio(sums)
+
+    def statistic(scenes: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.log(sums["a"][scenes].sum(axis) / sums["b"][scenes].sum(axis))
+
+    # scipy on our draws, so that nothing but its BCa is left to differ: its bounds lie between two neighbouring draws.
+    drawn = SimpleNamespace(bootstrap_distribution=series.draws)
+    bca = stats.bootstrap(
+        (np.arange(num_scenes),), statistic, n_resamples=0, bootstrap_result=drawn, confidence_level=LEVEL, method="BCa"
+    ).confidence_interval
+    left_out = np.array([statistic(np.delete(np.arange(num_scenes), scene)) for scene in range(num_scenes)])
+    error = math.sqrt((num_scenes - 1) ** 2 / num_scenes * np.var(left_out, ddof=1))
+    t = stats.t.interval(LEVEL, num_scenes - 1, statistic(np.arange(num_scenes)), error)
+    found = interval(series, LEVEL)
+    gap = 5 * (found.high - found.low) / 1000
+    assert found.standard_error == pytest.approx(error)
+    assert found.low == pytest.approx(min(bca.low, t[0]), abs=gap)
+    assert found.high == pytest.approx(max(bca.high, t[1]), abs=gap)
+
+
+def test_draws_of_scipy_give_the_same_bounds_but_for_chance() -> None:
+    sums = _scenes(80, seed=5)
+    theirs = stats.bootstrap(
+        (sums["a"], sums["b"]),
+        lambda a, b, axis: np.log(a.sum(axis) / b.sum(axis)),
+        paired=True,
+        n_resamples=10_000,
+        method="BCa",
+        rng=np.random.default_rng(3),
+    )
+    series = _log_ratio(sums)
+    found = interval(series, LEVEL)
+    width = found.high - found.low
+    # A 2.5 % quantile of 10,000 draws has a standard error of 0.7 % of the width.
+    assert np.std(series.draws, ddof=1) == pytest.approx(theirs.standard_error, rel=0.05)
+    assert found.low <= theirs.confidence_interval.low + 0.05 * width
+    assert found.high >= theirs.confidence_interval.high - 0.05 * width
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    num_scenes=st.integers(2, 40),
+    level=st.sampled_from([0.8, 0.95, 0.99]),
+    shift=st.floats(-3, 3),
+)
+def test_p_and_the_lower_bound_say_the_same(seed: int, num_scenes: int, level: float, shift: float) -> None:
+    series = _log_ratio(_scenes(num_scenes, seed), draws=500, seed=seed)
+    found = interval(series, level)
+    margin = found.estimate + shift * found.standard_error
+    assert (p_value(series, margin) <= (1 - level) / 2) == (found.low > margin)
+    # Also on both sides of the bound itself.
+    if math.isfinite(found.low):
+        assert p_value(series, found.low + 1e-9) > (1 - level) / 2
+        assert p_value(series, found.low - 1e-9) <= (1 - level) / 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), margins=st.lists(st.floats(-1, 1), min_size=2, max_size=6))
+def test_p_grows_with_the_margin(seed: int, margins: list[float]) -> None:
+    series = _log_ratio(_scenes(12, seed), draws=500)
+    found = [p_value(series, margin) for margin in sorted(margins)]
+    assert all(0 <= p <= 1 for p in found)
+    assert found == sorted(found)
+
+
+def test_scenes_alike_give_a_point() -> None:
+    scenes = np.full(12, 0.1)
+    series = _log_ratio({"a": 1.7 * scenes, "b": scenes})
+    found = interval(series, LEVEL)
+    assert found.low == found.estimate == found.high == pytest.approx(math.log(1.7))
+    assert found.standard_error == 0
+    assert p_value(series, 0.5) == pytest.approx(1 / 10_001)
+    assert p_value(series, 0.6) == 1
+
+
+def test_an_arm_against_itself_is_exactly_nothing() -> None:
+    sums = _scenes(15)
+    series = _log_ratio({"a": sums["a"], "b": sums["a"].copy()})
+    assert interval(series, LEVEL) == type(interval(series, LEVEL))(0.0, 0.0, 0.0, 0.0)
+    assert p_value(series, 0.0) == 1
+
+
+def test_a_loss_of_zero_everywhere_is_an_infinite_effect() -> None:
+    sums = _scenes(15)
+    series = _log_ratio({"a": sums["a"], "b": np.zeros(15)})
+    assert interval(series, LEVEL).low == math.inf
+    assert p_value(series, 1.0) < 0.001
+    opposite = _log_ratio({"a": np.zeros(15), "b": sums["b"]})
+    assert interval(opposite, LEVEL).high == -math.inf
+    assert p_value(opposite, 1.0) == 1
+
+
+def test_a_loss_in_one_scene_only_says_nothing() -> None:
+    sums = _scenes(15)
+    sums["b"] = np.where(np.arange(15) == 3, sums["b"], 0.0)
+    series = _log_ratio(sums)
+    found = interval(series, LEVEL)
+    assert (found.low, found.high, found.standard_error) == (-math.inf, math.inf, math.inf)
+    assert p_value(series, 0.0) == 1
+
+
+def test_a_single_scene_says_nothing() -> None:
+    series = _log_ratio({"a": np.array([2.0]), "b": np.array([1.0])})
+    found = interval(series, LEVEL)
+    assert found.estimate == pytest.approx(math.log(2))
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert p_value(series, 0.0) == 1
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_all_draws_on_one_side_leave_a_finite_p_and_honest_bounds(side: float) -> None:
+    # A bias that would be infinite: Phi^-1(0) or Phi^-1(1).
+    generator = np.random.default_rng(0)
+    draws = side * generator.uniform(0.1, 1.0, 1000)
+    series = Series(0.0, draws, generator.normal(0, 0.01, 30))
+    found = interval(series, LEVEL)
+    assert found.low <= 0 <= found.high
+    # Draws above the estimate: they lie too high, so that the truth is lower than the lowest of them, or anywhere.
+    assert (found.low == -math.inf) if side > 0 else (found.high == math.inf)
+    assert 0 <= p_value(series, -0.5) <= 1
+
+
+def test_draws_are_those_of_clusters_with_replacement() -> None:
+    counts = np.concatenate(list(drawn_counts(30, 4000, seed=1)))
+    assert np.all(counts.sum(axis=1) == 30)
+    # Multinomial: variance 1 - 1/n, covariance -1/n.
+    covariance = np.cov(counts.T)
+    assert np.mean(np.diag(covariance)) == pytest.approx(1 - 1 / 30, abs=0.03)
+    assert np.mean(covariance[~np.eye(30, dtype=bool)]) == pytest.approx(-1 / 30, abs=0.003)
+    again = np.concatenate(list(drawn_counts(30, 4000, seed=1)))
+    other = np.concatenate(list(drawn_counts(30, 4000, seed=2)))
+    assert np.array_equal(counts, again)
+    assert not np.array_equal(counts, other)
+
+
+def test_sums_without_a_scene_are_exact_where_one_scene_is_nearly_everything() -> None:
+    sums = {"a": np.array([1e20, 1.0, 2.0, 3.0])}
+    left_out = resample(sums, np.arange(4), draws=10, seed=0).left_out["a"]
+    assert left_out[0] == pytest.approx(math.log(6.0))
+
+
+def test_clusters_are_numbered_by_label() -> None:
+    assert cluster_numbers(["kitchen", "attic", "kitchen"]).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # The worked example of Wikipedia, "Holm-Bonferroni method".
+        ((0.01, 0.04, 0.03, 0.005), (0.03, 0.06, 0.06, 0.02)),
+        # p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm") of R.
+        ((0.01, 0.02, 0.03, 0.04, 0.05), (0.05, 0.08, 0.09, 0.09, 0.09)),
+        ((0.4, 0.9), (0.8, 0.9)),
+        ((0.7, 0.6), (1.0, 1.0)),
+        ((0.03,), (0.03,)),
+        ((), ()),
+    ],
+)
+def test_holm_by_hand(p_values: tuple[float, ...], adjusted: tuple[float, ...]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.2))
+def test_holm_rejects_as_the_step_down_procedure_does(p_values: list[float], alpha: float) -> None:
+    # Holm's own words: go up from the smallest while p <= alpha / (number of those left).
+    left = sorted(p_values)
+    rejected = 0
+    while rejected < len(left) and left[rejected] * (len(left) - rejected) <= alpha:
+        rejected += 1
+    assert sum(p <= alpha for p in holm(p_values)) == rejected
