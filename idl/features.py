@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -52,6 +53,37 @@ class Throughput:
     seconds: float = 0.0
 
 
+class MapSource(Protocol):
+    """Where maps come from, beside the truth that they are held against: what statistics are taken of.
+
+    folder: of its files. digest: of all that decides the columns and, beside the store and the split, the truth.
+    """
+
+    store: Store
+    split: Split
+    folder: Path
+    device: torch.device
+    world: World
+
+    @property
+    def columns(self) -> Columns:
+        """Order of the columns that statistics are taken on."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits, for the names of files."""
+        ...
+
+    def share(self, name: str) -> range:
+        """Positions in split `name` that `stream` yields on this rank."""
+        ...
+
+    def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
+        """Yield this rank's share of split `name` in its order."""
+        ...
+
+
 def features_key(store: Store, split: Split, encoder_digest: str, arithmetic: str) -> str:
     """First 16 hex digits of the SHA-256 of all that decides the maps."""
     parts = [store.digest, store.protocol.digest, split.digest, encoder_digest, arithmetic, FEATURES_VERSION]
@@ -65,6 +97,7 @@ class EncodedDataset:
     folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). Ranks on
       several machines must share it.
     world: the ranks that share the work; each streams its share of a split.
+    most: leading components that are kept; None: all. The caller gives each number a folder of its own.
     """
 
     def __init__(
@@ -77,7 +110,9 @@ class EncodedDataset:
         device: torch.device,
         progress: Progress = silent,
         world: World = ALONE,
+        most: int | None = None,
     ) -> None:
+        self._most = most
         self.store = store
         self.split = split
         self.throughput = Throughput()
@@ -98,6 +133,11 @@ class EncodedDataset:
     def columns(self) -> Columns:
         """Order of the columns that statistics are taken on."""
         return Columns(self._basis.num_components)
+
+    @property
+    def digest(self) -> str:
+        """Of the basis."""
+        return self._basis.digest
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -211,7 +251,7 @@ class EncodedDataset:
                 advance(len(read["rgb"]))
         grid = (encoded[0][0].shape[2], encoded[0][0].shape[3])
         try:
-            basis = Basis.fit(*(_first_images(maps) for maps in zip(*encoded, strict=True)))
+            basis = Basis.fit(*(_first_images(maps) for maps in zip(*encoded, strict=True)), most=self._most)
         except ValueError as error:
             raise InputError(f"encoder: {error}. Check its weights and its mean and std.") from error
         num_images = sum(len(indices) for indices in self.split.indices.values())

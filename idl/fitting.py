@@ -11,7 +11,7 @@ from torch import Tensor
 from idl import cache
 from idl.distributed import World
 from idl.errors import InputError
-from idl.features import EncodedDataset
+from idl.features import MapSource
 from idl.probes.basis import ARMS, Columns
 from idl.probes.exact import PENALTIES, Fit, fit
 from idl.probes.statistics import Statistics
@@ -62,7 +62,7 @@ def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, T
 
 
 def split_statistics(
-    encoded: EncodedDataset,
+    encoded: MapSource,
     name: str,
     target: Target,
     progress: Progress,
@@ -72,7 +72,7 @@ def split_statistics(
 
     offset: that of the training split; None for that split itself, whose first batch then sets it.
     """
-    path = encoded.folder / f"{target.name}-{name}-{encoded.basis.digest}-v{STATISTICS_VERSION}.statistics"
+    path = encoded.folder / f"{target.name}-{name}-{encoded.digest}-v{STATISTICS_VERSION}.statistics"
     world = encoded.world
     content = world.once(lambda: cache.read(path))
     if content is not None:

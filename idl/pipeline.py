@@ -76,7 +76,7 @@ class ProbeConfig:
 def check(config: ProbeConfig, encoder: Encoder) -> None:
     """Make sure, before a dataset is made or read, that `config` can be had of `encoder`. Raises InputError."""
     target(config.target)
-    k = _components(config.k, encoder.channels)
+    k = components_of(config.k, encoder.channels)
     if config.solver not in SOLVERS:
         near = get_close_matches(config.solver, SOLVERS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -107,9 +107,9 @@ def probe(
     """
     check(config, encoder)
     wanted = target(config.target)
-    k = _components(config.k, encoder.channels)
+    k = components_of(config.k, encoder.channels)
     protocol = replace(store.protocol, alignment=config.alignment)
-    split = _split(config, store, wanted)
+    split = split_of(config, store, wanted)
     encoder.require(protocol.resolution)
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
@@ -138,7 +138,7 @@ def probe(
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:
     """Report on a prepared dataset: what its images look like, and the constant arm's losses on train and val."""
     wanted = target(config.target)
-    split = _split(config, store, wanted)
+    split = split_of(config, store, wanted)
     constant = _constant(config, store, split, wanted, progress)
     order = split.indices["train"][:NUM_SHEET_IMAGES]
     layers = [layer for layer in ("rgb", "depth", "valid", "normals") if layer in store.layers]
@@ -152,7 +152,7 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
     The test split is not read.
     """
     wanted = target(config.target)
-    split = _split(config, store, wanted)
+    split = split_of(config, store, wanted)
     encoder.require(store.protocol.resolution)
     constant = _constant(config, store, split, wanted, progress)
     shown = split.indices["val"][0]
@@ -184,8 +184,8 @@ def _trial(config: ProbeConfig, k: int) -> Trial:
     )
 
 
-def _components(text: str, num_channels: int) -> int | None:
-    """Return k as a number; None for "auto"."""
+def components_of(text: str, num_channels: int) -> int | None:
+    """Return k as a number; None for "auto". Raises InputError where the encoder has not as many."""
     if text == "auto":
         return None
     if text == "all":
@@ -201,7 +201,8 @@ def _components(text: str, num_channels: int) -> int | None:
     return k
 
 
-def _split(config: ProbeConfig, store: Store, wanted: Target) -> Split:
+def split_of(config: ProbeConfig, store: Store, wanted: Target) -> Split:
+    """Divide the store's scenes. Raises InputError where it lacks the target's layer, or cannot be divided."""
     if wanted.layer not in store.layers:
         have = ", ".join(store.layers)
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")

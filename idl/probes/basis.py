@@ -47,11 +47,17 @@ class Basis:
     null_scale: Float32[Tensor, "3"]
 
     @classmethod
-    def fit(cls, features: list[Float[Tensor, "batch channels h w"]], null: list[Float[Tensor, "batch 3 h w"]]) -> Self:
+    def fit(
+        cls,
+        features: list[Float[Tensor, "batch channels h w"]],
+        null: list[Float[Tensor, "batch 3 h w"]],
+        most: int | None = None,
+    ) -> Self:
         """Principal components of the cells of `features`, in float64.
 
         The sign of a component is that of its largest loading. Components below 1e-9 of the first eigenvalue are
-        dropped. Raises ValueError where the features do not vary at all or are not finite.
+        dropped, and those beyond the `most` leading ones where that is given.
+        Raises ValueError where the features do not vary at all or are not finite.
         """
         mean, covariance = _moments(features)
         if not torch.isfinite(covariance).all():
@@ -63,6 +69,8 @@ class Basis:
         keep = eigenvalues > max(EIGENVALUE_TOLERANCE * float(eigenvalues[0]), floor)
         if not keep.any():
             raise ValueError("the features are the same at every cell of every image")
+        if most is not None:
+            keep[most:] = False
         eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
         largest = vectors.abs().argmax(dim=0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()
@@ -132,25 +140,31 @@ def _moments(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, T
 
 @dataclass(frozen=True)
 class Columns:
-    """Order of the columns in the joint system: [bias | position | null | components]."""
+    """Order of the columns in the joint system: [bias | position | null | patches | components].
+
+    num_patches: components of the raw pixels under a cell; an ordinary probe has none.
+    """
 
     num_components: int
+    num_patches: int = 0
 
     @property
     def total(self) -> int:
         """All columns."""
-        return 1 + NUM_POSITION + NUM_NULL + self.num_components
+        return 1 + NUM_POSITION + NUM_NULL + self.num_patches + self.num_components
 
     def of_arm(self, arm: str) -> list[int]:
-        """Columns of an arm, the bias first: "constant", "position", "null", "null+position" or "probe"."""
+        """Columns of an arm, the bias first: "constant", "position", "null", "null+position", "patches" or "probe"."""
         position = list(range(1, 1 + NUM_POSITION))
         null = list(range(1 + NUM_POSITION, 1 + NUM_POSITION + NUM_NULL))
-        components = list(range(1 + NUM_POSITION + NUM_NULL, self.total))
+        patches = list(range(1 + NUM_POSITION + NUM_NULL, self.total - self.num_components))
+        components = list(range(self.total - self.num_components, self.total))
         read = {
             "constant": [],
             "position": position,
             "null": null,
             "null+position": null + position,
+            "patches": patches,
             "probe": components,
         }
         return [0, *read[arm]]

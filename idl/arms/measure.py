@@ -1,0 +1,143 @@
+"""The evidence of a verdict, from the store to every arm's error on every test image.
+
+All is fitted before the test split is read. A control is an ordinary run: its maps, statistics and fits come from
+the same code as those of the trained encoder, and go to the same cache.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from idl.arms.columns import ARMS, JOINT, TRAINED
+from idl.arms.result import ArmsAtK, ArmsResult, TwinRecord
+from idl.arms.running import FittedSource, Measuring
+from idl.data.store import Store
+from idl.encoders import Encoder, EncoderConfig, build
+from idl.encoders.patches import patches
+from idl.encoders.untrained import FORMS, NoTwinError, twins
+from idl.errors import InputError
+from idl.features import EncodedDataset
+from idl.pipeline import EXACT, ProbeConfig, components_of, split_of
+from idl.pipeline import check as check_probe
+from idl.progress import Progress, silent
+from idl.targets import target
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Which controls stand beside the trained encoder.
+
+    seeds: twins of each untrained form.
+    shuffle_seed: of who lends the truth to whom.
+    common_stride: of the null arm that is the same for every encoder, pixels.
+    """
+
+    seeds: int = 3
+    shuffle_seed: int = 0
+    common_stride: int = 8
+
+
+def check(config: ProbeConfig, encoder: Encoder, ks: Sequence[str], controls: Controls) -> Mapping[str, int]:
+    """Make sure, before a dataset is made or read, that all this can be had. Return the numbers that `ks` are here.
+
+    Raises InputError.
+    """
+    if config.solver != EXACT:
+        raise InputError(f"solver={config.solver}: arms are compared at their optimum. Pass solver={EXACT}.")
+    numbers = {}
+    for k in ks:
+        check_probe(replace(config, k=k), encoder)
+        number = components_of(k, encoder.channels)
+        if number is None:
+            raise InputError(f"k={k}: arms are compared at the same k. Pass a number or all.")
+        numbers[k] = number
+    if not numbers:
+        raise InputError("k: none given. Pass a number or all.")
+    for name, least in (("seeds", 1), ("shuffle_seed", 0), ("common_stride", 1)):
+        if getattr(controls, name) < least:
+            raise InputError(f"{name}={getattr(controls, name)}: expected {least} or more.")
+    return numbers
+
+
+def measure(
+    config: ProbeConfig,
+    store: Store,
+    encoder: Encoder,
+    cache_folder: Path,
+    ks: Sequence[str],
+    controls: Controls = Controls(),
+    *,
+    progress: Progress = silent,
+) -> ArmsResult:
+    """Fit every arm at every k of `ks`, then measure all of them on the test split.
+
+    config: target, split and batch size of every run; its k is not looked at.
+    ks: numbers or "all", as a `ProbeConfig` has them; several cost no further pass.
+    Interrupted, it goes on from the cache: what was encoded or accumulated is not done again.
+    Raises InputError for anything that does not fit the store or the encoder. A control that cannot be had is no
+    error, but named in the result.
+    """
+    numbers = check(config, encoder, ks, controls)
+    wanted = target(config.target)
+    split = split_of(config, store, wanted)
+    encoder.require(store.protocol.resolution)
+    run = Measuring(store, split, wanted, config.batch_size, cache_folder, tuple(numbers.values()), progress)
+
+    beside = _patches(run, encoder)
+    trained = run.fit(encoder, beside, TRAINED, ARMS)
+    shuffled = run.fit_shuffled(trained, controls.shuffle_seed, "shuffled", ARMS)
+    missing = [] if shuffled else ["shuffled: one scene has more than half of the images of a split."]
+    untrained: list[FittedSource] = []
+    records: list[TwinRecord] = []
+    # The null encoder has learned nothing: that it has no twin needs no word.
+    for form in FORMS if encoder.origin.weights != "none" else ():
+        try:
+            made = twins(encoder, form, controls.seeds, run.calibration_images)
+        except NoTwinError as error:
+            missing.append(f"untrained, {form}: {error}")
+            continue
+        for twin in made:
+            seed = twin.origin.seed or 0
+            name = f"untrained-{form}-{seed}"
+            untrained.append(run.fit(twin, beside, name, (TRAINED, JOINT)))
+            records.append(TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest))
+    common = None
+    if store.protocol.resolution % controls.common_stride == 0:
+        null = build(EncoderConfig("null", stride=controls.common_stride), encoder.device)
+        common = run.fit_null(null, "common null")
+
+    # From here on the test split is read, and nothing is chosen any more.
+    num_valid, of_trained = run.test(trained)
+    arms = {k: dict(by_name) for k, by_name in of_trained.items()}
+    for fitted in untrained:
+        for k, by_name in run.test(fitted)[1].items():
+            arms[k] |= {fitted.name: by_name[TRAINED], f"{fitted.name}+pixels": by_name[JOINT]}
+    lent_valid, of_shuffled = run.test(shuffled) if shuffled else (None, {})
+    order = split.indices["test"]
+    return ArmsResult(
+        target=wanted.name,
+        unit=wanted.unit,
+        num_outputs=wanted.num_outputs,
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        task=encoder.origin.task,
+        stride=encoder.stride,
+        channels=encoder.channels,
+        ks=numbers,
+        at={k: ArmsAtK(k, by_name, of_shuffled.get(k, {})) for k, by_name in arms.items()},
+        images=tuple(store.names[index] for index in order),
+        scenes=tuple(store.scenes[index] for index in order),
+        num_valid=num_valid,
+        shuffled_num_valid=lent_valid,
+        common_null=run.test(common)[1][0]["null"] if common else None,
+        curves={fitted.name: fitted.fits.curve for fitted in (trained, *untrained)},
+        twins=tuple(records),
+        missing=tuple(missing),
+        images_per_s=run.images_per_s(),
+    )
+
+
+def _patches(run: Measuring, encoder: Encoder) -> EncodedDataset:
+    """Open the patches of the encoder's stride: as many components as the largest k reads, or a cell has pixels."""
+    made = patches(encoder.stride, encoder.device)
+    return run.open(made, "patches", most=min(max(run.ks), made.channels))

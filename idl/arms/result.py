@@ -1,0 +1,101 @@
+"""What the arms of a verdict come to: plain numbers and arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from idl.arms.columns import CONSTANT
+from idl.arms.fits import FittedArm
+from idl.probes.exact import Curve
+
+# Rounding of float32 statistics, as a share of the loss.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class MeasuredArm:
+    """A fitted arm and its errors on the test split.
+
+    squared_error: of each image, summed over its valid pixels and the outputs, target units squared.
+    """
+
+    fitted: FittedArm
+    squared_error: Float64[np.ndarray, " images"]
+
+
+@dataclass(frozen=True)
+class TwinRecord:
+    """An untrained twin. name: of its arm without pixels. form: "random" or "permuted". seed: of its weights."""
+
+    name: str
+    form: str
+    seed: int
+    digest: str
+    weights_digest: str
+
+
+@dataclass(frozen=True)
+class ArmsAtK:
+    """All arms of one encoder at one k.
+
+    arms: "constant", "position", "null", "null+position", "patches", "pixels", "trained", "trained+pixels", and
+      "untrained-FORM-SEED" alone and with "+pixels".
+    shuffled: the first eight, fitted and measured on the truth of images of other scenes; empty where there is none.
+    """
+
+    k: int
+    arms: Mapping[str, MeasuredArm]
+    shuffled: Mapping[str, MeasuredArm]
+
+
+@dataclass(frozen=True)
+class ArmsResult:
+    """The evidence of one encoder and one target.
+
+    target, unit, num_outputs: as of the target. encoder, encoder_digest, task, stride, channels: as of the encoder.
+    ks: what was asked for ("10", "all") and the number that it is here. at: by that number.
+    images, scenes: names of the test images and of their scenes, in the order of all arrays.
+    num_valid: valid pixels of each. shuffled_num_valid: of the truth that was lent to it; None: nothing was.
+    common_null: three colours at the common stride, alike for every encoder; None where it does not divide the image.
+    curves: losses over k of "trained" and of each twin.
+    twins: of both forms. missing: a sentence for each control that cannot be had.
+    images_per_s: of each encoder that was run: "trained", twins, "patches"; what the cache held is not in it.
+    """
+
+    target: str
+    unit: str
+    num_outputs: int
+    encoder: str
+    encoder_digest: str
+    task: str
+    stride: int
+    channels: int
+    ks: Mapping[str, int]
+    at: Mapping[int, ArmsAtK]
+    images: tuple[str, ...]
+    scenes: tuple[str, ...]
+    num_valid: Float64[np.ndarray, " images"]
+    shuffled_num_valid: Float64[np.ndarray, " images"] | None
+    common_null: MeasuredArm | None
+    curves: Mapping[str, Curve]
+    twins: tuple[TwinRecord, ...]
+    missing: tuple[str, ...]
+    images_per_s: Mapping[str, float]
+
+    def mse(self, k: int, arm: str) -> float:
+        """Mean squared error over the test split's valid pixels and outputs, target units squared."""
+        return float(self.at[k].arms[arm].squared_error.sum() / (self.num_valid.sum() * self.num_outputs))
+
+    def shuffled_mse(self, k: int, arm: str) -> float:
+        """The same on the truth of other images. Raises ValueError where there is none."""
+        if self.shuffled_num_valid is None:
+            raise ValueError("no truth could be lent between scenes")
+        error = self.at[k].shuffled[arm].squared_error.sum()
+        return float(error / (self.shuffled_num_valid.sum() * self.num_outputs))
+
+    def worse_than_constant(self, k: int) -> tuple[str, ...]:
+        """Arms whose fit without a penalty is worse than a constant on its own training split: a broken solution."""
+        limit = self.at[k].arms[CONSTANT].fitted.plain_train_loss * (1 + _ROUNDING)
+        return tuple(name for name, arm in self.at[k].arms.items() if arm.fitted.plain_train_loss > limit)

@@ -1,0 +1,149 @@
+"""Twins of an encoder without its training: random weights, or the trained ones permuted within each tensor.
+
+Both keep architecture, stage, normalisation and arithmetic. A control must not be a straw man: layer scales of a
+random twin are 1, and batch norms of either form get running statistics that fit its weights.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from idl.encoders import EncoderConfig, build
+from idl.encoders.base import Encoder, digest_of
+from idl.errors import InputError
+
+
+class NoTwinError(InputError):
+    """An encoder has no twin of this form."""
+
+
+Form = Literal["random", "permuted"]
+FORMS: tuple[Form, ...] = ("random", "permuted")
+
+# As ConvNeXt, LayerScale, CaiT and BEiT are written in timm, and ConvNeXt in torchvision.
+_LAYER_SCALE = re.compile(r"(^|\.)(gamma(_\d)?|layer_scale)$")
+
+Images = Callable[[], Iterable[Float[Tensor, "batch 3 H W"]]]
+
+
+def twins(encoder: Encoder, form: Form, wanted: int, images: Images) -> tuple[Encoder, ...]:
+    """Give `wanted` twins that differ from each other and from `encoder`; `origin.seed` tells them apart.
+
+    images: RGB in [0, 1] of the training split; called only where there are batch norms to calibrate.
+    Raises NoTwinError where they cannot be had: an encoder without weights, one that no name builds again, a factory
+    that gives the same weights whatever the seed.
+    """
+    if not any(True for _ in encoder.network.parameters()):
+        raise NoTwinError(f"encoder={encoder.name}: has no weights, and hence no {form} twin.")
+    seen = {_digest(encoder.network)}
+    found: list[Encoder] = []
+    # One more than wanted: an encoder that is random itself is the twin of its own seed.
+    for seed in range(wanted + 1):
+        network = _random(encoder, seed) if form == "random" else _permuted(encoder, seed)
+        digest = _digest(network)
+        if digest in seen or len(found) == wanted:
+            continue
+        seen.add(digest)
+        if form == "random":
+            _open_layer_scales(network)
+        calibrate(network, _normalised(encoder, images))
+        source = "random weights" if form == "random" else f"{encoder.origin.source}, permuted within each tensor"
+        found.append(encoder.with_network(network, "random", "none", source, seed))
+    if len(found) < wanted:
+        raise NoTwinError(
+            f"encoder={encoder.name}: only {len(found)} of {wanted} {form} twins have weights of their own. Let its "
+            "weights follow torch's seed, and load trained ones only where an argument or weights=PATH asks for them."
+        )
+    return tuple(found)
+
+
+def calibrate(network: nn.Module, images: Images) -> None:
+    """Estimate the running statistics of all batch norms anew, in place, as the mean over batches of `images`.
+
+    images: as the network takes them, float32. While it runs, every layer sees what the layers before it make of
+    the batch's own statistics.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        # The plain mean over batches.
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in images():
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _digest(network: nn.Module) -> str:
+    """Of what training changes: statistics of batch norms are apart."""
+    return digest_of(dict(network.named_parameters()))
+
+
+def _random(encoder: Encoder, seed: int) -> nn.Module:
+    """Build the architecture again. Raises NoTwinError where that gives another one."""
+    architecture = encoder.origin.architecture
+    is_custom = ":" in architecture
+    mean, std = encoder.normalisation
+    config = EncoderConfig(
+        name=architecture if is_custom else "autoencoder" if architecture == "dvae" else f"timm:{architecture}",
+        stage=encoder.stage,
+        # What a factory gives; a path that was loaded into it is left out.
+        weights="auto" if is_custom else "random",
+        encoder_args=json.dumps(encoder.encoder_args),
+        mean=mean,
+        std=std,
+        seed=seed,
+        arithmetic="float32",
+    )
+    try:
+        network = build(config, encoder.device).network
+    except InputError as error:
+        raise NoTwinError(f"encoder={encoder.name}: cannot be built with random weights ({error})") from error
+    shapes, wanted = (
+        {name: tuple(parameter.shape) for name, parameter in each.named_parameters()}
+        for each in (network, encoder.network)
+    )
+    if shapes != wanted:
+        raise NoTwinError(f"encoder={encoder.name}: built again as {config.name} it is another network.")
+    return network
+
+
+def _permuted(encoder: Encoder, seed: int) -> nn.Module:
+    """Permute each parameter's numbers among themselves; buffers, such as tables of indices, stay."""
+    network = copy.deepcopy(encoder.network)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return network
+
+
+def _open_layer_scales(network: nn.Module) -> None:
+    """Set layer scales to 1, in place: where they start near zero, a random network's blocks are the identity."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if _LAYER_SCALE.search(name):
+                parameter.fill_(1.0)
+
+
+def _normalised(encoder: Encoder, images: Images) -> Images:
+    def normalised() -> Iterable[Tensor]:
+        for rgb in images():
+            x = (rgb.to(encoder.device) - encoder.mean) / encoder.std
+            yield x.contiguous(memory_format=torch.channels_last)
+
+    return normalised
