@@ -125,7 +125,7 @@ class _Source:
         """Statistics of the whole training split; matrices are kept, for they take as long as the split's own."""
         form = FORMS[self.plan.form]
         basis = self.encoded.basis.digest
-        name = f"{self.target.name}-images-{basis}-k{self.plan.k_max}-v{IMAGES_VERSION}.{self.plan.form}"
+        name = f"{self.target.key}-images-{basis}-k{self.plan.k_max}-v{IMAGES_VERSION}.{self.plan.form}"
         path = self.encoded.folder / name
         # What the form "maps" consists of is in the cache already.
         content = cache.read(path) if form is ImageGrams else None

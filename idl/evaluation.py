@@ -1,7 +1,8 @@
 """The one look at the test split: every arm predicts it, at full resolution, and is measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -11,11 +12,9 @@ from torch import Tensor
 from idl.distributed import World
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
-from idl.metrics import DepthSums, NormalsSums, aligned_and_clamped, depth_metrics, normals_metrics
-from idl.metrics.normals import NUM_BINS
+from idl.measures import Measure, Sums, Truth
 from idl.probes.grid import upsample
 from idl.progress import Progress
-from idl.protocol import Protocol
 from idl.targets import Target
 
 NUM_PANELS = 12
@@ -25,7 +24,7 @@ IMAGES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class PanelValues:
-    """One test image with truth and prediction: metres (H, W), or unit normals (3, H, W)."""
+    """One test image with truth and prediction: metres or a field's unit (H, W), or unit normals (3, H, W)."""
 
     name: str
     rgb: UInt8[np.ndarray, "H W 3"]
@@ -40,7 +39,8 @@ class Evaluation:
 
     losses: by arm, one mean squared error an image in target units squared (NaN without a valid pixel).
     num_valid: valid pixels of each image.
-    arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres, or angles in degrees.
+    arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres or a field's unit, or angles in
+      degrees.
     sums: all metrics of the probe.
     panels: images spread evenly over the split.
     """
@@ -48,7 +48,7 @@ class Evaluation:
     losses: Mapping[str, Float64[np.ndarray, " images"]]
     num_valid: Float64[np.ndarray, " images"]
     arm_errors: Mapping[str, Mapping[str, float]]
-    sums: DepthSums | NormalsSums
+    sums: Sums
     panels: tuple[PanelValues, ...]
 
     def pooled_loss(self, arm: str) -> float:
@@ -61,15 +61,14 @@ def evaluate(
     encoded: EncodedDataset,
     target: Target,
     arms: Mapping[str, ArmFit],
-    protocol: Protocol,
-    train_mean_m: float,
+    measure: Measure,
     progress: Progress,
 ) -> Evaluation:
     """Predict the test split with every arm and measure it, in one stream: the same result on every rank."""
     order = encoded.split.indices["test"]
     shown = _spread(len(order), NUM_PANELS)
     num_images = len(encoded.share("test"))
-    collected = _Collected(target, tuple(arms), protocol, train_mean_m, num_images)
+    collected = _Collected(measure, tuple(arms), num_images)
     panels: list[PanelValues] = []
     weights = _joint_weights(arms, encoded.columns.total).to(encoded.device)
     with progress("test", num_images) as advance:
@@ -79,20 +78,20 @@ def evaluate(
             grid = (cells @ weights).permute(0, 3, 1, 2).cpu()
             for first in range(0, len(grid), IMAGES_AT_A_TIME):
                 part = slice(first, first + IMAGES_AT_A_TIME)
-                prediction = collected.add(grid[part], truth[part], valid[part], batch.layers[target.layer][part])
+                images = Truth(truth[part], batch.layers[target.layer][part], valid[part])
+                prediction = collected.add(grid[part], images)
                 for row in range(len(prediction)):
                     position = batch.position + first + row
                     if position in shown:
                         index = order[position]
-                        shown_truth = truth if target.layer == "normals" else batch.layers["depth"]
                         # Copies: a view of one row would keep its whole batch.
                         panels.append(
                             PanelValues(
                                 encoded.store.names[index],
                                 encoded.store.read(("rgb",), [index])["rgb"][0],
-                                shown_truth[first + row].numpy().copy(),
+                                measure.shown_truth(images)[row].numpy().copy(),
                                 prediction[row].numpy().copy(),
-                                valid[first + row].numpy().copy(),
+                                images.valid[row].numpy().copy(),
                             )
                         )
             advance(len(batch.maps))
@@ -144,12 +143,6 @@ class _Rows:
         self._arrays[name][first : first + len(values)] = values
         self._filled[name] = first + len(values)
 
-    def put_all(self, prefix: str, sums: DepthSums | NormalsSums) -> None:
-        """Append every field of `sums` that has a row an image."""
-        for each in fields(sums):
-            if each.name != "histogram":
-                self.put(f"{prefix}.{each.name}", getattr(sums, each.name))
-
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
@@ -159,78 +152,49 @@ class _Rows:
 
 
 class _Collected:
-    """Sums of the test split, image by image, while it streams by."""
+    """What was measured of the test split, image by image, while it streams by."""
 
-    def __init__(
-        self, target: Target, arms: Sequence[str], protocol: Protocol, train_mean_m: float, num_images: int
-    ) -> None:
-        self._target = target
+    def __init__(self, measure: Measure, arms: Sequence[str], num_images: int) -> None:
+        self._measure = measure
         self._arms = arms
-        self._protocol = protocol
-        self._train_mean_m = train_mean_m
         self._rows = _Rows(num_images)
-        self._histograms = {arm: np.zeros(NUM_BINS, np.int64) for arm in arms} if target.layer == "normals" else {}
+        self._totals: dict[str, dict[str, np.ndarray]] = {arm: {} for arm in arms}
 
-    def add(
-        self,
-        grid: Float[Tensor, "batch arms_out h w"],
-        truth: Float[Tensor, "batch out H W"],
-        valid: Bool[Tensor, "batch H W"],
-        layer: Tensor,
-    ) -> Tensor:
-        """Measure a few images under every arm; return the probe's prediction in metres, or unit normals."""
-        num_outputs = truth.shape[1]
+    def add(self, grid: Float[Tensor, "batch arms_out h w"], truth: Truth) -> Tensor:
+        """Measure a few images under every arm; return the probe's prediction as it is shown."""
+        num_outputs, height, width = truth.target.shape[1:]
         # Normals that do not exist (an edge, a hole) are zero; everything else is a plain mask.
-        mask = valid[:, None].float()
-        predictions = upsample(grid.contiguous(), truth.shape[2], truth.shape[3])
-        predictions = predictions.unflatten(1, (len(self._arms), num_outputs))
-        count = valid.sum(dim=(1, 2), dtype=torch.float64)
+        mask = truth.valid[:, None].float()
+        predictions = upsample(grid.contiguous(), height, width).unflatten(1, (len(self._arms), num_outputs))
+        count = truth.valid.sum(dim=(1, 2), dtype=torch.float64)
         self._rows.put("num_valid", count.numpy())
-        losses, squared_m, shown = [], [], torch.empty(0)
+        losses, shown = [], torch.empty(0)
         for number, arm in enumerate(self._arms):
             prediction = predictions[:, number]
-            error = (prediction - truth).mul_(mask).square_().sum(dim=(1, 2, 3), dtype=torch.float64)
+            error = (prediction - truth.target).mul_(mask).square_().sum(dim=(1, 2, 3), dtype=torch.float64)
             losses.append(error / (count * num_outputs))
-            decoded = self._target.decode(prediction)
-            if self._target.layer == "normals":
-                angles = normals_metrics(decoded, truth, valid)
-                self._rows.put_all(f"normals {arm}", angles)
-                self._histograms[arm] += angles.histogram
-                shown = decoded if arm == PROBE else shown
-                continue
-            metres = aligned_and_clamped(decoded[:, 0], layer, valid, self._protocol)
-            error_m = (metres - layer).mul_(mask[:, 0]).square_().sum(dim=(1, 2), dtype=torch.float64)
-            squared_m.append(error_m / count)
-            if arm == PROBE:
-                errors = depth_metrics(decoded[:, 0], layer, valid, self._protocol, self._train_mean_m)
-                self._rows.put_all("depth", errors)
-                shown = metres
+            measured = self._measure.measure(prediction, truth, is_whole=arm == PROBE)
+            for name, values in measured.rows.items():
+                self._rows.put(f"{arm}.{name}", values)
+            self._totals[arm] = _added(self._totals[arm], measured.totals or {})
+            shown = measured.shown if arm == PROBE else shown
         self._rows.put("losses", torch.stack(losses, dim=1).numpy())
-        if squared_m:
-            self._rows.put("squared_m", torch.stack(squared_m, dim=1).numpy())
         return shown
 
     def add_up(self, world: World) -> None:
         """Make this what all ranks have collected; their shares follow each other in the split's order."""
-        parts = world.gather((self._rows, self._histograms))
+        parts = world.gather((self._rows, self._totals))
         self._rows = _Rows.joined([rows for rows, _ in parts])
-        self._histograms = {arm: np.sum([part[arm] for _, part in parts], axis=0) for arm in self._histograms}
+        self._totals = {arm: reduce(_added, (totals[arm] for _, totals in parts)) for arm in self._arms}
 
     def evaluation(self, panels: tuple[PanelValues, ...]) -> Evaluation:
         num_valid = self._rows["num_valid"]
-        seen = num_valid > 0
         losses = dict(zip(self._arms, self._rows["losses"].T.copy(), strict=True))
-        errors: dict[str, Mapping[str, float]] = {}
-        if self._target.layer == "normals":
-            by_arm = {
-                arm: NormalsSums(**self._rows.of(f"normals {arm}"), histogram=histogram)
-                for arm, histogram in self._histograms.items()
-            }
-            for arm, each in by_arm.items():
-                summary = each.summary()
-                errors[arm] = {name: summary[name] for name in ("angle_mean_deg", "angle_rmse_deg_pooled")}
-            return Evaluation(losses, num_valid, errors, by_arm[PROBE], panels)
-        for arm, values in zip(self._arms, self._rows["squared_m"].T, strict=True):
-            pooled = (values[seen] * num_valid[seen]).sum() / num_valid.sum()
-            errors[arm] = {"rmse": float(np.sqrt(values[seen]).mean()), "rmse_pooled": float(np.sqrt(pooled))}
-        return Evaluation(losses, num_valid, errors, DepthSums(**self._rows.of("depth")), panels)
+        errors = {arm: self._measure.errors(self._rows.of(arm), self._totals[arm], num_valid) for arm in self._arms}
+        sums = self._measure.sums(self._rows.of(PROBE), self._totals[PROBE])
+        return Evaluation(losses, num_valid, errors, sums, panels)
+
+
+def _added(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add up by name; a rank without images has no names at all."""
+    return {**one, **{name: values + one[name] if name in one else values for name, values in other.items()}}

@@ -34,12 +34,19 @@ class SplitStatistics:
     statistics: of the target less `offset`.
     offset: a constant near the target's mean, one an output. The bias takes it up exactly, and what float32
       products lose of a mean that is large against the spread (40 times as much for depth) is not lost.
-    mean_layer: mean of the truth over valid pixels in the store's unit (metres), 0 for normals.
+    mean_layer: mean of a depth over valid pixels in the store's unit (metres), 0 for other kinds of targets.
     """
 
     statistics: Statistics
     offset: tuple[float, ...]
     mean_layer: float
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the target over valid pixels, one an output, in its own unit."""
+        # The bias is the first column: a one everywhere.
+        above = self.statistics.moment[0] / self.statistics.num_valid
+        return tuple((above + torch.tensor(self.offset, dtype=above.dtype, device=above.device)).tolist())
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def split_statistics(
 
     offset: that of the training split; None for that split itself, whose first batch then sets it.
     """
-    path = encoded.folder / f"{target.name}-{name}-{encoded.digest}-v{STATISTICS_VERSION}.statistics"
+    path = encoded.folder / f"{target.key}-{name}-{encoded.digest}-v{STATISTICS_VERSION}.statistics"
     world = encoded.world
     content = world.once(lambda: cache.read(path))
     if content is not None:
@@ -93,7 +100,7 @@ def split_statistics(
             device = encoded.device
             cells = columns.assemble(batch.maps.to(device))
             statistics = statistics.accumulate(cells, truth.to(device), valid.to(device))
-            if target.layer == "depth":
+            if target.kind == "depth":
                 # Depth is 0 where it is not valid.
                 layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
             advance(len(batch.maps))

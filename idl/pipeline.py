@@ -19,6 +19,7 @@ from idl.errors import InputError
 from idl.evaluation import evaluate
 from idl.features import EncodedDataset, features_key
 from idl.fitting import PROBE, ArmFit, fit_arms, read_target, split_statistics
+from idl.measures import measure_of
 from idl.probes.basis import Basis
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
@@ -26,6 +27,7 @@ from idl.probes.statistics import Statistics
 from idl.probes.trial import Solver, Trial
 from idl.progress import Progress, silent
 from idl.protocol import Alignment
+from idl.ranges import shown_range
 from idl.report import Run, RunReport
 from idl.reporting import (
     NUM_SHEET_IMAGES,
@@ -37,7 +39,7 @@ from idl.reporting import (
     probe_report,
     probe_version,
 )
-from idl.targets import Target, target
+from idl.targets import Target, check_output, target
 
 EXACT = "exact"
 SOLVERS = (EXACT, *get_args(Solver))
@@ -48,7 +50,7 @@ _OF_DESCENT = ("lr", "weight_decay", "epochs", "step_images", "patience", "order
 class ProbeConfig:
     """What a probe is asked for, besides the dataset and the encoder.
 
-    target: name in `idl.targets.TARGETS`.
+    target: name in `idl.targets.TARGETS`, or "package.module:factory".
     k: components read: a number, "all", or "auto" for the one of lowest validation loss.
     alignment: what a prediction may borrow from its image's truth before it is measured in metres.
     split, split_seed: as in `split_by_scene`.
@@ -111,6 +113,7 @@ def probe(
     protocol = replace(store.protocol, alignment=config.alignment)
     split = split_of(config, store, wanted)
     encoder.require(protocol.resolution)
+    limits = world.once(lambda: shown_range(store, split, wanted, cache_folder / "ranges"))
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
     with cache.locked(folder) if world.is_first else nullcontext():
@@ -125,12 +128,13 @@ def probe(
             data = training_set(encoded, wanted, train, val, trial.k, progress)
             (descended,) = train_trials(data, [trial])
             arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
-        test = evaluate(encoded, wanted, arms, protocol, train.mean_layer, progress)
+        measure = measure_of(wanted, protocol, train.mean_layer, train.mean)
+        test = evaluate(encoded, wanted, arms, measure, progress)
         encoded.add_up_throughput()
 
-    findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, descended)
+    findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, limits, descended)
     linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)
-    range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.layer == "depth" else None
+    range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.kind == "depth" else None
     model = DepthModel(encoder.exportable(), linear_probe, wanted.decode, range_m).eval()
     return Run(probe_report(findings), probe_version(findings, model, linear_probe))
 
@@ -206,7 +210,12 @@ def split_of(config: ProbeConfig, store: Store, wanted: Target) -> Split:
     if wanted.layer not in store.layers:
         have = ", ".join(store.layers)
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
-    return split_by_scene(store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential)
+    split = split_by_scene(store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential)
+    if wanted.identity:
+        # What comes from outside is tried before the work starts.
+        read = store.read((wanted.layer, "valid"), split.indices["train"][:2])
+        check_output(wanted, torch.from_numpy(read[wanted.layer]).float(), torch.from_numpy(read["valid"]))
+    return split
 
 
 def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress) -> Solution:

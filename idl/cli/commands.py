@@ -83,8 +83,8 @@ def convnext(**options: Any) -> None:
 def probe(**options: Any) -> None:
     """Fit a linear probe on a frozen encoder, exactly, and measure it beside its controls."""
     config = configured(ProbeConfig, options)
-    find_target(config.target)
-    name = f"probe {options['encoder']} {config.target} {Path(options['dataset']).stem}"
+    wanted = find_target(config.target)
+    name = f"probe {options['encoder']} {wanted.name} {Path(options['dataset']).stem}"
     with shared_run("probe", name, options) as (world, recorder):
         dataset = dataset_of(options)
         encoder = world.after_first(lambda: encoder_of(options["encoder"], options))

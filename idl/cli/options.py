@@ -77,7 +77,7 @@ scene_split_options = grouped(
 )
 
 split_options = grouped(
-    option("--target", _PROBE.target, "depth, log-depth, inverse-depth or normals."),
+    option("--target", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory."),
     scene_split_options,
     option("--batch-size", _PROBE.batch_size, "Images encoded at once."),
 )

@@ -3,10 +3,10 @@
 import json
 import math
 from difflib import get_close_matches
-from importlib.util import find_spec
 
 import torch
 
+from idl import plugins
 from idl.encoders import convnext, custom, null, timm_model
 from idl.encoders.autoencoder import encoder as autoencoder
 from idl.encoders.base import Arithmetic, Builder, Encoder, EncoderConfig, Origin, digest_of
@@ -31,7 +31,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     kind, colon, _ = config.name.partition(":")
     if kind in ENCODERS and bool(colon) == (kind == "timm"):
         return ENCODERS[kind](config, device)
-    if colon and ("." in kind or (kind.isidentifier() and find_spec(kind) is not None)):
+    if plugins.is_named(config.name):
         return custom.build(config, device)
     names = {name: "timm:NAME" if name == "timm" else name for name in ENCODERS}
     near = get_close_matches(kind, ENCODERS, n=1, cutoff=0.4)

@@ -1,11 +1,11 @@
 """An encoder from outside: "package.module:factory"."""
 
-import importlib
 import json
 
 import torch
 from torch import Tensor, nn
 
+from idl import plugins
 from idl.encoders import weights
 from idl.encoders.base import Encoder, EncoderConfig, Origin, Weights, digest_of
 from idl.encoders.seeding import seeded
@@ -56,15 +56,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
 
 
 def _call(name: str, arguments: dict[str, object]) -> nn.Module:
-    module_name, _, factory_name = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name, None)
-    except ImportError as error:
-        raise InputError(
-            f"encoder={name}: {module_name} cannot be imported ({error}). Put its folder on PYTHONPATH."
-        ) from error
-    if not callable(factory):
-        raise InputError(f"encoder={name}: {module_name} has no callable {factory_name!r}. Check the name.")
+    factory = plugins.load("encoder", name)
     try:
         network = factory(**arguments)
     except TypeError as error:

@@ -11,7 +11,9 @@ from idl.errors import InputError
 # Near is bright: what is close stands out from the page of a grid of small pictures, and far sinks back as it
 # does in haze and dark. viridis has uniform steps of lightness, survives grey printing and colour blindness.
 DEPTH_MAP = "viridis_r"
-# White is right; blue too near, red too far.
+# Any other quantity: uniform too, and not to be taken for a depth.
+FIELD_MAP = "cividis"
+# White is right; blue too near (too low), red too far (too high).
 ERROR_MAP = "RdBu_r"
 # Pale is right here too.
 ANGLE_MAP = "magma_r"

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from idl.figures.canvas import Page
-from idl.figures.colour import ANGLE_MAP, DEPTH_MAP, ERROR_MAP, FAINT, colourise, normals_to_rgb, resized
+from idl.figures.colour import ANGLE_MAP, DEPTH_MAP, ERROR_MAP, FAINT, FIELD_MAP, colourise, normals_to_rgb, resized
 
 TILE_HEIGHT = 256
 MARGIN, GAP = 16, 12
@@ -30,25 +30,63 @@ def depth_panel(
     +error_range_m (red, too far). The caller fixes the ranges, never the image, so that panels stand side by
     side. Truth and error are hatched where not `valid`; the prediction is shown everywhere.
     """
-    height, width = _tile_size(truth_m)
-    truth, prediction, mask = (resized(each, height, width) for each in (truth_m, prediction_m, valid))
+    told = "error: blue too near, red too far"
+    return _signed_panel(
+        rgb, truth_m, prediction_m, valid, depth_range_m, error_range_m, DEPTH_MAP, "m", told, title, caption
+    )
+
+
+def field_panel(
+    rgb: UInt8[np.ndarray, "H W 3"],
+    truth: Float[np.ndarray, "H W"],
+    prediction: Float[np.ndarray, "H W"],
+    valid: Bool[np.ndarray, "H W"],
+    value_range: tuple[float, float],
+    error_range: float,
+    unit: str,
+    title: str,
+    caption: str = "",
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw RGB, truth, prediction and the signed error, prediction - truth, of a field in `unit`.
+
+    As `depth_panel`, but that high is bright; "" is no unit.
+    """
+    told = "error: blue too low, red too high"
+    return _signed_panel(rgb, truth, prediction, valid, value_range, error_range, FIELD_MAP, unit, told, title, caption)
+
+
+def _signed_panel(
+    rgb: UInt8[np.ndarray, "H W 3"],
+    truth: Float[np.ndarray, "H W"],
+    prediction: Float[np.ndarray, "H W"],
+    valid: Bool[np.ndarray, "H W"],
+    value_range: tuple[float, float],
+    error_range: float,
+    colours: str,
+    unit: str,
+    error_label: str,
+    title: str,
+    caption: str,
+) -> UInt8[np.ndarray, "height width 3"]:
+    height, width = _tile_size(truth)
+    true, predicted, mask = (resized(each, height, width) for each in (truth, prediction, valid))
     # Two infinities have no difference; NaN is hatched.
     with np.errstate(invalid="ignore"):
-        error = prediction - truth
+        error = predicted - true
     everywhere = np.ones_like(mask)
-    error_limits_m = (-error_range_m, error_range_m)
+    error_limits = (-error_range, error_range)
     page, lefts = _row(
         rgb,
         [
-            ("truth", colourise(truth, mask, depth_range_m, DEPTH_MAP)),
-            ("prediction", colourise(prediction, everywhere, depth_range_m, DEPTH_MAP)),
-            ("error: blue too near, red too far", colourise(error, mask, error_limits_m, ERROR_MAP)),
+            ("truth", colourise(true, mask, value_range, colours)),
+            ("prediction", colourise(predicted, everywhere, value_range, colours)),
+            (error_label, colourise(error, mask, error_limits, ERROR_MAP)),
         ],
         title,
         caption,
     )
-    page.colour_bar(lefts[1], BAR_TOP, 2 * width + GAP, depth_range_m, DEPTH_MAP, "m")
-    page.colour_bar(lefts[3], BAR_TOP, width, error_limits_m, ERROR_MAP, "m", signed=True)
+    page.colour_bar(lefts[1], BAR_TOP, 2 * width + GAP, value_range, colours, unit)
+    page.colour_bar(lefts[3], BAR_TOP, width, error_limits, ERROR_MAP, unit, signed=True)
     return page.pixels()
 
 

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from idl import figures
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Encoder
-from idl.evaluation import Evaluation, PanelValues
+from idl.evaluation import Evaluation
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit
 from idl.probes.exact import Solution
@@ -20,6 +19,7 @@ from idl.probes.trial import Descent
 from idl.protocol import Protocol
 from idl.report import Championship, Image, ModelVersion, RunReport
 from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, origin_json, run_tags
+from idl.reporting.views import VIEWS, Shown
 from idl.targets import Target
 
 # A k is enough where its validation loss is within this share of the best.
@@ -30,7 +30,8 @@ ENOUGH = 0.01
 class Findings:
     """All that a probe run knows at its end.
 
-    config: what was asked for, by name. descent: of a probe that was trained by gradient descent.
+    config: what was asked for, by name. shown_range: of the panels' colours, see `Shown`.
+    descent: of a probe that was trained by gradient descent.
     """
 
     config: Mapping[str, object]
@@ -42,6 +43,7 @@ class Findings:
     encoded: EncodedDataset
     arms: Mapping[str, ArmFit]
     test: Evaluation
+    shown_range: tuple[float, float]
     descent: Descent | None = None
 
     @property
@@ -109,8 +111,7 @@ def probe_report(findings: Findings) -> RunReport:
             "curves/loss_over_k.png": _loss_over_k(findings),
             "arms/test_loss.png": _arms_chart(findings),
         },
-        # By layer: depth and log-depth are both shown in metres, and stand side by side.
-        panels={f"{findings.target.layer}/{panel.name}": _panel(findings, panel) for panel in test.panels},
+        panels=_panels(findings),
         tables={
             "curves/loss_over_k.csv": _curve_table(findings),
             "arms/arms.csv": _arms_table(findings),
@@ -121,6 +122,7 @@ def probe_report(findings: Findings) -> RunReport:
         tags=run_tags(findings.store, findings.encoder)
         | {
             "target": findings.target.name,
+            **({"target_identity": findings.target.identity} if findings.target.identity else {}),
             "protocol": findings.protocol.name,
             "protocol_digest": findings.protocol.digest,
             "split_digest": findings.split.digest,
@@ -137,6 +139,8 @@ def probe_version(findings: Findings, model: nn.Module, probe: LinearProbe) -> M
         "split_digest": findings.split.digest,
         "protocol_digest": findings.protocol.digest,
         "target": findings.target.name,
+        # Two targets of one name from outside do not compete.
+        **({"target_identity": findings.target.identity} if findings.target.identity else {}),
     }
     tags = conditions | {
         "dataset": findings.store.name,
@@ -212,22 +216,11 @@ def _arms_chart(findings: Findings) -> Image:
     return figures.arms_chart(labels, losses, unit=findings.target.unit, highlighted=encoder)
 
 
-def _panel(findings: Findings, panel: PanelValues) -> Image:
-    if findings.target.layer == "normals":
-        truth, prediction = (np.moveaxis(values, 0, -1) for values in (panel.truth, panel.prediction))
-        return figures.normals_panel(panel.rgb, truth, prediction, panel.valid, 90.0, panel.name)
-    # One range for every run of a dataset, so that panels stand side by side.
-    far = findings.store.shown_depth_m
-    return figures.depth_panel(
-        panel.rgb,
-        panel.truth,
-        panel.prediction,
-        panel.valid,
-        (0.0, far),
-        far / 4,
-        panel.name,
-        _caption(findings),
-    )
+def _panels(findings: Findings) -> dict[str, Image]:
+    view = VIEWS[findings.target.kind]
+    shown = Shown(findings.target, findings.shown_range, _caption(findings))
+    folder = view.folder(findings.target)
+    return {f"{folder}/{values.name}": view.panel(values, shown) for values in findings.test.panels}
 
 
 def _caption(findings: Findings) -> str:
@@ -280,12 +273,7 @@ def _description(findings: Findings) -> str:
     encoder, test, probe = findings.encoder, findings.test, findings.probe
     square = figures.squared(findings.target.unit)
     unit = f" {square}" if square else ""
-    summary = test.sums.summary()
-    quality = (
-        f"RMSE {summary['rmse']:.3f} m an image, δ<1.25 {summary['delta1']:.3f}, R² {summary['r2']:.3f}"
-        if "rmse" in summary
-        else f"mean angle {summary['angle_mean_deg']:.1f}° an image"
-    )
+    quality = VIEWS[findings.target.kind].quality(test.sums.summary(), findings.target)
     sentences = [
         f"A linear probe on {probe.k} of {encoder.channels} channels' components of **{encoder.name}** "
         f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "

@@ -1,24 +1,33 @@
-"""What a probe can be asked for. A new target is one file and one line in `TARGETS`."""
+"""What a probe can be asked for. A new target is one file and one line in `TARGETS`, or a file of the user's own."""
 
 from difflib import get_close_matches
 
+from idl import plugins
 from idl.errors import InputError
-from idl.targets.base import Target
+from idl.targets import custom
+from idl.targets.base import Kind, Target
+from idl.targets.custom import check_output
 from idl.targets.depth import Depth
 from idl.targets.inverse_depth import InverseDepth
 from idl.targets.log_depth import LogDepth
 from idl.targets.normals import Normals
 
-__all__ = ["TARGETS", "Target", "target"]
+__all__ = ["TARGETS", "Kind", "Target", "check_output", "target"]
 
 TARGETS: dict[str, Target] = {each.name: each for each in (Depth(), LogDepth(), InverseDepth(), Normals())}
 
 
 def target(name: str) -> Target:
-    """Look a target up by its name. Raises InputError with the nearest name where there is none."""
+    """Look a target up by its name, or make that of "package.module:factory".
+
+    Raises InputError with the nearest name where there is none, and where a factory gives no usable target.
+    """
     if name in TARGETS:
         return TARGETS[name]
+    if plugins.is_named(name):
+        return custom.load(name, TARGETS)
     nearest = get_close_matches(name, TARGETS, n=1, cutoff=0.0)
     raise InputError(
-        f"target {name!r} does not exist: did you mean {nearest[0]!r}? Choose one of {', '.join(TARGETS)}."
+        f"target {name!r} does not exist: did you mean {nearest[0]!r}? "
+        f"Choose one of {', '.join(TARGETS)}, or package.module:factory of your own."
     )

@@ -14,6 +14,7 @@ class Depth(Target):
     layer = "depth"
     unit = "m"
     num_outputs = 1
+    kind = "depth"
 
     def encode(
         self, values: Float[Tensor, "batch H W"], valid: Bool[Tensor, "batch H W"]

@@ -14,6 +14,7 @@ class LogDepth(Target):
     layer = "depth"
     unit = "ln m"
     num_outputs = 1
+    kind = "depth"
 
     def encode(
         self, values: Float[Tensor, "batch H W"], valid: Bool[Tensor, "batch H W"]

@@ -17,6 +17,7 @@ class Normals(Target):
     layer = "normals"
     unit = "1"
     num_outputs = 3
+    kind = "normals"
 
     def encode(
         self, values: Float[Tensor, "batch H W 3"], valid: Bool[Tensor, "batch H W"]

@@ -1,0 +1,1 @@
+"""What a user adds in a file of their own."""

@@ -1,0 +1,112 @@
+"""The worked example of a target from outside: its contract, brute force, and the whole main path."""
+
+import numpy as np
+import pytest
+import torch
+from planted import small_network
+from target_contract import TargetContract
+
+from examples.edge_distance import EdgeDistance
+from idl.data.preparation import prepare
+from idl.data.rooms import RoomsReader, RoomsRecipe
+from idl.data.store import Store
+from idl.encoders import Encoder, Origin
+from idl.pipeline import ProbeConfig, Run, probe
+from idl.protocol import Protocol
+from idl.targets import target
+
+NAME = "examples.edge_distance:target"
+
+
+class TestEdgeDistance(TargetContract):
+    instance = target(NAME)
+
+
+def brute_force(objects: np.ndarray, valid: np.ndarray, cap: int) -> np.ndarray:
+    """Every pixel against every edge pixel."""
+    height, width = objects.shape
+    edges = [
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+        if 0 <= v < height and 0 <= u < width and valid[y, x] and valid[v, u] and objects[y, x] != objects[v, u]
+    ]
+    result = np.full((height, width), float(cap))
+    for y in range(height):
+        for x in range(width):
+            result[y, x] = min([float(cap), *(np.hypot(y - v, x - u) for v, u in edges)])
+    return np.where(valid, result, 0.0)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 7, 32, 200])
+@pytest.mark.parametrize("block", [1, 4, 9])
+def test_equals_brute_force(cap: int, block: int) -> None:
+    generator = np.random.default_rng(block)
+    objects = np.kron(generator.integers(1, 4, (4, 4)), np.ones((block, block)))[:17, :23].astype(np.float32)
+    valid = generator.random(objects.shape) < 0.9
+    found, defined = EdgeDistance(cap).encode(torch.from_numpy(objects)[None], torch.from_numpy(valid)[None])
+    np.testing.assert_allclose(found[0, 0].numpy(), brute_force(objects, valid, cap), rtol=1e-6)
+    assert torch.equal(defined[0], torch.from_numpy(valid))
+
+
+def test_one_thing_alone_is_as_far_as_can_be() -> None:
+    found, _ = EdgeDistance(5).encode(torch.ones(1, 9, 9), torch.ones(1, 9, 9, dtype=torch.bool))
+    assert (found == 5).all()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    reader = RoomsReader(RoomsRecipe(num_scenes=8, views=2, resolution=64))
+    return prepare(reader, Protocol(resolution=64), tmp_path_factory.mktemp("rooms"))
+
+
+@pytest.fixture(scope="module")
+def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    origin = Origin("small", "custom", "digest", "none", 0, "tests")
+    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
+    config = ProbeConfig(target=NAME, split="4:2:2", batch_size=4)
+    return probe(config, store, encoder, tmp_path_factory.mktemp("cache"))
+
+
+def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
+    """R2 by its definition, from the losses of the constant arm, whose weights are the training mean."""
+    metrics = run.report.metrics
+    # What cannot occur is clamped; equal but for rounding where nothing was.
+    assert metrics["test_mse_pooled"] <= metrics["test_loss"] * (1 + 1e-6)
+    expected = 1 - metrics["test_mse_pooled"] / metrics["arms/constant_test_loss"]
+    assert metrics["test_r2"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["test_rmse_pooled"] == pytest.approx(np.sqrt(metrics["test_mse_pooled"]))
+    table = run.report.tables["per_image.json"]
+    assert np.mean(np.asarray(table["rmse"], dtype=float)) == pytest.approx(metrics["test_rmse"])
+    assert "angle_mean_deg" not in table
+    assert "delta1" not in table
+    assert "px an image" in run.report.description
+    assert "px²" in run.report.description
+
+
+def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, store: Store) -> None:
+    assert run.model.name == "idl-edge-distance-small"
+    assert run.report.params["target"] == NAME
+    assert run.report.tags["target"] == "edge-distance"
+    assert run.model.championship is not None
+    assert run.model.championship.conditions["target_identity"] == target(NAME).identity
+    assert len(run.report.panels) == len(run.report.tables["per_image.json"]["image"])
+    assert all(key.startswith("edge-distance/") for key in run.report.panels)
+    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prediction = run.model.module(rgb)
+    assert prediction.shape == (2, 1, 64, 64)
+    assert prediction.min() >= 0
+    assert prediction.max() <= 32
+
+
+def test_its_truth_is_the_store_s_objects(store: Store) -> None:
+    read = store.read(("objects", "valid"), [0])
+    objects, valid = (torch.from_numpy(read[name]) for name in ("objects", "valid"))
+    distance, _ = EdgeDistance().encode(objects.float(), valid)
+    # A pixel off any edge is in the middle of its own: the four around it show the same.
+    inside = (distance[0, 0, 1:-1, 1:-1] > 0).numpy()
+    plain = read["objects"][0]
+    for rows, columns in ((slice(2, None), slice(1, -1)), (slice(None, -2), slice(1, -1))):
+        assert (plain[rows, columns][inside] == plain[1:-1, 1:-1][inside]).all()
+        assert (plain.T[rows, columns].T[inside] == plain[1:-1, 1:-1][inside]).all()

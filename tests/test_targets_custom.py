@@ -1,0 +1,271 @@
+"""Targets from a user's own file: found, looked at before work starts, never taken for one another."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from planted import PlantedReader, small_network
+
+from idl.data.preparation import prepare
+from idl.data.store import Store
+from idl.encoders import Encoder, Origin
+from idl.errors import InputError
+from idl.pipeline import ProbeConfig, Run, probe
+from idl.protocol import Protocol
+from idl.targets import TARGETS, Target, check_output, target
+
+HEAD = """
+import torch
+from idl.targets import Target
+"""
+BODY = """
+class Red(Target):
+    name, layer, unit, num_outputs, kind = "redness", "rgb", "1", 1, "field"
+    factor = 1.0
+
+    def encode(self, values, valid):
+        red = self.factor * values[..., 0] / 255
+        return torch.where(valid, red, 0.0)[:, None], valid
+
+    def decode(self, prediction):
+        return prediction
+"""
+FACTORY = """
+def target():
+    return Red()
+"""
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write a module into the current folder, which is on no path; it is imported anew each time."""
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(Path.cwd()))])
+    monkeypatch.chdir(tmp_path)
+    # Two versions written within one second would be taken for one.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    written = set()
+
+    def to_folder(name: str, text: str) -> None:
+        Path(f"{name}.py").write_text(text)
+        written.add(name)
+        for each in written:
+            sys.modules.pop(each, None)
+
+    yield to_folder
+    for each in written:
+        sys.modules.pop(each, None)
+
+
+def test_is_found_in_the_current_folder(write: Write) -> None:
+    write("my_red", HEAD + BODY + FACTORY)
+    found = target("my_red:target")
+    assert (found.name, found.layer, found.unit) == ("redness", "rgb", "1")
+    assert found.key.startswith("redness-")
+
+
+def test_an_encoder_is_found_there_too(write: Write) -> None:
+    from idl.encoders import EncoderConfig, build
+
+    write("my_net", "from torch import nn\ndef net():\n    return nn.Conv2d(3, 5, 4, 4)\n")
+    assert build(EncoderConfig("my_net:net"), torch.device("cpu")).channels == 5
+
+
+def test_its_helpers_are_found_when_they_are_wanted(write: Write) -> None:
+    """A module may import within a function, long after it was found itself."""
+    write("my_late_helper", "FACTOR = 3.0\n")
+    late = BODY.replace("        red =", "        from my_late_helper import FACTOR\n        red = FACTOR *")
+    write("my_red", HEAD + late + FACTORY)
+    values = torch.full((1, 2, 2, 3), 255.0)
+    encoded, _ = target("my_red:target").encode(values, torch.ones(1, 2, 2, dtype=torch.bool))
+    assert (encoded == 3).all()
+
+
+def keys(write: Write, *versions: str, name: str = "my_red:target") -> list[str]:
+    result = []
+    for text in versions:
+        write("my_red", text)
+        result.append(target(name).key)
+    return result
+
+
+def test_the_same_file_is_the_same_target_and_another_is_another(write: Write) -> None:
+    plain = HEAD + BODY + FACTORY
+    changed = plain.replace("factor = 1.0", "factor = 2.0")
+    one, two, again = keys(write, plain, changed, plain)
+    assert one == again
+    assert one != two
+
+
+def test_two_factories_of_one_class_are_two_targets(write: Write) -> None:
+    """Whether they differ by an attribute, or by what a class within a function has closed over."""
+    attribute = "\ndef one():\n    return make(1.0)\n\ndef two():\n    return make(2.0)\n"
+    by_attribute = "\ndef make(factor):\n    made = Red()\n    made.factor = factor\n    return made\n"
+    by_closure = "\ndef make(value):\n    class Inner(Red):\n        factor = value\n    return Inner()\n"
+    for make in (by_attribute, by_closure):
+        write("my_red", HEAD + BODY + make + attribute)
+        assert target("my_red:one").key != target("my_red:two").key
+
+
+def test_a_change_in_what_it_imports_makes_another_target(write: Write) -> None:
+    text = HEAD + "from my_helper import factor_of\n" + BODY.replace("= self.factor *", "= factor_of() *") + FACTORY
+    helper = "import my_constants\ndef factor_of():\n    return my_constants.FACTOR\n"
+    write("my_constants", "FACTOR = 1.0\n")
+    write("my_helper", helper)
+    write("my_red", text)
+    before = target("my_red:target").key
+    write("my_constants", "FACTOR = 2.0\n")
+    assert target("my_red:target").key != before
+
+
+def test_its_version_speaks_for_what_its_source_does_not_show(write: Write) -> None:
+    plain = HEAD + BODY + FACTORY
+    read = "from pathlib import Path\nversion = Path('version.txt').read_text()\n"
+    text = HEAD + read + BODY.replace("factor = 1.0", "version = version") + FACTORY
+    Path("version.txt").write_text("a")
+    write("my_red", text)
+    first = target("my_red:target").key
+    Path("version.txt").write_text("b")
+    write("my_red", text)
+    assert target("my_red:target").key != first
+    write("my_red", plain)
+    assert target("my_red:target").key != first
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return prepare(PlantedReader(num_scenes=8), Protocol(resolution=64), tmp_path_factory.mktemp("store"))
+
+
+def probed(store: Store, name: str, folder: Path, **settings: object) -> Run:
+    origin = Origin("small", "custom", "digest", "none", 0, "tests")
+    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
+    config = ProbeConfig(target=name, batch_size=4, split="4:2:2", **settings)  # pyright: ignore[reportArgumentType]
+    return probe(config, store, encoder, folder)
+
+
+@pytest.mark.parametrize("solver", ["exact", "adam"])
+def test_two_of_one_name_never_share_what_is_kept(write: Write, store: Store, tmp_path: Path, solver: str) -> None:
+    """Twice the field has four times the loss, from the same cache as from an empty one."""
+    settings = {"solver": solver, "k": "4"} | ({"epochs": 3} if solver == "adam" else {})
+    write("my_red", HEAD + BODY + FACTORY)
+    one = probed(store, "my_red:target", tmp_path / "cache", **settings)
+    write("my_red", HEAD + BODY.replace("factor = 1.0", "factor = 2.0") + FACTORY)
+    two = probed(store, "my_red:target", tmp_path / "cache", **settings)
+    for metric in ("train_loss", "val_loss", "test_loss", "arms/constant_test_loss"):
+        assert two.report.metrics[metric] == pytest.approx(4 * one.report.metrics[metric], rel=1e-4)
+    assert two.report.metrics["test_r2"] == pytest.approx(one.report.metrics["test_r2"], rel=1e-4)
+    assert one.model.name == two.model.name
+    assert one.model.championship is not None
+    assert two.model.championship is not None
+    assert one.model.championship.conditions != two.model.championship.conditions
+    # The colours' range is each target's own, and kept.
+    ranges = sorted((tmp_path / "cache" / "ranges").glob("redness-*.range"))
+    assert len(ranges) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("def target():\n    return Red()", ""), "no callable 'target'"),
+        (("return Red()", "return 3"), "gives int. Return an instance"),
+        (("return Red()", "return Red"), "gives Red itself, not an instance"),
+        (("return Red()", "return Red().nothing"), "AttributeError"),
+        (('"redness"', '"Red/ness"'), "model names"),
+        (('"redness"', '"depth"'), "model names, or is taken"),
+        (('"redness"', '"encoder"'), "model names, or is taken"),
+        (('"1", 1, "field"', '"1", 0, "field"'), "num_outputs of 1 or more"),
+        (('"1", 1, "field"', '"", 1, "field"'), "a unit"),
+        (('"1", 1, "field"', '"1", "1", "field"'), "num_outputs is no int"),
+        (('"1", 1, "field"', '"1", 1, "colour"'), "none of depth, normals, field"),
+        (('"1", 1, "field"', '"1", 1, "depth"'), "against layer 'depth'"),
+        (("class Red(Target):", "class Red(Target:"), "SyntaxError"),
+        (("import torch\n", "import torch, no_such_module\n"), "no_such_module"),
+        (("    def decode(self, prediction):\n        return prediction\n", ""), "abstract"),
+    ],
+)
+def test_what_is_no_target_is_said_in_one_line(write: Write, change: tuple[str, str], told: str) -> None:
+    text = HEAD + BODY + FACTORY
+    assert change[0] in text
+    write("my_red", text.replace(*change))
+    with pytest.raises(InputError, match=told) as caught:
+        target("my_red:target")
+    assert "\n" not in str(caught.value)
+    assert "my_red" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('"rgb"', '"colour"'), "has no layer 'colour'. It has: depth, normals, rgb, valid"),
+        (("[:, None], valid", ", valid"), "expected float32"),
+        (("red, 0.0)[", "red.double(), 0.0)["), "float64"),
+        (("[:, None], valid", "[:, None], valid.float()"), "mask is float32"),
+        (("[:, None], valid", "[:, None], torch.ones_like(valid)"), "not valid"),
+        (("[:, None], valid", "[:, None]"), "no pair"),
+        (("torch.where(valid, red, 0.0)", "(red / 0)"), "not finite"),
+        (("values[..., 0]", "values[..., 5]"), "encode fails"),
+        (("return prediction", "return torch.from_numpy(prediction.numpy())"), "decode cannot be exported"),
+        (("return prediction", "return prediction[:, :, 1:]"), "decode changes the shape"),
+    ],
+)
+def test_what_breaks_the_contract_is_found_before_work_starts(
+    write: Write, store: Store, tmp_path: Path, change: tuple[str, str], told: str
+) -> None:
+    text = HEAD + BODY + FACTORY
+    assert change[0] in text
+    write("my_red", text.replace(*change))
+    with pytest.raises(InputError, match=told) as caught:
+        probed(store, "my_red:target", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["my.no_module:target", "no_module_here:target", "deph", "examples:", ":target", "a b:c"]
+)
+def test_a_name_of_nothing_is_said_in_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"target[= ]") as caught:
+        target(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_factory_s_own_instance_is_left_alone(write: Write) -> None:
+    write("my_red", HEAD + BODY + "\nONE = Red()\ndef target():\n    return ONE\n")
+    found = target("my_red:target")
+    assert found.identity
+    assert sys.modules["my_red"].ONE.identity == ""
+    assert all(each.identity == "" for each in TARGETS.values())
+
+
+class Sides(Target):
+    """Two outputs, the second ten times the first."""
+
+    name, layer, unit, num_outputs, kind = "sides", "depth", "m", 2, "field"
+
+    def encode(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first = torch.where(valid, values, 0.0)
+        return torch.stack([first, 10 * first], dim=1), valid
+
+    def decode(self, prediction: torch.Tensor) -> torch.Tensor:
+        return prediction
+
+
+def sides() -> Target:
+    return Sides()
+
+
+def test_several_outputs_are_fitted_and_shown(store: Store, tmp_path: Path) -> None:
+    """Each output alone is depth, or ten times depth: the mean of their losses is 50.5 times the first's."""
+    both = probed(store, "test_targets_custom:sides", tmp_path, k="all").report
+    alone = probed(store, "depth", tmp_path, k="all").report
+    assert both.metrics["test_loss"] == pytest.approx(50.5 * alone.metrics["test_loss"], rel=1e-3)
+    assert both.metrics["test_r2"] == pytest.approx(alone.metrics["test_r2"], rel=1e-2)
+    assert both.panels.keys() == {key.replace("depth/", "sides/") for key in alone.panels}
+
+
+def test_a_good_target_passes(store: Store) -> None:
+    read = store.read(("depth", "valid"), [0, 1])
+    check_output(Sides(), torch.from_numpy(read["depth"]), torch.from_numpy(read["valid"]))
