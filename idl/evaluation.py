@@ -1,6 +1,6 @@
 """The one look at the test split: every arm predicts it, at full resolution, and is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -42,7 +42,7 @@ class Evaluation:
     arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres or a field's unit, or angles in
       degrees.
     sums: all metrics of the probe.
-    panels: images spread evenly over the split.
+    panels: images spread evenly over the split, and those that were asked for.
     """
 
     losses: Mapping[str, Float64[np.ndarray, " images"]]
@@ -63,10 +63,15 @@ def evaluate(
     arms: Mapping[str, ArmFit],
     measure: Measure,
     progress: Progress,
+    shown_names: Collection[str] = (),
 ) -> Evaluation:
-    """Predict the test split with every arm and measure it, in one stream: the same result on every rank."""
+    """Predict the test split with every arm and measure it, in one stream: the same result on every rank.
+
+    shown_names: images whose panels are wanted beside those that are spread over the split.
+    """
     order = encoded.split.indices["test"]
     shown = _spread(len(order), NUM_PANELS)
+    shown |= {position for position, index in enumerate(order) if encoded.store.names[index] in shown_names}
     num_images = len(encoded.share("test"))
     collected = _Collected(measure, tuple(arms), num_images)
     panels: list[PanelValues] = []

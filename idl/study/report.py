@@ -23,20 +23,20 @@ def study_report(study: Study, test_reads: int, page: str) -> RunReport:
     test_reads: how many runs had read this test split before. page: the report as HTML.
     """
     metrics = {
-        f"{model_slug(study.encoders[question.encoder].name)}/{name}": value
-        for question, verdict in zip(study.questions, study.verdicts, strict=True)
+        f"{_slug(study, question)}/{name}": value
+        for question, verdict in _answers(study)
         for name, value in _metrics(study.results[question.encoder], question, verdict).items()
     }
-    everyone = range(len(study.encoders))
+    everyone = range(len(study.subjects))
     return RunReport(
-        params=_params(study) | {"encoders": ", ".join(encoder.name for encoder in study.encoders)},
+        params=_params(study) | {"encoders": ", ".join(subject.encoder.name for subject in study.subjects)},
         metrics=metrics | {"test_reads_before": float(test_reads)},
         figures={name: image for position in everyone for name, image in _figures(study, position).items()},
         tables={"arms.csv": _arms_table(study, everyone)},
         texts={DOCUMENT: json.dumps(study.document(), indent=1), PAGE: page},
         datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
         description=markdown(study),
-        tags=_tags(study) | {f"verdict {question.name}": str(v.outcome) for question, v in _answers(study)},
+        tags=_tags(study) | {f"verdict {_slug(study, q)} k{q.k}": str(v.outcome) for q, v in _answers(study)},
     )
 
 
@@ -46,7 +46,7 @@ def with_answers(report: RunReport, study: Study, position: int, test_reads: int
     tags = _tags(study)
     for question, verdict in study.of_encoder(position):
         metrics |= _metrics(study.results[position], question, verdict)
-        tags[f"verdict k={question.k}"] = str(verdict.outcome)
+        tags[f"verdict k{question.k}"] = str(verdict.outcome)
     alone = replace(
         study,
         questions=tuple(question for question, _ in study.of_encoder(position)),
@@ -65,6 +65,10 @@ def with_answers(report: RunReport, study: Study, position: int, test_reads: int
 
 def _answers(study: Study) -> Iterator[tuple[Question, Verdict]]:
     return zip(study.questions, study.verdicts, strict=True)
+
+
+def _slug(study: Study, question: Question) -> str:
+    return model_slug(study.subjects[question.encoder].encoder.name)
 
 
 def _params(study: Study) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def _key(arm: str) -> str:
 
 def _figures(study: Study, position: int) -> dict[str, Image]:
     """Intervals of every arm's loss, and of what is compared, a picture each a question."""
-    slug = model_slug(study.encoders[position].name)
+    slug = model_slug(study.subjects[position].encoder.name)
     images = {}
     for question, verdict in study.of_encoder(position):
         if verdict.description is not None:
@@ -185,7 +189,7 @@ def _arm_rows(study: Study, question: Question, verdict: Verdict) -> Iterator[di
         loss = float(arm.squared_error.sum() / (result.num_valid.sum() * result.num_outputs))
         figure = described.get(name)
         yield {
-            "encoder": study.encoders[question.encoder].name,
+            "encoder": study.subjects[question.encoder].encoder.name,
             "k": question.k,
             "arm": name,
             "columns": len(arm.fitted.columns),

@@ -17,7 +17,8 @@ from idl.study.config import StudyConfig
 from idl.targets import target
 from idl.verdict import Verdict, decide, document
 
-UNKNOWN = "unknown"
+# As an encoder's origin names it.
+UNTRAINED = "none"
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """An encoder that is judged. task: what it was trained for."""
+
+    encoder: Encoder
+    task: str
+
+
+@dataclass(frozen=True)
 class Study:
     """What came out.
 
-    encoders, results: one each. questions, verdicts: one each, several an encoder.
+    subjects, results: one each. questions, verdicts: one each, several an encoder.
     clusters: "scene" or "scan": what was drawn anew as a whole.
     """
 
     plan: Plan
-    encoders: tuple[Encoder, ...]
+    subjects: tuple[Subject, ...]
     results: tuple[ArmsResult, ...]
     questions: tuple[Question, ...]
     verdicts: tuple[Verdict, ...]
@@ -56,25 +65,19 @@ class Study:
         return tuple((question, verdict) for question, verdict in pairs if question.encoder == position)
 
 
-def check(probe: ProbeConfig, config: StudyConfig, encoders: Sequence[Encoder]) -> None:
+def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) -> None:
     """Make sure, before a dataset is made or read, that the study can be had. Raises InputError."""
-    for encoder in encoders:
+    for subject in subjects:
+        encoder = subject.encoder
         check_arms(probe, encoder, config.asked_ks, config.controls)
-        require_trained(encoder)
-
-
-def require_trained(encoder: Encoder) -> None:
-    """Raise InputError for an encoder of which nobody knows what it was trained for, or that was not trained."""
-    if encoder.origin.task == UNKNOWN:
-        raise InputError(
-            f"encoder={encoder.name}: nobody knows what its weights were trained for, and a verdict is about a task. "
-            "Name it: pass task=NAME."
-        )
-    if encoder.origin.task == "none":
-        raise InputError(
-            f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
-            "nothing can have been learned. Pass trained weights, or an encoder that was trained."
-        )
+        if subject.task == UNTRAINED:
+            raise InputError(
+                f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
+                "nothing can have been learned. Pass trained weights."
+            )
+    names = [subject.encoder.name for subject in subjects]
+    if len(set(names)) < len(names):
+        raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
 
 
 def plan(probe: ProbeConfig, config: StudyConfig, store: Store) -> Plan:
@@ -83,17 +86,18 @@ def plan(probe: ProbeConfig, config: StudyConfig, store: Store) -> Plan:
     return Plan(probe, config, store, split, config.rules.digest(split.digest))
 
 
-def study(planned: Plan, encoders: Sequence[Encoder], cache_folder: Path, *, progress: Progress = silent) -> Study:
+def study(planned: Plan, subjects: Sequence[Subject], cache_folder: Path, *, progress: Progress = silent) -> Study:
     """Measure the arms of every encoder, then answer all questions as one family.
 
-    encoders: with names that tell them apart. The test split is read after everything of an encoder is fitted.
+    subjects: as `check` lets them pass. The test split is read after everything of an encoder is fitted.
     Raises InputError for what does not fit the store or an encoder, and where an encoder has no untrained twin.
     """
     config, store, split = planned.config, planned.store, planned.split
+    encoders = [subject.encoder for subject in subjects]
     shared = shared_scenes(store, split, progress)
     results = []
     for encoder in encoders:
-        named = prefixed(progress, encoder.name) if len(encoders) > 1 else progress
+        named = prefixed(progress, encoder.name) if len(subjects) > 1 else progress
         result = measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
         if not result.twins:
             raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(result.missing)})")
@@ -102,4 +106,4 @@ def study(planned: Plan, encoders: Sequence[Encoder], cache_folder: Path, *, pro
     asked = questions([encoder.name for encoder in encoders], [result.ks for result in results])
     cells = [cell(question, results[question.encoder], clusters, shared) for question in asked]
     verdicts = decide(cells, config.rules)
-    return Study(planned, tuple(encoders), tuple(results), asked, verdicts, kind)
+    return Study(planned, tuple(subjects), tuple(results), asked, verdicts, kind)

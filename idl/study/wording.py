@@ -22,9 +22,9 @@ _MEANINGS = {
 
 def meaning(study: Study, question: Question, verdict: Verdict) -> str:
     """Say what the answer means, in a sentence or two."""
-    encoder = study.encoders[question.encoder]
+    subject = study.subjects[question.encoder]
     words = _MEANINGS[verdict.outcome].format(
-        encoder=encoder.name, task=encoder.origin.task, feature=study.plan.probe.target
+        encoder=subject.encoder.name, task=subject.task, feature=study.plan.probe.target
     )
     if verdict.few_clusters and verdict.outcome is not Outcome.INVALID:
         words += (
@@ -37,7 +37,8 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
 def notes(study: Study) -> tuple[str, ...]:
     """List what a reader of the answers must know, a sentence each."""
     found = [*study.plan.store.notes]
-    for encoder, result in zip(study.encoders, study.results, strict=True):
+    for subject, result in zip(study.subjects, study.results, strict=True):
+        encoder = subject.encoder
         if encoder.origin.warning:
             found.append(encoder.origin.warning)
         found += [f"{encoder.name}: {sentence}" for sentence in result.missing]
