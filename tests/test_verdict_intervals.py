@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from idl.verdict.description import draws_of_median
 from idl.verdict.distributions import normal_cdf, normal_quantile, student_quantile, student_upper
 from idl.verdict.intervals import interval, p_value
 from idl.verdict.multiplicity import holm
@@ -183,7 +184,9 @@ def test_draws_are_those_of_clusters_with_replacement() -> None:
     assert np.mean(covariance[~np.eye(30, dtype=bool)]) == pytest.approx(-1 / 30, abs=0.003)
     again = np.concatenate(list(drawn_counts(30, 4000, seed=1)))
     other = np.concatenate(list(drawn_counts(30, 4000, seed=2)))
+    in_blocks = np.concatenate(list(drawn_counts(30, 4000, seed=1, block=100)))
     assert np.array_equal(counts, again)
+    assert np.array_equal(counts, in_blocks)
     assert not np.array_equal(counts, other)
 
 
@@ -222,3 +225,15 @@ def test_holm_rejects_as_the_step_down_procedure_does(p_values: list[float], alp
     while rejected < len(left) and left[rejected] * (len(left) - rejected) <= alpha:
         rejected += 1
     assert sum(p <= alpha for p in holm(p_values)) == rejected
+
+
+@pytest.mark.parametrize(("num_scenes", "num_images"), [(1, 1), (5, 7), (10, 60), (30, 400), (40, 3000)])
+def test_the_median_of_a_draw_is_that_of_its_images_written_out(num_scenes: int, num_images: int) -> None:
+    generator = np.random.default_rng(num_images)
+    scenes = np.append(np.arange(num_scenes), generator.integers(0, num_scenes, num_images - num_scenes))
+    # Many equal values among them.
+    values = np.round(generator.normal(size=num_images), 2)
+    found = draws_of_median(values, scenes, draws=40, seed=3)
+    for counts, median in zip(np.concatenate(list(drawn_counts(num_scenes, 40, seed=3))), found, strict=True):
+        written_out = np.sort(np.repeat(values, counts[scenes]))
+        assert median == written_out[(len(written_out) - 1) // 2]

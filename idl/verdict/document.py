@@ -58,6 +58,7 @@ SCHEMA: Mapping[str, str] = {
             "num_tested": "how many cells that are",
             "smallest_detectable": "the larger of the two estimands'",
             "few_clusters": "true: valid, but with few clusters the error rate is above nominal for skewed losses",
+            "caution": "a sentence for people where few_clusters is true; else null",
             "num_clusters": "clusters with a valid pixel",
             "num_images": "images with a valid pixel",
             "num_valid": "valid pixels (times outputs)",
@@ -102,7 +103,10 @@ of exactly 0) is null."""
 
 def document(verdicts: Sequence[Verdict], config: VerdictConfig, split_digest: str) -> dict[str, object]:
     """Return what `json.dumps` writes, described by `SCHEMA`."""
-    cells = [{**asdict(verdict), "smallest_detectable": verdict.smallest_detectable} for verdict in verdicts]
+    cells = [
+        {**asdict(verdict), "smallest_detectable": verdict.smallest_detectable, "caution": verdict.caution}
+        for verdict in verdicts
+    ]
     content = {
         "schema_version": SCHEMA_VERSION,
         "digest": config.digest(split_digest),

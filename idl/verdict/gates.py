@@ -6,8 +6,8 @@ from idl.verdict.config import VerdictConfig
 from idl.verdict.evidence import CONSTANT, Training
 from idl.verdict.result import Gate
 
-# An arm that reads nothing of use fits as constant does, but for rounding.
-_ROUNDING = 1e-6
+# An arm that reads nothing of use fits as constant does, but for the rounding of float32 statistics.
+_ROUNDING = 1e-5
 
 
 def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:

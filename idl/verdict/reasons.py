@@ -64,4 +64,6 @@ def _times(log_ratio: float) -> str:
 def _number(log_ratio: float) -> str:
     if log_ratio > math.log(1e6):
         return "more than a million"
-    return f"{math.exp(log_ratio):.3g}"
+    ratio = math.exp(log_ratio)
+    # Three decimals, so that a bound can be told from a margin close to it.
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.3g}"

@@ -1,0 +1,67 @@
+"""How often a verdict is wrong where the truth is known: a small version of benchmarks/verdict_calibration.py.
+
+Seeds are fixed, and so are the counts; with another seed each would exceed its bound once in ten thousand times.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from planted_losses import PlantedLosses, Shape
+
+from idl.verdict import Outcome, VerdictConfig, decide
+
+pytestmark = pytest.mark.slow
+
+MARGIN = VerdictConfig().margin
+SIMULATIONS = 200
+
+
+def _outcomes(losses: PlantedLosses, simulations: int = SIMULATIONS) -> Counter[Outcome]:
+    outcomes: Counter[Outcome] = Counter()
+    for number in range(simulations):
+        cell = losses.cell(np.random.default_rng([number, losses.num_scenes]))
+        outcomes[decide([cell], VerdictConfig(draws=500, seed=number), described=False)[0].outcome] += 1
+    return outcomes
+
+
+def _most(nominal: float) -> int:
+    """Largest count that chance brings about but once in ten thousand."""
+    draws = np.random.default_rng(0).binomial(SIMULATIONS, nominal, 1_000_000)
+    return int(np.quantile(draws, 0.9999))
+
+
+@pytest.mark.parametrize("effects", [(MARGIN, 1.0), (1.0, MARGIN), (MARGIN, MARGIN)])
+@pytest.mark.parametrize(("shape", "scenes", "nominal"), [("normal", 20, 0.025), ("skewed", 10, 0.07)])
+def test_at_the_margin_it_errs_as_seldom_as_it_says(
+    effects: tuple[float, float], shape: Shape, scenes: int, nominal: float
+) -> None:
+    outcomes = _outcomes(PlantedLosses(scenes, shape, *effects))
+    assert outcomes[Outcome.LEARNED] <= _most(nominal)
+    # Two estimands may be wrongly found below the margin.
+    assert outcomes[Outcome.NOT_LEARNED] <= _most(2 * nominal)
+    assert outcomes[Outcome.INCONCLUSIVE] > SIMULATIONS / 2
+
+
+def test_it_is_not_far_too_careful_either() -> None:
+    # 2.5 % of 400 are 10; fewer than 2 come once in 2,000 times.
+    assert _outcomes(PlantedLosses(20, "normal", MARGIN, 1.0), 400)[Outcome.LEARNED] >= 2
+
+
+def test_twice_the_smallest_detectable_effect_is_found() -> None:
+    at_random = PlantedLosses(20, "normal")
+    pilots = [
+        decide([at_random.cell(np.random.default_rng(seed))], VerdictConfig(draws=200), described=False)[0]
+        for seed in range(40)
+    ]
+    twice = (
+        2 * float(np.mean([pilot.beyond_pixels.smallest_detectable for pilot in pilots])),
+        2 * float(np.mean([pilot.learned.smallest_detectable for pilot in pilots])),
+    )
+    assert _outcomes(PlantedLosses(20, "normal", *twice))[Outcome.LEARNED] >= 0.95 * SIMULATIONS
+
+
+def test_an_absent_effect_is_found_absent_where_scenes_suffice() -> None:
+    # 300 scenes: a standard error of about 0.009, so that no effect is five of them below the margin.
+    outcomes = _outcomes(PlantedLosses(300, "normal", 0.0, 0.0), 60)
+    assert outcomes[Outcome.NOT_LEARNED] >= 0.95 * 60
