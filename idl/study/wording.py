@@ -26,11 +26,8 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
     words = _MEANINGS[verdict.outcome].format(
         encoder=subject.encoder.name, task=subject.task, feature=study.plan.probe.target
     )
-    if verdict.few_clusters and verdict.outcome is not Outcome.INVALID:
-        words += (
-            f" There are only {verdict.num_clusters} {study.clusters}s: where losses are skewed, LEARNED comes out "
-            "wrongly more often than the nominal rate."
-        )
+    if verdict.caution and verdict.outcome is not Outcome.INVALID:
+        words += f" {verdict.caution}"
     return words
 
 
