@@ -13,6 +13,7 @@ from idl.distributed import World
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
 from idl.measures import Measure, Sums, Truth
+from idl.native import NativeMeasure, native_results
 from idl.probes.grid import upsample
 from idl.progress import Progress
 from idl.targets import Target
@@ -41,7 +42,8 @@ class Evaluation:
     num_valid: valid pixels of each image.
     arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres or a field's unit, or angles in
       degrees.
-    sums: all metrics of the probe.
+    sums: all metrics of the probe. Under a native protocol depth is measured at native size; losses and num_valid are
+      of the size of the fit.
     panels: images spread evenly over the split, and those that were asked for.
     """
 
@@ -63,10 +65,12 @@ def evaluate(
     arms: Mapping[str, ArmFit],
     measure: Measure,
     progress: Progress,
+    native: NativeMeasure | None = None,
     shown_names: Collection[str] = (),
 ) -> Evaluation:
     """Predict the test split with every arm and measure it, in one stream: the same result on every rank.
 
+    native: measures depth at native size instead.
     shown_names: images whose panels are wanted beside those that are spread over the split.
     """
     order = encoded.split.indices["test"]
@@ -74,6 +78,7 @@ def evaluate(
     shown |= {position for position, index in enumerate(order) if encoded.store.names[index] in shown_names}
     num_images = len(encoded.share("test"))
     collected = _Collected(measure, tuple(arms), num_images)
+    probe = list(arms).index(PROBE)
     panels: list[PanelValues] = []
     weights = _joint_weights(arms, encoded.columns.total).to(encoded.device)
     with progress("test", num_images) as advance:
@@ -85,6 +90,10 @@ def evaluate(
                 part = slice(first, first + IMAGES_AT_A_TIME)
                 images = Truth(truth[part], batch.layers[target.layer][part], valid[part])
                 prediction = collected.add(grid[part], images)
+                if native is not None:
+                    start = batch.position + first
+                    indices = order[start : start + len(prediction)]
+                    collected.add_native(native.measure(grid[part], indices, probe))
                 for row in range(len(prediction)):
                     position = batch.position + first + row
                     if position in shown:
@@ -186,6 +195,11 @@ class _Collected:
         self._rows.put("losses", torch.stack(losses, dim=1).numpy())
         return shown
 
+    def add_native(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Keep what was measured of a few images at native size."""
+        for name, values in rows.items():
+            self._rows.put(f"native.{name}", values)
+
     def add_up(self, world: World) -> None:
         """Make this what all ranks have collected; their shares follow each other in the split's order."""
         parts = world.gather((self._rows, self._totals))
@@ -195,6 +209,9 @@ class _Collected:
     def evaluation(self, panels: tuple[PanelValues, ...]) -> Evaluation:
         num_valid = self._rows["num_valid"]
         losses = dict(zip(self._arms, self._rows["losses"].T.copy(), strict=True))
+        if at_native_size := self._rows.of("native"):
+            native_errors, native_sums = native_results(at_native_size, self._arms)
+            return Evaluation(losses, num_valid, native_errors, native_sums, panels)
         errors = {arm: self._measure.errors(self._rows.of(arm), self._totals[arm], num_valid) for arm in self._arms}
         sums = self._measure.sums(self._rows.of(PROBE), self._totals[PROBE])
         return Evaluation(losses, num_valid, errors, sums, panels)

@@ -11,7 +11,7 @@ import torch
 
 from idl import cache
 from idl.data.loading import batches
-from idl.data.splits import Split, require_rule, split_by_scene
+from idl.data.splits import AUTO, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.descending import arm_of, train_trials, training_set
 from idl.distributed import ALONE, World
@@ -21,6 +21,7 @@ from idl.evaluation import evaluate
 from idl.features import EncodedDataset, features_key
 from idl.fitting import PROBE, ArmFit, fit_arms, read_target, split_statistics
 from idl.measures import measure_of
+from idl.native import NativeMeasure
 from idl.probes.basis import Basis
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
@@ -54,7 +55,7 @@ class ProbeConfig:
     target: name in `idl.targets.TARGETS`, or "package.module:factory".
     k: components read: a number, "all", or "auto" for the one of lowest validation loss.
     alignment: what a prediction may borrow from its image's truth before it is measured in metres.
-    split, split_seed: as in `split_by_scene`.
+    split, split_seed: rule and seed of `split_by_scene`.
     batch_size: images encoded at once.
     solver: "exact", or "sgd" or "adam", which what follows is about; "auto" is then the k of the exact solver.
     lr, weight_decay, epochs, step_images, patience: as in `Trial`; step_images is its batch_size.
@@ -64,7 +65,7 @@ class ProbeConfig:
     target: str = "depth"
     k: str = "auto"
     alignment: Alignment = "none"
-    split: str = "11:2:3"
+    split: str = AUTO
     split_seed: int = 0
     batch_size: int = 32
     solver: str = "exact"
@@ -115,7 +116,7 @@ def probe(
     k = components_of(config.k, encoder.channels)
     protocol = replace(store.protocol, alignment=config.alignment)
     split = split_of(config, store, wanted)
-    encoder.require(protocol.resolution)
+    encoder.require(*protocol.size)
     limits = world.once(lambda: shown_range(store, split, wanted, cache_folder / "ranges"))
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
 
@@ -132,7 +133,8 @@ def probe(
             (descended,) = train_trials(data, [trial])
             arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
         measure = measure_of(wanted, protocol, train.mean_layer, train.mean)
-        test = evaluate(encoded, wanted, arms, measure, progress, shown_names)
+        native = NativeMeasure.of(store, wanted, protocol, train.mean_layer)
+        test = evaluate(encoded, wanted, arms, measure, progress, native, shown_names)
         encoded.add_up_throughput()
 
     findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, limits, descended)
@@ -160,7 +162,7 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
     """
     wanted = target(config.target)
     split = split_of(config, store, wanted)
-    encoder.require(store.protocol.resolution)
+    encoder.require(*store.protocol.size)
     constant = _constant(config, store, split, wanted, progress)
     shown = split.indices["val"][0]
     rgb = store.read(("rgb",), [shown])["rgb"]
@@ -213,7 +215,7 @@ def split_of(config: ProbeConfig, store: Store, wanted: Target) -> Split:
     if wanted.layer not in store.layers:
         have = ", ".join(store.layers)
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
-    split = split_by_scene(store.scenes, config.split, seed=config.split_seed, is_sequential=store.is_sequential)
+    split = split_store(store, config.split, config.split_seed)
     if wanted.identity:
         # What comes from outside is tried before the work starts.
         read = store.read((wanted.layer, "valid"), split.indices["train"][:2])
@@ -256,6 +258,7 @@ def _linear_probe(arm: ArmFit, basis: Basis, findings: Findings) -> LinearProbe:
         dataset_digest=findings.store.digest,
         protocol_digest=findings.protocol.digest,
         resolution=findings.protocol.resolution,
+        width=findings.protocol.width,
     )
     weights = arm.weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Literal
 
 from idl.errors import InputError
@@ -34,6 +35,7 @@ class Protocol:
     erosion: native pixels; a valid pixel is no truth where one that is not valid lies so near, or nearer, in x and y.
     is_native: the truth at native size is kept too, and depth metrics are taken on it; the prediction is upsampled
       to it. Fitting and its losses stay at resolution x width.
+    native_size: (height, width) that the truth at native size must have; None: any of the images' shape.
     native_crop: (top, bottom, left, right): the native pixels that are measured; None: all.
     averaging: which average is the headline: per image and then over images, or over all pixels.
     """
@@ -49,6 +51,7 @@ class Protocol:
     width: int = 0
     erosion: int = 0
     is_native: bool = False
+    native_size: tuple[int, int] | None = None
     native_crop: Crop | None = None
     averaging: Averaging = "image"
 
@@ -58,8 +61,8 @@ class Protocol:
             object.__setattr__(self, "width", self.resolution)
         if self.is_native and self.crop is not None:
             raise InputError(f"protocol {self.name!r}: crop cuts before resizing; with native truth, use native_crop.")
-        if self.native_crop is not None and not self.is_native:
-            raise InputError(f"protocol {self.name!r}: native_crop needs native truth, or crop.")
+        if not self.is_native and (self.native_size, self.native_crop) != (None, None):
+            raise InputError(f"protocol {self.name!r}: native_size and native_crop need native truth.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,6 +79,11 @@ class Protocol:
 
         The images must show all of the frame, and not be larger than it. Raises InputError, which begins with `where`.
         """
+        if self.native_size not in (None, (height, width)):
+            raise InputError(
+                f"{where}: the frame has {height} x {width} pixels; protocol {self.name} is about frames of "
+                f"{self.native_size[0]} x {self.native_size[1]}. Pass protocol=idl, or that of this dataset."
+            )
         if height * self.width != width * self.resolution or height < self.resolution:
             raise InputError(
                 f"{where}: the frame has {height} x {width} pixels; protocol {self.name} wants at least "
@@ -100,7 +108,7 @@ class Protocol:
     def from_json(cls, text: str) -> "Protocol":
         """Inverse of `to_json`."""
         values = json.loads(text)
-        for name in ("crop", "native_crop"):
+        for name in ("crop", "native_size", "native_crop"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)
@@ -112,4 +120,47 @@ class Protocol:
 
 
 # Fields that came after the first digests.
-_ADDED = ("width", "erosion", "is_native", "native_crop", "averaging")
+_ADDED = ("width", "erosion", "is_native", "native_size", "native_crop", "averaging")
+
+
+def _published(name: str, frame: tuple[int, int], range_m: tuple[float, float], crop: Crop | None = None) -> Protocol:
+    # 288 x 384 is exactly 3:4 as both datasets' frames are, and whole cells at strides up to 32.
+    return Protocol(
+        name=name,
+        resolution=288,
+        width=384,
+        min_depth_m=range_m[0],
+        max_depth_m=range_m[1],
+        is_native=True,
+        native_size=frame,
+        native_crop=crop,
+    )
+
+
+# nyu-eigen: D. Eigen, C. Puhrsch, R. Fergus, 2014; the crop in the coordinates that most tables since are about.
+# diode-devkit: the range of the sensor; the devkit's log_rmse is in decades, rmse_log / ln 10.
+# diode-indoor, diode-outdoor: the ranges that DIODE's halves are compared under.
+PRESETS = {
+    each.name: each
+    for each in (
+        Protocol(),
+        _published("nyu-eigen", (480, 640), (1e-3, 10.0), (45, 471, 41, 601)),
+        _published("diode-devkit", (768, 1024), (0.6, 350.0)),
+        _published("diode-indoor", (768, 1024), (1e-3, 10.0)),
+        _published("diode-outdoor", (768, 1024), (1e-3, 80.0)),
+    )
+}
+
+
+def preset(name: str, min_depth_m: float | None = None, max_depth_m: float | None = None) -> Protocol:
+    """Return a named protocol, with another range where one is given. Raises InputError where there is none."""
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"protocol={name}: no such protocol.{hint} Pass one of {', '.join(PRESETS)}.")
+    named = PRESETS[name]
+    near_m = named.min_depth_m if min_depth_m is None else min_depth_m
+    far_m = named.max_depth_m if max_depth_m is None else max_depth_m
+    if not 0 < near_m < far_m < float("inf"):
+        raise InputError(f"min_depth={near_m:g}, max_depth={far_m:g}: expected 0 < min < max, in metres.")
+    return replace(named, min_depth_m=near_m, max_depth_m=far_m)

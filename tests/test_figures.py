@@ -167,6 +167,17 @@ def test_a_constant_feature_is_drawn_in_the_middle_colour():
     assert count(image, colour("PuOr_r", 0.5)) >= 0.99 * 160 * 160
 
 
+def test_tiles_of_the_sheet_have_the_shape_of_the_images():
+    def sheet(width: int) -> tuple[int, ...]:
+        rgb, depth = np.zeros((48, width, 3), np.uint8), np.ones((48, width), np.float32)
+        return contact_sheet([rgb] * 4, [depth] * 4, [depth > 0] * 4, None, RANGE_M, 4).shape
+
+    square, wide = sheet(48), sheet(96)
+    assert wide[0] == square[0]
+    # Four tiles twice as wide as they are high, of 96 pixels or more.
+    assert wide[1] - square[1] >= 4 * 96
+
+
 def test_the_sheet_grows_by_bands():
     def height(images: int) -> int:
         maps = [flat(2.0)] * images

@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 class CountingEncoder(Encoder):
     num_encoded = 0
 
-    def require(self, resolution: int) -> None:
+    def require(self, height: int, width: int = 0) -> None:
         """It takes every size: no trial image is counted."""
 
     def forward(self, rgb: Tensor) -> Tensor:

@@ -50,6 +50,63 @@ def test_pieces_of_a_recording_stay_in_order() -> None:
     assert max(split.scenes["val"]) < min(split.scenes["test"])
 
 
+def test_digests_without_a_published_split_are_those_of_earlier_versions() -> None:
+    assert split_by_scene(SCENES).digest == "ea26040a4bac5ffa"
+    assert split_by_scene(SCENES, "11:2:3").digest == "ea26040a4bac5ffa"
+    assert split_by_scene(SCENES, is_sequential=True, seed=3).digest == "4cfc2ae91b847ad1"
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=2, max_size=150),
+    st.sets(st.integers(0, 30), min_size=1),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_the_published_test_side_is_the_test_split(
+    numbers: list[int], tested: set[int], seed: int, is_sequential: bool
+) -> None:
+    numbers = [number for number in numbers if number not in tested] + sorted(tested)
+    scenes = [f"s{number}" for number in numbers]
+    sides = ["test" if number in tested else "train" for number in numbers]
+    num_trained = len(set(scenes)) - len(tested)
+    if num_trained == 1:
+        with pytest.raises(InputError, match="one scene only"):
+            split_by_scene(scenes, seed=seed, sides=sides)
+    if num_trained < 2:
+        return
+    split = split_by_scene(scenes, seed=seed, is_sequential=is_sequential, sides=sides)
+    assert [sides[index] for index in split.indices["test"]] == ["test"] * sides.count("test")
+    fitted = sorted((*split.indices["train"], *split.indices["val"]))
+    assert fitted == [index for index, side in enumerate(sides) if side == "train"]
+    train, val = set(split.scenes["train"]), set(split.scenes["val"])
+    assert not train & val
+    assert abs(len(val) - num_trained * 2 / 13) <= 1
+    if is_sequential:
+        order = list(dict.fromkeys(scenes))
+        assert max(map(order.index, train)) < min(map(order.index, val))
+
+
+def test_shares_that_are_asked_for_divide_all_scenes() -> None:
+    sides = ["train" if scene < "s240" else "test" for scene in SCENES]
+    assert split_by_scene(SCENES, "11:2:3", sides=sides) == split_by_scene(SCENES)
+    assert split_by_scene(SCENES, "auto", sides=sides).digest != split_by_scene(SCENES).digest
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_one_side_alone_is_no_split(side: str) -> None:
+    assert split_by_scene(SCENES, sides=[side] * len(SCENES)) == split_by_scene(SCENES)
+
+
+def test_a_scene_on_both_sides_is_named() -> None:
+    sides = ["train" if scene < "s240" else "test" for scene in SCENES]
+    sides[SCENES.index("s007") + 2] = "test"
+    with pytest.raises(InputError, match="'s007' is on both sides"):
+        split_by_scene(SCENES, sides=sides)
+    sides[SCENES.index("s007") + 2] = ""
+    with pytest.raises(InputError, match="'s007' has an image on neither side"):
+        split_by_scene(SCENES, sides=sides)
+
+
 def test_a_file_decides(tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": ["s001", "s002"], "val": ["s003"], "test": ["s004"]}))

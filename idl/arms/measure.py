@@ -80,7 +80,7 @@ def measure(
     numbers = check(config, encoder, ks, controls)
     wanted = target(config.target)
     split = split_of(config, store, wanted)
-    encoder.require(store.protocol.resolution)
+    encoder.require(*store.protocol.size)
     run = Measuring(store, split, wanted, config.batch_size, cache_folder, tuple(numbers.values()), progress)
 
     beside = _patches(run, encoder)
@@ -102,7 +102,7 @@ def measure(
             untrained.append(run.fit(twin, beside, name, (TRAINED, JOINT)))
             records.append(TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest))
     common = None
-    if store.protocol.resolution % controls.common_stride == 0:
+    if all(side % controls.common_stride == 0 for side in store.protocol.size):
         null = build(EncoderConfig("null", stride=controls.common_stride), encoder.device)
         common = run.fit_null(null, "common null")
 

@@ -52,7 +52,12 @@ def configured(kind: type[Any], options: Mapping[str, Any]) -> Any:
 
 def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
     """What is asked of the dataset, looked at before anything is built or made."""
-    named = {**options, "min_depth_m": options["min_depth"], "max_depth_m": options["max_depth"]}
+    named = {
+        **options,
+        "protocol_name": options["protocol"],
+        "min_depth_m": _metres("min_depth", options["min_depth"]),
+        "max_depth_m": _metres("max_depth", options["max_depth"]),
+    }
     config = configured(DatasetConfig, named)
     require(config)
     return config
@@ -133,6 +138,16 @@ def _whole(name: str, text: str) -> int:
         return int(text)
     except ValueError as error:
         raise InputError(f"{name}={text}: expected a whole number or auto.") from error
+
+
+def _metres(name: str, text: str) -> float | None:
+    """Return None for "auto"."""
+    if text == AUTO:
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{name}={text}: expected metres such as 10, or auto.") from error
 
 
 def _triple(name: str, text: str) -> tuple[float, float, float] | None:

@@ -8,7 +8,7 @@ import click
 from idl.data.datasets import DatasetConfig
 from idl.encoders import EncoderConfig
 from idl.pipeline import ProbeConfig
-from idl.protocol import Alignment
+from idl.protocol import PRESETS, Alignment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 AUTO = "auto"
@@ -38,8 +38,13 @@ dataset_options = grouped(
     option("--data", _DATASET.data, "Folder of RGB-D pairs, for dataset=folder."),
     option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
     option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
-    option("--min-depth", _DATASET.min_depth_m, "Metres; nearer truth is not valid."),
-    option("--max-depth", _DATASET.max_depth_m, "Metres; farther truth is not valid."),
+    option(
+        "--protocol",
+        _DATASET.protocol_name,
+        f"What the figures mean: {', '.join(PRESETS)}; auto: idl, or that of the prepared store.",
+    ),
+    option("--min-depth", AUTO, "Metres; nearer truth is not valid. auto: as the protocol says."),
+    option("--max-depth", AUTO, "Metres; farther truth is not valid. auto: as the protocol says."),
     option("--num-scenes", _DATASET.num_scenes, "Scenes of rooms."),
     option("--views", _DATASET.views, "Views of each scene of rooms."),
     option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
@@ -70,7 +75,11 @@ encoder_options = grouped(
 stride_option = option("--stride", _ENCODER.stride, "Side of the squares that the null encoder averages, pixels.")
 
 scene_split_options = grouped(
-    option("--split", _PROBE.split, "Shares train:val:test of the scenes, or a JSON file of scene lists."),
+    option(
+        "--split",
+        _PROBE.split,
+        "auto (the published split, else 11:2:3), shares train:val:test of the scenes, or a JSON file of scene lists.",
+    ),
     option(
         "--split-seed", _PROBE.split_seed, "Seed of the split and of the training order.", type=click.IntRange(min=0)
     ),

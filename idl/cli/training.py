@@ -15,7 +15,7 @@ from idl.cli.group import cli
 from idl.cli.options import Command, dataset_options, grouped, option, run_options, scene_split_options
 from idl.data.datasets import DatasetConfig
 from idl.data.datasets import reader as find_reader
-from idl.data.splits import require_rule, split_by_scene
+from idl.data.splits import require_rule, split_by_scene, split_store
 from idl.data.store import Store
 from idl.distributed import announced
 from idl.encoders.autoencoder import PRESETS, AutoencoderConfig, Loss
@@ -38,6 +38,7 @@ _ASKED = (
     "data",
     "depth_scale",
     "scene",
+    "protocol",
     "min_depth",
     "max_depth",
     "num_scenes",
@@ -134,9 +135,7 @@ def _train(entry_point: str, make: Callable[[], Objective], config: TrainingConf
     with shared_run(entry_point, name, options) as (world, recorder):
         run_id = world.broadcast(recorder.run_id if recorder is not None else "")
         store = world.after_first(lambda: store_of(dataset, options))
-        split = split_by_scene(
-            store.scenes, options["split"], seed=options["split_seed"], is_sequential=store.is_sequential
-        )
+        split = split_store(store, options["split"], options["split_seed"])
         folder = checkpoints / run_id
         if recorder is not None:
             click.echo(f"to go on after an interruption: --resume {run_id}", err=True)
@@ -183,19 +182,23 @@ def _require_suited(
     require_rule(options["split"])
     if dataset.dataset.endswith(".h5"):
         store = Store.open(Path(dataset.dataset).expanduser())
-        require_size(objective, config, store.protocol.resolution)
-        layers, scenes, is_sequential = store.layers, store.scenes, store.is_sequential
+        require_size(objective, config, store.protocol)
+        layers, scenes, is_sequential, sides = store.layers, store.scenes, store.is_sequential, store.sides
     else:
-        require_size(objective, config, dataset.protocol.resolution)
+        require_size(objective, config, dataset.protocol)
         reader = find_reader(dataset)
         scenes = tuple(group.scene for group in reader.groups for _ in group.names)
         is_sequential = reader.is_sequential
+        # Known as soon as it is prepared; the published split is looked at then.
+        sides = ()
         layers = LAYERS
         if not set(objective.layers) <= set(LAYERS):
             # What it has beyond these shows in a sample; a room takes a second.
             layers = (*LAYERS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers))
     require_layers(objective, layers, f"dataset={dataset.dataset}")
-    split = split_by_scene(scenes, options["split"], seed=options["split_seed"], is_sequential=is_sequential)
+    split = split_by_scene(
+        scenes, options["split"], seed=options["split_seed"], is_sequential=is_sequential, sides=sides
+    )
     require_batches(config, len(split.indices["train"]), announced().size)
 
 

@@ -1,7 +1,7 @@
 """The datasets by name. A new one is a reader in a file of its own and a line in `READERS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,19 +12,24 @@ from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.progress import Progress, silent
-from idl.protocol import Protocol
+from idl.protocol import Protocol, preset
+
+# The protocol where none is named: that of a prepared store, else idl.
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
     """Which dataset is wanted, and how it is read.
 
-    dataset: name in `READERS`, or the path of a prepared store (.h5), which the rest then does not concern.
+    dataset: name in `READERS`, or the path of a prepared store (.h5). Of the rest, a store is asked for the protocol
+      and the range only: whether they are its own.
     data: path of the raw data ("folder").
     depth_scale: units per metre of integer depth maps ("folder").
     invalid_values: integers that mean missing depth ("folder"), with commas between them.
     scene: what a scene is ("folder"): auto, folder or block:N.
-    min_depth_m, max_depth_m: range of valid depth, metres.
+    protocol_name: name in `idl.protocol.PRESETS`; "auto": idl, or that which a store was prepared under.
+    min_depth_m, max_depth_m: range of valid depth, metres; None: the protocol's.
     num_scenes, views, dataset_seed: the recipe of "rooms".
     """
 
@@ -33,28 +38,37 @@ class DatasetConfig:
     depth_scale: float = 1000.0
     invalid_values: str = "0,65535"
     scene: str = "auto"
-    min_depth_m: float = Protocol.min_depth_m
-    max_depth_m: float = Protocol.max_depth_m
+    protocol_name: str = AUTO
+    min_depth_m: float | None = None
+    max_depth_m: float | None = None
     num_scenes: int = 320
     views: int = 6
     dataset_seed: int = 0
 
     @property
     def protocol(self) -> Protocol:
-        """Raises InputError where the range is none."""
-        if not 0 < self.min_depth_m < self.max_depth_m < float("inf"):
-            raise InputError(
-                f"min_depth={self.min_depth_m:g}, max_depth={self.max_depth_m:g}: expected 0 < min < max, in metres."
-            )
-        return Protocol(min_depth_m=self.min_depth_m, max_depth_m=self.max_depth_m)
+        """Raises InputError where there is no such protocol, or the range is none."""
+        name = Protocol.name if self.protocol_name == AUTO else self.protocol_name
+        return preset(name, self.min_depth_m, self.max_depth_m)
+
+
+def _refuse_native(config: DatasetConfig) -> None:
+    """Raise InputError where the protocol measures native depth maps, which the dataset does not have."""
+    if config.protocol.is_native:
+        raise InputError(
+            f"protocol={config.protocol_name}: is measured on native depth maps of a published dataset, which "
+            f"dataset={config.dataset} does not have. Pass protocol={Protocol.name}."
+        )
 
 
 def _rooms(config: DatasetConfig) -> Reader:
+    _refuse_native(config)
     recipe = RoomsRecipe(config.num_scenes, config.views, config.protocol.resolution, config.dataset_seed)
     return RoomsReader(recipe)
 
 
 def _folder(config: DatasetConfig) -> Reader:
+    _refuse_native(config)
     if not config.data:
         raise InputError("dataset=folder: no data given. Pass data=FOLDER with rgb/ and depth/ in it.")
     try:
@@ -82,7 +96,7 @@ def reader(config: DatasetConfig) -> Reader:
 def require(config: DatasetConfig) -> None:
     """Make sure that `config` names a dataset that can be asked for. Raises InputError; reads no image."""
     if config.dataset.endswith(".h5"):
-        Store.open(Path(config.dataset).expanduser())
+        _open(config)
     else:
         reader(config)
 
@@ -90,5 +104,26 @@ def require(config: DatasetConfig) -> None:
 def open_store(config: DatasetConfig, folder: Path, *, workers: int = 1, progress: Progress = silent) -> Store:
     """Return the prepared dataset, made under `folder` where it is not there yet."""
     if config.dataset.endswith(".h5"):
-        return Store.open(Path(config.dataset).expanduser())
+        return _open(config)
     return prepare(reader(config), config.protocol, folder, workers=workers, progress=progress)
+
+
+def _open(config: DatasetConfig) -> Store:
+    """Open a store by its path. Raises InputError where it was prepared under another protocol than is asked for."""
+    store = Store.open(Path(config.dataset).expanduser())
+    made = store.protocol
+    # Nothing is asked of what is not named. Crop and mask are the reader's; name and range say the rest.
+    if config.protocol_name == AUTO:
+        near_m = made.min_depth_m if config.min_depth_m is None else config.min_depth_m
+        far_m = made.max_depth_m if config.max_depth_m is None else config.max_depth_m
+        asked = replace(made, min_depth_m=near_m, max_depth_m=far_m)
+    else:
+        asked = config.protocol
+    names = [name for name in ("name", "min_depth_m", "max_depth_m") if getattr(made, name) != getattr(asked, name)]
+    if names:
+        told = ", ".join(f"{name} is {getattr(made, name)}, not {getattr(asked, name)}" for name in names)
+        raise InputError(
+            f"{store.path}: was prepared under another protocol ({told}). Pass the dataset it was made of, or leave "
+            "protocol, min_depth and max_depth to it."
+        )
+    return store

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from idl.data.store import Store
 from idl.errors import InputError
 
 SPLITS = ("train", "val", "test")
+# The published split where a dataset has one; its training side, like a dataset without, is divided by these shares.
+AUTO = "auto"
+_SHARES = "11:2:3"
 
 
 @dataclass(frozen=True)
@@ -27,23 +31,36 @@ class Split:
 
 
 def split_by_scene(
-    image_scenes: Sequence[str], rule: str = "11:2:3", *, seed: int = 0, is_sequential: bool = False
+    image_scenes: Sequence[str],
+    rule: str = AUTO,
+    *,
+    seed: int = 0,
+    is_sequential: bool = False,
+    sides: Sequence[str] = (),
 ) -> Split:
     """Divide the images by scene.
 
     image_scenes: the scene of each image.
-    rule: shares "train:val:test", or the path of a JSON file {"train": [scene, ...], "val": [...], "test": [...]}.
+    rule: shares "train:val:test" of all scenes; or the path of a JSON file {"train": [scene, ...], "val": [...],
+      "test": [...]}; or "auto": the test side of the published split is the test split, and the scenes of its training
+      side are divided 11:2 into train and val. Where the images are not on two sides, "auto" is 11:2:3.
+    sides: side of the published split of each image, as in `Store`.
     is_sequential: scenes stay in the store's order (pieces of one recording: the test comes last in time)
       instead of being shuffled with `seed`.
     Raises InputError where the rule cannot be read, a split would be empty, or a scene is on two sides.
     """
     scenes = list(dict.fromkeys(image_scenes))
+    is_published = uses_published(rule, sides)
+    if rule == AUTO:
+        rule = _SHARES
     generator = np.random.default_rng([seed, 0x5917])
     if rule.endswith(".json"):
         assigned = _read_file(Path(rule), set(scenes))
     else:
-        order = scenes if is_sequential else [scenes[index] for index in generator.permutation(len(scenes))]
-        assigned = _cut(order, _shares(rule), rule)
+        tested = _tested_scenes(image_scenes, sides) if is_published else ()
+        rest = [scene for scene in scenes if scene not in set(tested)]
+        order = rest if is_sequential else [rest[index] for index in generator.permutation(len(rest))]
+        assigned = _cut_in_two(order, tested) if is_published else _cut(order, _shares(rule), rule)
     side = {scene: name for name in SPLITS for scene in assigned[name]}
     indices = {
         name: tuple(index for index, scene in enumerate(image_scenes) if side.get(scene) == name) for name in SPLITS
@@ -54,8 +71,20 @@ def split_by_scene(
     return Split(indices, assigned, hashlib.sha256(described.encode()).hexdigest()[:16])
 
 
+def split_store(store: Store, rule: str, seed: int) -> Split:
+    """Divide a prepared dataset, as `split_by_scene` does."""
+    return split_by_scene(store.scenes, rule, seed=seed, is_sequential=store.is_sequential, sides=store.sides)
+
+
+def uses_published(rule: str, sides: Sequence[str]) -> bool:
+    """Whether the split under `rule` is the published one of a dataset with these sides."""
+    return rule == AUTO and {"train", "test"} <= set(sides)
+
+
 def require_rule(rule: str) -> None:
-    """Raise InputError where `rule` is neither shares nor a split file that is there."""
+    """Raise InputError where `rule` is neither "auto", nor shares, nor a split file that is there."""
+    if rule == AUTO:
+        return
     if not rule.endswith(".json"):
         _shares(rule)
     elif not Path(rule).is_file():
@@ -68,7 +97,7 @@ def _shares(rule: str) -> tuple[float, ...]:
     except ValueError:
         shares = ()
     if len(shares) != 3 or not all(0 < share < float("inf") for share in shares):
-        raise InputError(f"split {rule!r}: expected shares train:val:test such as 11:2:3, or a .json file.")
+        raise InputError(f"split {rule!r}: expected shares train:val:test such as 11:2:3, auto, or a .json file.")
     return shares
 
 
@@ -90,6 +119,34 @@ def _cut(order: Sequence[str], shares: tuple[float, ...], rule: str) -> dict[str
         "val": tuple(order[cuts[0] : cuts[1]]),
         "test": tuple(order[cuts[1] :]),
     }
+
+
+def _tested_scenes(image_scenes: Sequence[str], sides: Sequence[str]) -> tuple[str, ...]:
+    """Return the scenes of the test side. Raises InputError where a scene or an image is on no one side."""
+    found: dict[str, str] = {}
+    for scene, side in zip(image_scenes, sides, strict=True):
+        if side not in ("train", "test"):
+            raise InputError(
+                f"split 'auto': scene {scene!r} has an image on neither side of the published split. Pass split=11:2:3."
+            )
+        if found.setdefault(scene, side) != side:
+            raise InputError(
+                f"split 'auto': scene {scene!r} is on both sides of the published split. Pass split=11:2:3."
+            )
+    return tuple(scene for scene, side in found.items() if side == "test")
+
+
+def _cut_in_two(order: Sequence[str], tested: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Divide the scenes of the published training side into train and val."""
+    if len(order) < 2:
+        raise InputError(
+            "split 'auto': the published training side has one scene only; train and val need one each. "
+            "Pass split=11:2:3."
+        )
+    train, val, _ = _shares(_SHARES)
+    num_val = max(1, round(len(order) * val / (train + val)))
+    cut = len(order) - num_val
+    return {"train": tuple(order[:cut]), "val": tuple(order[cut:]), "test": tested}
 
 
 def _read_file(path: Path, known: set[str]) -> dict[str, tuple[str, ...]]:

@@ -148,18 +148,22 @@ class Encoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def require(self, resolution: int) -> None:
-        """Make sure, before work starts, that images of `resolution` pixels square give a grid of that stride.
+    def require(self, height: int, width: int = 0) -> None:
+        """Make sure, before work starts, that images of `height` x `width` pixels give a grid of that stride.
+
+        width: 0: the images are square.
 
         Raises InputError where the network takes no such images, as vision transformers of a fixed size do,
         or pads them so that its cells are not squares of `stride` pixels side by side.
         """
-        image = torch.zeros(1, 3, resolution, resolution, device=self.mean.device)
+        width = width or height
+        image = torch.zeros(1, 3, height, width, device=self.mean.device)
+        size = str(height) if height == width else f"[{height}, {width}]"
         advice = (
             "Pass a resolution that it takes, another encoder, or encoder_args such as "
-            f'{{"img_size": {resolution}}} or {{"dynamic_img_size": true}}.'
+            f'{{"img_size": {size}}} or {{"dynamic_img_size": true}}.'
         )
-        told = f"{resolution} x {resolution} pixels"
+        told = f"{height} x {width} pixels"
         try:
             shape = tuple(self(image).shape[1:])
         except (AssertionError, IndexError, ValueError, RuntimeError) as error:
@@ -167,8 +171,8 @@ class Encoder(nn.Module):
                 raise
             message = " ".join(str(error).split())[:200]
             raise InputError(f"encoder={self.name}: fails on {told} ({message}). {advice}") from error
-        cells = resolution // self.stride
-        if resolution % self.stride or shape != (self.channels, cells, cells):
+        cells = (height // self.stride, width // self.stride)
+        if height % self.stride or width % self.stride or shape != (self.channels, *cells):
             raise InputError(
                 f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {told}, "
                 f"which is not a stride of {self.stride}. {advice}"

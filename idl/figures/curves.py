@@ -56,7 +56,7 @@ def loss_over_k(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("k: leading components read at each cell", fontsize=9.5, color=INK)
-    axes.set_ylabel(", ".join(filter(None, ("mean squared error", square))), fontsize=9.5, color=INK)
+    axes.set_ylabel(", ".join(filter(None, ("mean squared error over all pixels", square))), fontsize=9.5, color=INK)
     axes.grid(axis="y", color=RULE, linewidth=0.7)
 
     for loss in arms.values():

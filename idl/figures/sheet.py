@@ -36,25 +36,28 @@ def contact_sheet(
     columns = min(columns, len(rgb))
     num_bands = -(-len(rgb) // columns)
     step = TILE_SIDE + GAP
+    # As high as all others, and as wide as the images ask for.
+    tile_width = max(1, round(TILE_SIDE * rgb[0].shape[1] / rgb[0].shape[0]))
+    across = tile_width + GAP
     band_height = NAME + len(labels) * step + 10
-    width = 2 * MARGIN + LABEL_WIDTH + columns * step - GAP
+    width = 2 * MARGIN + LABEL_WIDTH + columns * across - GAP
     page = Page.blank(max(width, 2 * MARGIN + LABEL_WIDTH + 120), MARGIN + num_bands * band_height + FOOT)
     for i, (picture, depth, mask) in enumerate(zip(rgb, depth_m, valid, strict=True)):
-        left = MARGIN + LABEL_WIDTH + i % columns * step
+        left = MARGIN + LABEL_WIDTH + i % columns * across
         top = MARGIN + i // columns * band_height
         if i % columns == 0:
             for row, label in enumerate(labels):
                 middle = top + NAME + row * step + TILE_SIDE // 2
                 page.text(label, MARGIN + LABEL_WIDTH - 10, middle, 13, colour=FAINT, anchor="rm")
         if names is not None:
-            page.text(names[i], left, top, 12, colour=FAINT, width=TILE_SIDE)
+            page.text(names[i], left, top, 12, colour=FAINT, width=tile_width)
         top += NAME
-        page.picture(picture, left, top, TILE_SIDE, TILE_SIDE)
-        small_mask = resized(mask, TILE_SIDE, TILE_SIDE)
-        small_depth = resized(depth, TILE_SIDE, TILE_SIDE)
+        page.picture(picture, left, top, tile_width, TILE_SIDE)
+        small_mask = resized(mask, TILE_SIDE, tile_width)
+        small_depth = resized(depth, TILE_SIDE, tile_width)
         page.tile(colourise(small_depth, small_mask, depth_range_m, DEPTH_MAP), left, top + step)
         if normals is not None:
-            small_normals = resized(normals[i], TILE_SIDE, TILE_SIDE)
+            small_normals = resized(normals[i], TILE_SIDE, tile_width)
             page.tile(normals_to_rgb(small_normals, small_mask), left, top + 2 * step)
     bar_width = min(BAR_WIDTH, page.image.width - 2 * MARGIN - LABEL_WIDTH)
     foot = page.image.height - FOOT + 6

@@ -19,7 +19,7 @@ class ProbeCard:
     """What a probe was fitted on and for; travels in the safetensors header.
 
     k: components read. penalty: in units of the mean square of a column.
-    resolution: side of the images it was fitted on, pixels.
+    resolution, width: height and width of the images it was fitted on, pixels; a width of 0: they were square.
     """
 
     target: str
@@ -32,6 +32,8 @@ class ProbeCard:
     dataset_digest: str
     protocol_digest: str
     resolution: int
+    # Probes of earlier versions, which knew squares only, do not say it.
+    width: int = 0
 
 
 class LinearProbe(nn.Module):

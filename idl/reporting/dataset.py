@@ -49,6 +49,7 @@ def prepare_report(
             "dataset": store.name,
             "target": target.name,
             "protocol": store.protocol.name,
+            "depth_range_m": f"{store.protocol.min_depth_m:g}..{store.protocol.max_depth_m:g}",
             **counts,
             **scenes,
         },

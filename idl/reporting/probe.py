@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from idl import figures
-from idl.data.splits import Split
+from idl.data.splits import Split, uses_published
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.evaluation import Evaluation
@@ -184,12 +184,24 @@ def _probe_params(findings: Findings) -> dict[str, Any]:
         "components": encoded.basis.num_components,
         "arithmetic": findings.encoder.arithmetic,
         **({"outcome": findings.descent.outcome} if findings.descent else {}),
-        "resolution": protocol.resolution,
+        "resolution": protocol.resolution if protocol.is_square else f"{protocol.resolution}x{protocol.width}",
         "depth_range_m": f"{protocol.min_depth_m:g}..{protocol.max_depth_m:g}",
+        "protocol": protocol.name,
+        "mask": protocol.mask,
+        "erosion": protocol.erosion,
+        "crop": _crop(protocol),
+        "averaging": protocol.averaging,
+        "split_is_published": uses_published(str(findings.config["split"]), findings.store.sides),
         "num_train": len(findings.split.indices["train"]),
         "num_val": len(findings.split.indices["val"]),
         "num_test": len(findings.split.indices["test"]),
     }
+
+
+def _crop(protocol: Protocol) -> str:
+    """The native pixels that are measured, or prepared: "45:471,41:601"."""
+    crop = protocol.native_crop or protocol.crop
+    return f"{crop[0]}:{crop[1]},{crop[2]}:{crop[3]}" if crop else "none"
 
 
 def _loss_over_k(findings: Findings) -> Image:
@@ -269,11 +281,22 @@ def _per_image_table(findings: Findings) -> dict[str, list[object]]:
     return table | {name: values.tolist() for name, values in findings.test.sums.per_image().items()}
 
 
+def _where(protocol: Protocol) -> str:
+    """Where depth is measured, in words, if that is not where the probe was fitted."""
+    if not protocol.is_native:
+        return ""
+    return f"; {protocol.name}: at native size" + (f", crop {_crop(protocol)}" if protocol.native_crop else "")
+
+
 def _description(findings: Findings) -> str:
     encoder, test, probe = findings.encoder, findings.test, findings.probe
     square = figures.squared(findings.target.unit)
     unit = f" {square}" if square else ""
-    quality = VIEWS[findings.target.kind].quality(test.sums.summary(), findings.target)
+    # The headline is the protocol's average; the other one is among the metrics.
+    view = VIEWS[findings.target.kind]
+    quality = view.quality(test.sums.summary(), findings.target, findings.protocol.averaging)
+    if findings.target.kind == "depth":
+        quality += _where(findings.protocol)
     sentences = [
         f"A linear probe on {probe.k} of {encoder.channels} channels' components of **{encoder.name}** "
         f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "

@@ -8,13 +8,20 @@ from typing import Any
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.errors import InputError
+from idl.protocol import Protocol
 from idl.training.checkpoints import Checkpoints
 from idl.training.config import TrainingConfig
 from idl.training.objective import Objective
 
 
-def require_size(objective: Objective, config: TrainingConfig, resolution: int) -> None:
-    """Raise InputError where the network takes no images of `resolution` pixels, or none of the crop's."""
+def require_size(objective: Objective, config: TrainingConfig, protocol: Protocol) -> None:
+    """Raise InputError where the images are not square, or the network takes none of their size or of the crop's."""
+    resolution = protocol.resolution
+    if not protocol.is_square:
+        raise InputError(
+            f"protocol={protocol.name}: a training takes square images, and these have {resolution} x "
+            f"{protocol.width} pixels. Pass protocol=idl."
+        )
     if config.crop > resolution:
         raise InputError(f"crop={config.crop}: the images have {resolution} x {resolution} pixels. Pass less, or 0.")
     objective.require(resolution)

@@ -122,7 +122,7 @@ def train(
 
 def _images(objective: Objective, config: TrainingConfig, store: Store, split: Split, world: World) -> TrainingImages:
     resolution = store.protocol.resolution
-    require_size(objective, config, resolution)
+    require_size(objective, config, store.protocol)
     require_layers(objective, store.layers, str(store.path))
     require_batches(config, len(split.indices["train"]), world.size)
     return TrainingImages(

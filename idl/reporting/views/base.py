@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from idl.evaluation import PanelValues
+from idl.protocol import Averaging
 from idl.report import Image
 from idl.targets import Target
 
@@ -34,5 +35,13 @@ class View(ABC):
         """Draw an image, its truth, its prediction and the error."""
 
     @abstractmethod
-    def quality(self, summary: Mapping[str, float], target: Target) -> str:
-        """Put the metrics that say most into words, for a bracket in a sentence."""
+    def quality(self, summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
+        """Put the metrics that say most, in the average `averaging`, into words, for a bracket in a sentence."""
+
+
+def headline(summary: Mapping[str, float], averaging: Averaging) -> tuple[Mapping[str, float], str]:
+    """Return the metrics with those of the headline's average under their plain names, and that average in words."""
+    if averaging == "image":
+        return summary, "an image"
+    pooled = {name.removesuffix("_pooled"): value for name, value in summary.items() if name.endswith("_pooled")}
+    return {**summary, **pooled}, "over all pixels"

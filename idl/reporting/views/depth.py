@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from idl import figures
 from idl.evaluation import PanelValues
+from idl.protocol import Averaging
 from idl.report import Image
-from idl.reporting.views.base import Shown, View
+from idl.reporting.views.base import Shown, View, headline
 from idl.targets import Target
 
 
@@ -30,6 +31,7 @@ class DepthView(View):
             shown.caption,
         )
 
-    def quality(self, summary: Mapping[str, float], target: Target) -> str:
+    def quality(self, summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
         """Give RMSE, the share within a ratio of 1.25, and R2."""
-        return f"RMSE {summary['rmse']:.3f} m an image, δ<1.25 {summary['delta1']:.3f}, R² {summary['r2']:.3f}"
+        chosen, told = headline(summary, averaging)
+        return f"RMSE {chosen['rmse']:.3f} m {told}, δ<1.25 {chosen['delta1']:.3f}, R² {chosen['r2']:.3f}"

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from idl import figures
 from idl.evaluation import PanelValues
+from idl.protocol import Averaging
 from idl.report import Image
-from idl.reporting.views.base import Shown, View
+from idl.reporting.views.base import Shown, View, headline
 from idl.targets import Target
 
 
@@ -33,10 +34,11 @@ class FieldView(View):
             shown.caption,
         )
 
-    def quality(self, summary: Mapping[str, float], target: Target) -> str:
+    def quality(self, summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
         """Give RMSE and R2."""
-        rmse = " ".join(filter(None, (f"{summary['rmse']:.4g}", _unit(target))))
-        return f"RMSE {rmse} an image, R² {summary['r2']:.3f}"
+        chosen, told = headline(summary, averaging)
+        rmse = " ".join(filter(None, (f"{chosen['rmse']:.4g}", _unit(target))))
+        return f"RMSE {rmse} {told}, R² {chosen['r2']:.3f}"
 
 
 def _unit(target: Target) -> str:

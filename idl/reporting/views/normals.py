@@ -6,8 +6,9 @@ import numpy as np
 
 from idl import figures
 from idl.evaluation import PanelValues
+from idl.protocol import Averaging
 from idl.report import Image
-from idl.reporting.views.base import Shown, View
+from idl.reporting.views.base import Shown, View, headline
 from idl.targets import Target
 
 
@@ -23,6 +24,7 @@ class NormalsView(View):
         truth, prediction = (np.moveaxis(each, 0, -1) for each in (values.truth, values.prediction))
         return figures.normals_panel(values.rgb, truth, prediction, values.valid, shown.limits[1], values.name)
 
-    def quality(self, summary: Mapping[str, float], target: Target) -> str:
+    def quality(self, summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
         """Give the mean angle."""
-        return f"mean angle {summary['angle_mean_deg']:.1f}° an image"
+        chosen, told = headline(summary, averaging)
+        return f"mean angle {chosen['angle_mean_deg']:.1f}° {told}"

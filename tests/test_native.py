@@ -1,0 +1,160 @@
+"""Depth at native size: every preset's figures computed again by hand, and rectangles through the main path."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dense import Images, fit_dense
+from planted import SmallNetwork
+from planted_frames import FramesReader, metrics_by_hand, upsampled
+
+from idl.data.preparation import prepare
+from idl.data.splits import split_store
+from idl.data.store import Store
+from idl.encoders import Encoder, Origin
+from idl.native import NativeMeasure, native_results
+from idl.pipeline import ProbeConfig, probe
+from idl.probes.linear_probe import LinearProbe
+from idl.protocol import NATIVE, PRESETS, Protocol
+from idl.targets import target
+
+# Name: frame, crop, range in metres, scale of the planted depths, written down apart from the package.
+PUBLISHED = {
+    "nyu-eigen": ((480, 640), (45, 471, 41, 601), (1e-3, 10.0), 9.5),
+    "diode-devkit": ((768, 1024), (0, 768, 0, 1024), (0.6, 350.0), 2.0),
+    "diode-indoor": ((768, 1024), (0, 768, 0, 1024), (1e-3, 10.0), 9.5),
+    "diode-outdoor": ((768, 1024), (0, 768, 0, 1024), (1e-3, 80.0), 70.0),
+}
+SMALL = Protocol(name="small", resolution=48, width=64, is_native=True, native_crop=(6, 90, 11, 117), max_depth_m=3.0)
+CONFIG = ProbeConfig(batch_size=4)
+INVERSE = {"depth": lambda p: p, "inverse-depth": lambda p: np.where(p > 0, 1 / np.where(p > 0, p, 1), np.inf)}
+
+
+def encoder() -> Encoder:
+    origin = Origin("small", "custom", "digest", "none", 0, "tests")
+    return Encoder(SmallNetwork(), name="small", stride=8, channels=8, origin=origin)
+
+
+def close(found: Mapping[str, float], expected: Mapping[str, float], rel: float, share: float) -> None:
+    """Shares of pixels jump where a pixel crosses a limit; everything else is smooth."""
+    for name, value in expected.items():
+        is_share = name.startswith("delta")
+        assert found[name] == pytest.approx(value, rel=None if is_share else rel, abs=share if is_share else None), name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("space", ["depth", "inverse-depth"])
+def test_figures_of_a_preset_are_those_by_hand(tmp_path: Path, name: str, space: str) -> None:
+    frame, crop, range_m, scale_m = PUBLISHED[name]
+    protocol = PRESETS[name]
+    reader = FramesReader(num_scenes=2, views=1, protocol=protocol, frame=frame, scale_m=scale_m)
+    store = prepare(reader, protocol, tmp_path)
+    generator = np.random.default_rng(5)
+    # Three arms on a coarse grid, some of it beyond the range, and below zero.
+    metres = scale_m * generator.uniform(-0.1, 1.3, (2, 3, 9, 12))
+    grid = metres if space == "depth" else 1 / np.where(np.abs(metres) < 0.05, 0.05, metres)
+    measure = NativeMeasure.of(store, target(space), protocol, 3.0)
+    assert measure is not None
+    rows = measure.measure(torch.from_numpy(grid).float(), (1, 0), probe=2)
+    errors, sums = native_results(rows, ("a", "b", "c"))
+
+    # The reader's own frames, whatever the store made of them.
+    groups = [reader.read(index)[0] for index in (1, 0)]
+    truth = [np.nan_to_num(sample.layers[NATIVE]) for sample in groups]
+    for number, arm in enumerate("abc"):
+        fitted = [upsampled(cells, 288, 384) for cells in grid[:, number]]
+        predicted = [INVERSE[space](upsampled(each, *frame)) for each in fitted]
+        expected = metrics_by_hand(predicted, truth, crop, range_m)
+        if number == 2:
+            close(sums.summary(), expected, rel=1e-5, share=1e-4)
+        for average in ("rmse", "rmse_pooled"):
+            assert errors[arm][average] == pytest.approx(expected[average], rel=1e-5)
+
+
+def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path) -> None:
+    """The same grid against frames that differ outside the crop, and beyond the range, only."""
+
+    class Spoilt(FramesReader):
+        def read(self, index: int) -> list:
+            (sample,) = super().read(index)
+            native = sample.layers[NATIVE].copy()
+            native[:6], native[90:], native[:, :11], native[:, 117:] = 0.5, 2.9, 1.1, 0.7
+            native[native > SMALL.max_depth_m] = 77.0
+            return [replace(sample, layers={NATIVE: native})]
+
+    grid = torch.from_numpy(np.random.default_rng(1).uniform(0, 4, (2, 1, 6, 8))).float()
+    found = []
+    for kind in (FramesReader, Spoilt):
+        store = prepare(kind(num_scenes=2, views=1, protocol=SMALL), SMALL, tmp_path / kind.__name__)
+        measure = NativeMeasure.of(store, target("depth"), SMALL, 1.0)
+        assert measure is not None
+        found.append(measure.measure(grid, (0, 1), probe=0))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+    assert 0 < found[0]["num_valid"].min() < 84 * 106
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    reader = FramesReader(num_scenes=8, views=2, protocol=SMALL, num_test=3)
+    return prepare(reader, SMALL, tmp_path_factory.mktemp("frames"))
+
+
+@pytest.mark.parametrize("space", ["depth", "log-depth"])
+def test_a_rectangle_goes_through_the_main_path(
+    frames: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    """Losses are those of brute force at the size of the fit; metrics are those by hand at native size."""
+    monkeypatch.setattr("idl.fitting.PENALTIES", (0.1,))
+    run = probe(replace(CONFIG, target=space, k="all"), frames, encoder(), tmp_path)
+    split = split_store(frames, "auto", 0)
+    assert set(split.scenes["test"]) == {"scene_05", "scene_06", "scene_07"}
+
+    def images(part: str) -> list[Images]:
+        read = frames.read(("rgb", "depth", "valid"), split.indices[part])
+        assert read["rgb"].shape[1:] == (48, 64, 3)
+        truth, valid = target(space).encode(torch.from_numpy(read["depth"]), torch.from_numpy(read["valid"]))
+        return [Images(torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255, truth, valid)]
+
+    with torch.inference_mode():
+        (dense,) = fit_dense(encoder(), images("train"), images("train"), [0.1], drop=1e-9)
+        for part in ("train", "val", "test"):
+            assert run.report.metrics[f"{part}_loss"] == pytest.approx(dense.mse(encoder(), images(part)), rel=1e-3)
+        path = tmp_path / "probe.safetensors"
+        path.write_bytes(run.model.files["probe.safetensors"])
+        fitted = LinearProbe.load(str(path))
+        grids = fitted(encoder()(images("test")[0].rgb))[:, 0].numpy()
+    assert (fitted.card.resolution, fitted.card.width) == (48, 64)
+    back = np.exp if space == "log-depth" else INVERSE["depth"]
+    predicted = [back(upsampled(upsampled(cells, 48, 64), 96, 128)) for cells in grids]
+    truth = list(frames.read((NATIVE,), split.indices["test"])[NATIVE])
+    expected = metrics_by_hand(predicted, truth, (6, 90, 11, 117), (1e-3, 3.0))
+    found = {name.removeprefix("test_"): value for name, value in run.report.metrics.items()}
+    # The maps that were kept are in half precision.
+    close(found, expected, rel=2e-3, share=3e-3)
+    table = run.report.tables["arms/arms.csv"]
+    at = list(table["arm"]).index("probe")
+    assert table["test_rmse"][at] == pytest.approx(found["rmse"], rel=1e-6)
+    params = run.report.params
+    assert (params["resolution"], params["crop"], params["averaging"]) == ("48x64", "6:90,11:117", "image")
+    assert params["split_is_published"] is True
+    assert "m an image" in run.report.description
+    assert "at native size, crop 6:90,11:117" in run.report.description
+
+
+def test_gradient_descent_takes_rectangles(frames: Store, tmp_path: Path) -> None:
+    run = probe(replace(CONFIG, solver="adam", k="all", epochs=3), frames, encoder(), tmp_path)
+    # No probe is better on the training split than the optimum.
+    assert run.report.metrics["excess_loss"] >= -1e-6
+
+
+def test_the_headline_is_the_average_of_the_protocol(frames: Store, tmp_path: Path) -> None:
+    pooled = probe(CONFIG, replace(frames, protocol=replace(SMALL, averaging="pixel")), encoder(), tmp_path)
+    assert f"RMSE {pooled.report.metrics['test_rmse_pooled']:.3f} m over all pixels" in pooled.report.description
+
+
+def test_normals_have_no_native_truth(frames: Store) -> None:
+    assert NativeMeasure.of(frames, target("normals"), SMALL, 1.0) is None
+    assert NativeMeasure.of(frames, target("depth"), Protocol(), 1.0) is None

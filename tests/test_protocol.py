@@ -1,0 +1,117 @@
+"""Protocols: digests that do not move, presets that are what they are called, contradictions refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from idl.errors import InputError
+from idl.protocol import PRESETS, Protocol, preset
+
+# What stores, caches and champions were made under before there were native protocols.
+DIGESTS = {
+    "48e6674713e62ea4": Protocol(),
+    "70d940f8519f3b2f": Protocol(resolution=64),
+    "807b666aa23949cc": Protocol(alignment="median"),
+    "b90473fd2fbc3e2f": Protocol(crop=(45, 471, 41, 601)),
+}
+OLD_JSON = (
+    '{"alignment":"none","crop":null,"mask":"sensor","max_depth_m":10.0,"min_depth_m":0.001,'
+    '"min_valid_share":0.5,"name":"idl","resolution":256}'
+)
+NATIVE = preset("nyu-eigen")
+
+
+@pytest.mark.parametrize("digest", DIGESTS)
+def test_digests_are_those_of_earlier_versions(digest: str) -> None:
+    assert DIGESTS[digest].digest == digest
+
+
+def test_json_of_earlier_versions_is_read() -> None:
+    assert Protocol.from_json(OLD_JSON) == Protocol()
+    assert Protocol.from_json(OLD_JSON.replace("256", "64")).size == (64, 64)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_keeps_everything(name: str) -> None:
+    assert Protocol.from_json(PRESETS[name].to_json()) == PRESETS[name]
+    assert json.loads(PRESETS[name].to_json())["name"] == name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 400},
+        {"erosion": 1},
+        {"native_size": None},
+        {"native_crop": None},
+        {"native_crop": (0, 471, 41, 601)},
+        {"averaging": "pixel"},
+        {"mask": "inpainted"},
+        {"max_depth_m": 9.0},
+    ],
+)
+def test_whatever_changes_a_figure_changes_the_digest(change: dict[str, object]) -> None:
+    changed = replace(NATIVE, **change)  # pyright: ignore[reportArgumentType]
+    assert changed.digest != NATIVE.digest
+    assert Protocol.from_json(changed.to_json()) == changed
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "native", "crop", "range_m"),
+    [
+        ("idl", (256, 256), None, None, (1e-3, 10)),
+        ("nyu-eigen", (288, 384), (480, 640), (45, 471, 41, 601), (1e-3, 10)),
+        ("diode-devkit", (288, 384), (768, 1024), None, (0.6, 350)),
+        ("diode-indoor", (288, 384), (768, 1024), None, (1e-3, 10)),
+        ("diode-outdoor", (288, 384), (768, 1024), None, (1e-3, 80)),
+    ],
+)
+def test_presets_are_what_was_published(
+    name: str,
+    size: tuple[int, int],
+    native: tuple[int, int] | None,
+    crop: tuple[int, int, int, int] | None,
+    range_m: tuple[float, float],
+) -> None:
+    found = preset(name)
+    assert (found.name, found.size, found.native_size, found.native_crop) == (name, size, native, crop)
+    assert (found.min_depth_m, found.max_depth_m) == range_m
+    assert found.is_native == (native is not None)
+    assert (found.mask, found.alignment, found.averaging) == ("sensor", "none", "image")
+    if native is not None:
+        found.require_frame(*native, where="frame")
+
+
+def test_another_range_is_another_protocol() -> None:
+    near = preset("nyu-eigen", max_depth_m=5.0)
+    assert near == replace(NATIVE, max_depth_m=5.0)
+    assert near.digest != NATIVE.digest
+
+
+def test_what_cannot_be_is_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="Did you mean nyu-eigen"):
+        preset("nyu-eigan")
+    with pytest.raises(InputError, match="min_depth=4, max_depth=2: expected 0 < min < max"):
+        preset("idl", 4.0, 2.0)
+    with pytest.raises(InputError, match="min_depth=12, max_depth=10"):
+        preset("nyu-eigen", 12.0)
+    with pytest.raises(InputError, match="with native truth, use native_crop"):
+        Protocol(is_native=True, crop=(0, 1, 0, 1))
+    with pytest.raises(InputError, match="need native truth"):
+        Protocol(native_crop=(0, 1, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "frame", "message"),
+    [
+        (NATIVE, (768, 1024), "about frames of 480 x 640"),
+        (replace(NATIVE, native_size=None), (480, 600), "and of that shape"),
+        (replace(NATIVE, native_size=None), (144, 192), "at least 288 x 384"),
+        (replace(NATIVE, native_size=None), (432, 576), r"rows 45:471 and columns 41:601, does not fit into 432 x 576"),
+    ],
+)
+def test_a_frame_that_does_not_fit_is_named(protocol: Protocol, frame: tuple[int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        protocol.require_frame(*frame, where="image 3")
+    assert str(refused.value).startswith("image 3: ")
