@@ -1,6 +1,6 @@
 """The one look at the test split: every arm predicts it, at full resolution, and is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -44,7 +44,7 @@ class Evaluation:
       degrees.
     sums: all metrics of the probe. Under a native protocol depth is measured at native size; losses and num_valid are
       of the size of the fit.
-    panels: images spread evenly over the split.
+    panels: images spread evenly over the split, and those that were asked for.
     """
 
     losses: Mapping[str, Float64[np.ndarray, " images"]]
@@ -66,13 +66,16 @@ def evaluate(
     measure: Measure,
     progress: Progress,
     native: NativeMeasure | None = None,
+    shown_names: Collection[str] = (),
 ) -> Evaluation:
     """Predict the test split with every arm and measure it, in one stream: the same result on every rank.
 
     native: measures depth at native size instead.
+    shown_names: images whose panels are wanted beside those that are spread over the split.
     """
     order = encoded.split.indices["test"]
     shown = _spread(len(order), NUM_PANELS)
+    shown |= {position for position, index in enumerate(order) if encoded.store.names[index] in shown_names}
     num_images = len(encoded.share("test"))
     collected = _Collected(measure, tuple(arms), num_images)
     probe = list(arms).index(PROBE)

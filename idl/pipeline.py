@@ -1,5 +1,6 @@
 """The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -101,11 +102,13 @@ def probe(
     *,
     progress: Progress = silent,
     world: World = ALONE,
+    shown_names: Collection[str] = (),
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
     The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
     that. Each rank of `world` encodes and measures its share of the images; all return the same run.
+    shown_names: test images whose panels are wanted beside the usual ones.
     Raises InputError for anything in `config` that does not fit the store or the encoder.
     """
     check(config, encoder)
@@ -131,7 +134,7 @@ def probe(
             arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
         measure = measure_of(wanted, protocol, train.mean_layer, train.mean)
         native = NativeMeasure.of(store, wanted, protocol, train.mean_layer)
-        test = evaluate(encoded, wanted, arms, measure, progress, native)
+        test = evaluate(encoded, wanted, arms, measure, progress, native, shown_names)
         encoded.add_up_throughput()
 
     findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, limits, descended)

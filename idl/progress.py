@@ -28,6 +28,15 @@ def silent(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator
     yield lambda count: None
 
 
+def prefixed(progress: Progress, name: str) -> Progress:
+    """Give a progress whose labels begin with `name`."""
+
+    def named(label: str, total: int, done: int = 0, unit: str = "img") -> AbstractContextManager[Advance]:
+        return progress(f"{name}: {label}", total, done, unit)
+
+    return named
+
+
 @contextmanager
 def terminal(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator[Advance]:
     """Show a bar with the rate and the time left on standard error, or a line every ten seconds in a log."""

@@ -38,6 +38,7 @@ class RunReport:
     panels: pictures of one kind for MLflow's image grid, by key ("depth/kitchen_0012"): every run of the same
       dataset uses the same keys, so that runs stand side by side.
     tables: columns by artifact path; ".csv" is written as CSV, ".json" as an MLflow table.
+    texts: further documents by artifact path ("verdict.html", "verdict.json").
     datasets: what was read.
     description: Markdown for the run's page.
     tags: by name.
@@ -49,6 +50,7 @@ class RunReport:
     figures: Mapping[str, Image] = field(default_factory=dict)
     panels: Mapping[str, Image] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Sequence[object]]] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     datasets: tuple[DatasetInput, ...] = ()
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """One control after the other through the ordinary path: maps, statistics, fits, and errors on the test split."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.features import EncodedDataset, MapSource, features_key
 from idl.fitting import split_statistics
-from idl.progress import Advance, Progress
+from idl.progress import Progress, prefixed
 from idl.targets import Target
 
 # Batch norms are calibrated on so many of the first training images, in float32.
@@ -69,7 +69,7 @@ class Measuring:
                 folder,
                 self.batch_size,
                 encoder.device,
-                _named(self.progress, name),
+                prefixed(self.progress, name),
                 most=most,
             )
         self._opened[name] = opened
@@ -106,7 +106,7 @@ class Measuring:
         ks: Sequence[int],
         offset: tuple[float, ...] | None = None,
     ) -> FittedSource:
-        progress = _named(self.progress, name)
+        progress = prefixed(self.progress, name)
         with _locked(folders):
             train = split_statistics(source, "train", self.target, progress, offset)
             val = split_statistics(source, "val", self.target, progress, train.offset)
@@ -117,7 +117,7 @@ class Measuring:
     ) -> tuple[Float64[np.ndarray, " images"], Mapping[int, Mapping[str, MeasuredArm]]]:
         """Valid pixels of the test images, and every arm of every k with its errors on them."""
         arms = [(k, arm) for k, by_name in fitted.fits.at.items() for arm in by_name.values()]
-        progress = _named(self.progress, fitted.name)
+        progress = prefixed(self.progress, fitted.name)
         with _locked(fitted.folders):
             num_valid, errors = squared_errors(fitted.source, "test", self.target, [arm for _, arm in arms], progress)
         measured: dict[int, dict[str, MeasuredArm]] = {k: {} for k in fitted.fits.at}
@@ -147,10 +147,3 @@ def _locked(folders: Sequence[Path]) -> Iterator[None]:
         for folder in folders:
             stack.enter_context(cache.locked(folder))
         yield
-
-
-def _named(progress: Progress, name: str) -> Progress:
-    def named(label: str, total: int, done: int = 0, unit: str = "img") -> AbstractContextManager[Advance]:
-        return progress(f"{name}: {label}", total, done, unit)
-
-    return named

@@ -4,6 +4,7 @@ from idl.figures.bars import arms_chart, per_scene_error
 from idl.figures.chart import squared
 from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
+from idl.figures.intervals import interval_chart
 from idl.figures.panels import depth_panel, field_panel, normals_panel
 from idl.figures.sheet import contact_sheet
 from idl.figures.training import recognised, reconstructions
@@ -14,6 +15,7 @@ __all__ = [
     "depth_panel",
     "feature_panel",
     "field_panel",
+    "interval_chart",
     "loss_over_k",
     "normals_panel",
     "per_scene_error",

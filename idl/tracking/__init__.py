@@ -4,6 +4,7 @@ Importing this package does not import mlflow, which takes 1.4 s; the first call
 """
 
 from idl.tracking.reachable import require_reachable
+from idl.tracking.readers import count_test_readers
 from idl.tracking.recorder import Recorder
 from idl.tracking.registry import RegisteredVersion
 from idl.tracking.runs import Terminated, child, start
@@ -14,6 +15,7 @@ __all__ = [
     "RegisteredVersion",
     "Terminated",
     "child",
+    "count_test_readers",
     "fetch_weights",
     "registered_encoder",
     "require_reachable",

@@ -85,6 +85,8 @@ class Recorder:
                     client.log_text(self.run_id, _csv(columns), path)
                 else:
                     client.log_table(self.run_id, columns, path)
+            for path, text in report.texts.items():
+                client.log_text(self.run_id, text, path)
             for path, picture in report.figures.items():
                 client.log_image(self.run_id, picture, artifact_file=path)
             for key, picture in report.panels.items():

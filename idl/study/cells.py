@@ -1,0 +1,103 @@
+"""From the arms of an encoder to the questions that a verdict answers: one an encoder and k."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from idl.arms import ArmsAtK, ArmsResult
+from idl.data.loading import batches
+from idl.data.splits import SPLITS, Split
+from idl.data.store import Store
+from idl.progress import Progress, silent
+from idl.study.config import Clusters
+from idl.verdict import Cell, Evidence, Shuffled, Training
+
+COMMON_NULL = "common null"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An encoder at one k. encoder: position among the study's. name: for people, one of its kind in a study."""
+
+    name: str
+    encoder: int
+    k: int
+
+
+def clusters_of(store: Store, indices: Sequence[int], clusters: Clusters, fewest: int) -> tuple[tuple[str, ...], str]:
+    """Return what each image belongs to, and whether that is a "scene" or a "scan".
+
+    fewest: scenes below which "auto" takes scans, if there are more of them.
+    """
+    scenes = tuple(store.scenes[index] for index in indices)
+    # Names are paths; an image without a folder is its scene's.
+    scans = tuple(
+        f"{scene}/{store.names[index].rpartition('/')[0]}" for scene, index in zip(scenes, indices, strict=True)
+    )
+    wanted = clusters
+    if clusters == "auto":
+        wanted = "scan" if len(set(scenes)) < fewest and len(set(scans)) > len(set(scenes)) else "scene"
+    return (scans if wanted == "scan" else scenes), wanted
+
+
+def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tuple[str, ...]:
+    """Name the scenes that are in two splits, or whose test images are, pixel for pixel, in another split too."""
+    found = dict.fromkeys(
+        scene
+        for name in ("train", "val")
+        for scene in split.scenes[name]
+        if scene in split.scenes["test"] or (name == "train" and scene in split.scenes["val"])
+    )
+    seen: dict[bytes, str] = {}
+    order = [(name, index) for name in SPLITS for index in split.indices[name]]
+    with progress("leakage", len(order)) as advance:
+        position = 0
+        for read in batches(store, ("rgb",), [index for _, index in order], 32):
+            for image in read["rgb"].numpy():
+                name, index = order[position]
+                content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+                if seen.setdefault(content, name) != name:
+                    found[f"{store.scenes[index]} (image {store.names[index]})"] = None
+                position += 1
+            advance(len(read["rgb"]))
+    return tuple(found)
+
+
+def cell(question: Question, result: ArmsResult, clusters: Sequence[str], shared: Sequence[str]) -> Cell:
+    """Bring the arms of one encoder at one k into the form that a verdict is reached from."""
+    at = result.at[question.k]
+    outputs = result.num_outputs
+    errors = {name: arm.squared_error for name, arm in at.arms.items()}
+    losses = {name: arm.fitted.val_loss for name, arm in at.arms.items()}
+    if result.common_null is not None:
+        errors[COMMON_NULL] = result.common_null.squared_error
+        losses[COMMON_NULL] = result.common_null.fitted.val_loss
+    return Cell(
+        question.name,
+        Evidence(clusters, result.num_valid * outputs, errors, losses, _shuffled(at)),
+        Training(
+            {name: arm.fitted.plain_train_loss for name, arm in at.arms.items()},
+            {name: arm.fitted.excess_loss for name, arm in at.arms.items()},
+            shared,
+        ),
+    )
+
+
+def _shuffled(at: ArmsAtK) -> Shuffled | None:
+    if not at.shuffled:
+        return None
+    return Shuffled(at.shuffled["trained"].squared_error, at.shuffled["constant"].squared_error)
+
+
+def questions(names: Sequence[str], ks: Sequence[Mapping[str, int]]) -> tuple[Question, ...]:
+    """Ask for each encoder and each k that is another number there.
+
+    names: of the encoders, each once. ks: of each, what was asked for ("all") and the number that it is.
+    """
+    return tuple(
+        Question(f"{name}, k = {k}{' (all)' if wanted.get('all') == k else ''}", position, k)
+        for position, (name, wanted) in enumerate(zip(names, ks, strict=True))
+        for k in sorted(set(wanted.values()))
+    )

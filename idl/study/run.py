@@ -1,0 +1,109 @@
+"""A study, from frozen encoders to verdicts: arms of each, one family of questions, one answer a question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from idl.arms import ArmsResult, measure
+from idl.arms import check as check_arms
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.errors import InputError
+from idl.pipeline import ProbeConfig, split_of
+from idl.progress import Progress, prefixed, silent
+from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
+from idl.study.config import StudyConfig
+from idl.targets import target
+from idl.verdict import Verdict, decide, document
+
+# As an encoder's origin names it.
+UNTRAINED = "none"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the test split is read. digest: of the rules and the splits, to be written down first."""
+
+    probe: ProbeConfig
+    config: StudyConfig
+    store: Store
+    split: Split
+    digest: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder that is judged. task: what it was trained for."""
+
+    encoder: Encoder
+    task: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came out.
+
+    subjects, results: one each. questions, verdicts: one each, several an encoder.
+    clusters: "scene" or "scan": what was drawn anew as a whole.
+    """
+
+    plan: Plan
+    subjects: tuple[Subject, ...]
+    results: tuple[ArmsResult, ...]
+    questions: tuple[Question, ...]
+    verdicts: tuple[Verdict, ...]
+    clusters: str
+
+    def document(self) -> dict[str, object]:
+        """Return the verdicts as `idl.verdict.SCHEMA` describes them."""
+        return document(self.verdicts, self.plan.config.rules, self.plan.split.digest)
+
+    def of_encoder(self, position: int) -> tuple[tuple[Question, Verdict], ...]:
+        """Return one encoder's questions and answers."""
+        pairs = zip(self.questions, self.verdicts, strict=True)
+        return tuple((question, verdict) for question, verdict in pairs if question.encoder == position)
+
+
+def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) -> None:
+    """Make sure, before a dataset is made or read, that the study can be had. Raises InputError."""
+    for subject in subjects:
+        encoder = subject.encoder
+        check_arms(probe, encoder, config.asked_ks, config.controls)
+        if subject.task == UNTRAINED:
+            raise InputError(
+                f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
+                "nothing can have been learned. Pass trained weights."
+            )
+    names = [subject.encoder.name for subject in subjects]
+    if len(set(names)) < len(names):
+        raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
+
+
+def plan(probe: ProbeConfig, config: StudyConfig, store: Store) -> Plan:
+    """Fix rules and splits. Raises InputError where the store cannot be split, or has no such target."""
+    split = split_of(probe, store, target(probe.target))
+    return Plan(probe, config, store, split, config.rules.digest(split.digest))
+
+
+def study(planned: Plan, subjects: Sequence[Subject], cache_folder: Path, *, progress: Progress = silent) -> Study:
+    """Measure the arms of every encoder, then answer all questions as one family.
+
+    subjects: as `check` lets them pass. The test split is read after everything of an encoder is fitted.
+    Raises InputError for what does not fit the store or an encoder, and where an encoder has no untrained twin.
+    """
+    config, store, split = planned.config, planned.store, planned.split
+    encoders = [subject.encoder for subject in subjects]
+    shared = shared_scenes(store, split, progress)
+    results = []
+    for encoder in encoders:
+        named = prefixed(progress, encoder.name) if len(subjects) > 1 else progress
+        result = measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
+        if not result.twins:
+            raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(result.missing)})")
+        results.append(result)
+    clusters, kind = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
+    asked = questions([encoder.name for encoder in encoders], [result.ks for result in results])
+    cells = [cell(question, results[question.encoder], clusters, shared) for question in asked]
+    verdicts = decide(cells, config.rules)
+    return Study(planned, tuple(subjects), tuple(results), asked, verdicts, kind)

@@ -1,0 +1,53 @@
+"""What an answer means, in words for people who do not know statistics."""
+
+from idl.study.cells import Question
+from idl.study.run import Study
+from idl.verdict import Outcome, Verdict
+
+_MEANINGS = {
+    Outcome.LEARNED: (
+        "Trained for {task}, {encoder} has learned something about {feature} that a linear probe reads, and that "
+        "neither the image's own pixels nor the same network without its training hold."
+    ),
+    Outcome.NOT_LEARNED: (
+        "What a linear probe reads of {feature} in {encoder}, trained for {task}, is no more than the image's own "
+        "pixels, or the same network without its training, hold as well."
+    ),
+    Outcome.INCONCLUSIVE: (
+        "Whether {encoder}, trained for {task}, has learned something about {feature} cannot be told from these images."
+    ),
+    Outcome.INVALID: "Nothing is concluded about {encoder} and {feature}: a condition of the method does not hold.",
+}
+
+
+def meaning(study: Study, question: Question, verdict: Verdict) -> str:
+    """Say what the answer means, in a sentence or two."""
+    subject = study.subjects[question.encoder]
+    words = _MEANINGS[verdict.outcome].format(
+        encoder=subject.encoder.name, task=subject.task, feature=study.plan.probe.target
+    )
+    if verdict.caution and verdict.outcome is not Outcome.INVALID:
+        words += f" {verdict.caution}"
+    return words
+
+
+def notes(study: Study) -> tuple[str, ...]:
+    """List what a reader of the answers must know, a sentence each."""
+    found = [*study.plan.store.notes]
+    for subject, result in zip(study.subjects, study.results, strict=True):
+        encoder = subject.encoder
+        if encoder.origin.warning:
+            found.append(encoder.origin.warning)
+        found += [f"{encoder.name}: {sentence}" for sentence in result.missing]
+    found.append(
+        "One trained network stands for itself: about a task, several trained from different seeds would speak."
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def markdown(study: Study) -> str:
+    """Give all answers for a run's page, the answers first."""
+    lines = []
+    for question, verdict in zip(study.questions, study.verdicts, strict=True):
+        lines.append(f"**{question.name}: {verdict.outcome}.** {meaning(study, question, verdict)} {verdict.reason}")
+    return "\n\n".join(lines) + "".join(f"\n\n> {note}" for note in notes(study))
