@@ -147,10 +147,10 @@ def test_shuffled_truth_is_the_same_to_what_does_not_look(result: ArmsResult, st
         for name in ("constant", "position"):
             own, lent = at.arms[name].fitted, at.shuffled[name].fitted
             assert lent.plain_train_loss == pytest.approx(own.plain_train_loss, rel=1e-5)
-    # Only who has which mask differs.
-    assert result.shuffled_num_valid is not None
-    np.testing.assert_array_equal(np.sort(result.shuffled_num_valid), np.sort(result.num_valid))
-    assert not np.array_equal(result.shuffled_num_valid, result.num_valid)
+        # What a constant loses on lent truth it loses where that truth is at home.
+        lent, own = at.shuffled["constant"].squared_error, at.arms["constant"].squared_error
+        np.testing.assert_allclose(lent, own, rtol=1e-5)
+        assert (np.abs(at.shuffled["null"].squared_error - at.arms["null"].squared_error) > 0.1 * own).any()
     # Depth is linear in red: of other images' depth red says nothing.
     assert result.mse(3, "null") < 0.5 * result.mse(3, "constant")
     assert result.shuffled_mse(3, "null") > 0.9 * result.shuffled_mse(3, "constant")
@@ -194,9 +194,19 @@ def test_controls_that_cannot_be_had_are_named(result: ArmsResult, tmp_path: Pat
     lone = measure(CONFIG, few, null, tmp_path / "cache", ("all",))
     assert lone.missing == ("shuffled: one scene has more than half of the images of a split.",)
     assert lone.twins == ()
-    assert lone.shuffled_num_valid is None
     assert lone.at[3].shuffled == {}
     assert lone.mse(3, "trained") == pytest.approx(lone.mse(3, "null"), rel=1e-3)
+
+
+def test_a_fit_that_is_worse_than_a_constant_is_named(result: ArmsResult) -> None:
+    at = result.at[3]
+    constant = at.arms["constant"].fitted.plain_train_loss
+    for loss in (1.01 * constant, float("nan")):
+        arm = at.arms["trained"]
+        broken = replace(arm, fitted=replace(arm.fitted, plain_train_loss=loss))
+        spoilt = replace(result, at={3: replace(at, arms={**at.arms, "trained": broken})})
+        assert spoilt.worse_than_constant(3) == ("trained",)
+    assert result.worse_than_constant(3) == ()
 
 
 def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[int]:
@@ -250,7 +260,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         resumed = run(tmp_path / "parts")
     assert same(whole, resumed)
     # At most a basis's images are encoded twice at each interruption.
-    assert left[0] <= everything[0] - spent + 2 * 8
+    assert 0 < left[0] <= everything[0] - spent + 2 * 8
     with monkeypatch.context() as patch:
         none = count_encoded(patch)
         assert same(run(tmp_path / "whole"), whole)

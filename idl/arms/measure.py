@@ -112,7 +112,7 @@ def measure(
     for fitted in untrained:
         for k, by_name in run.test(fitted)[1].items():
             arms[k] |= {fitted.name: by_name[TRAINED], f"{fitted.name}+pixels": by_name[JOINT]}
-    lent_valid, of_shuffled = run.test(shuffled) if shuffled else (None, {})
+    of_shuffled = run.test(shuffled)[1] if shuffled else {}
     order = split.indices["test"]
     return ArmsResult(
         target=wanted.name,
@@ -128,7 +128,6 @@ def measure(
         images=tuple(store.names[index] for index in order),
         scenes=tuple(store.scenes[index] for index in order),
         num_valid=num_valid,
-        shuffled_num_valid=lent_valid,
         common_null=run.test(common)[1][0]["null"] if common else None,
         curves={fitted.name: fitted.fits.curve for fitted in (trained, *untrained)},
         twins=tuple(records),
