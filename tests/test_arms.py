@@ -198,6 +198,24 @@ def test_controls_that_cannot_be_had_are_named(result: ArmsResult, tmp_path: Pat
     assert lone.mse(3, "trained") == pytest.approx(lone.mse(3, "null"), rel=1e-3)
 
 
+class Fragile(nn.Module):
+    """The downsampled image, unless its one weight that is not zero moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(16)[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, 8) * self.weight[0]
+
+
+def test_a_twin_that_is_dead_is_named(store: Store, tmp_path: Path) -> None:
+    result = measure(CONFIG, store, foreign(Fragile(), 3), tmp_path, ("all",), ONE_SEED)
+    assert result.twins == ()
+    assert result.missing[1].startswith("untrained-permuted-0: encoder: the features are the same at every cell")
+    assert set(result.at[3].arms) == set(ARMS)
+
+
 def test_a_fit_that_is_worse_than_a_constant_is_named(result: ArmsResult) -> None:
     at = result.at[3]
     constant = at.arms["constant"].fitted.plain_train_loss
@@ -221,7 +239,7 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> l
         return forward(self, rgb)
 
     monkeypatch.setattr(Encoder, "forward", counting)
-    monkeypatch.setattr(Encoder, "require", lambda self, resolution: None)
+    monkeypatch.setattr(Encoder, "require", lambda self, *size: None)
     return seen
 
 
