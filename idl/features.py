@@ -33,6 +33,10 @@ FEATURES_VERSION = 1
 BASIS_IMAGES = 256
 
 
+class NoFeaturesError(InputError):
+    """An encoder's features are the same everywhere, or not finite."""
+
+
 @dataclass(frozen=True)
 class MapBatch:
     """A batch of a split. position: of its first image in the split's order.
@@ -253,7 +257,7 @@ class EncodedDataset:
         try:
             basis = Basis.fit(*(_first_images(maps) for maps in zip(*encoded, strict=True)), most=self._most)
         except ValueError as error:
-            raise InputError(f"encoder: {error}. Check its weights and its mean and std.") from error
+            raise NoFeaturesError(f"encoder: {error}. Check its weights and its mean and std.") from error
         num_images = sum(len(indices) for indices in self.split.indices.values())
         cache.require_space(self.folder, 2 * num_images * grid[0] * grid[1] * basis.num_stored)
         file = cache.MapFile(self.folder / "train.maps", (*grid, basis.num_stored))

@@ -16,7 +16,7 @@ from idl.encoders import Encoder, EncoderConfig, build
 from idl.encoders.patches import patches
 from idl.encoders.untrained import FORMS, NoTwinError, twins
 from idl.errors import InputError
-from idl.features import EncodedDataset
+from idl.features import EncodedDataset, NoFeaturesError
 from idl.pipeline import EXACT, ProbeConfig, components_of, split_of
 from idl.pipeline import check as check_probe
 from idl.progress import Progress, silent
@@ -99,7 +99,12 @@ def measure(
         for twin in made:
             seed = twin.origin.seed or 0
             name = f"untrained-{form}-{seed}"
-            untrained.append(run.fit(twin, beside, name, (TRAINED, JOINT)))
+            try:
+                untrained.append(run.fit(twin, beside, name, (TRAINED, JOINT)))
+            except NoFeaturesError as error:
+                # Weights in another order may leave a network dead, or let it run away.
+                missing.append(f"{name}: {error}")
+                continue
             records.append(TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest))
     common = None
     if all(side % controls.common_stride == 0 for side in store.protocol.size):
@@ -112,7 +117,7 @@ def measure(
     for fitted in untrained:
         for k, by_name in run.test(fitted)[1].items():
             arms[k] |= {fitted.name: by_name[TRAINED], f"{fitted.name}+pixels": by_name[JOINT]}
-    lent_valid, of_shuffled = run.test(shuffled) if shuffled else (None, {})
+    of_shuffled = run.test(shuffled)[1] if shuffled else {}
     order = split.indices["test"]
     return ArmsResult(
         target=wanted.name,
@@ -128,7 +133,6 @@ def measure(
         images=tuple(store.names[index] for index in order),
         scenes=tuple(store.scenes[index] for index in order),
         num_valid=num_valid,
-        shuffled_num_valid=lent_valid,
         common_null=run.test(common)[1][0]["null"] if common else None,
         curves={fitted.name: fitted.fits.curve for fitted in (trained, *untrained)},
         twins=tuple(records),

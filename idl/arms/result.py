@@ -43,11 +43,32 @@ class ArmsAtK:
     arms: "constant", "position", "null", "null+position", "patches", "pixels", "trained", "trained+pixels", and
       "untrained-FORM-SEED" alone and with "+pixels".
     shuffled: the first eight, fitted and measured on the truth of images of other scenes; empty where there is none.
+      An error stands at the image whose truth it was held against, so that it goes over the same pixels as `arms`.
     """
 
     k: int
     arms: Mapping[str, MeasuredArm]
     shuffled: Mapping[str, MeasuredArm]
+
+    @property
+    def squared_errors(self) -> Mapping[str, Float64[np.ndarray, " images"]]:
+        """Of every arm on every image, target units squared."""
+        return {name: arm.squared_error for name, arm in self.arms.items()}
+
+    @property
+    def val_losses(self) -> Mapping[str, float]:
+        """Of every arm, target units squared."""
+        return {name: arm.fitted.val_loss for name, arm in self.arms.items()}
+
+    @property
+    def plain_train_losses(self) -> Mapping[str, float]:
+        """Of every arm, fitted without a penalty, target units squared."""
+        return {name: arm.fitted.plain_train_loss for name, arm in self.arms.items()}
+
+    @property
+    def excess_losses(self) -> Mapping[str, float]:
+        """Of every arm, as a share of its optimum."""
+        return {name: arm.fitted.excess_loss for name, arm in self.arms.items()}
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class ArmsResult:
     target, unit, num_outputs: as of the target. encoder, encoder_digest, task, stride, channels: as of the encoder.
     ks: what was asked for ("10", "all") and the number that it is here. at: by that number.
     images, scenes: names of the test images and of their scenes, in the order of all arrays.
-    num_valid: valid pixels of each. shuffled_num_valid: of the truth that was lent to it; None: nothing was.
+    num_valid: valid pixels of each.
     common_null: three colours at the common stride, alike for every encoder; None where it does not divide the image.
     curves: losses over k of "trained" and of each twin.
     twins: of both forms. missing: a sentence for each control that cannot be had.
@@ -77,7 +98,6 @@ class ArmsResult:
     images: tuple[str, ...]
     scenes: tuple[str, ...]
     num_valid: Float64[np.ndarray, " images"]
-    shuffled_num_valid: Float64[np.ndarray, " images"] | None
     common_null: MeasuredArm | None
     curves: Mapping[str, Curve]
     twins: tuple[TwinRecord, ...]
@@ -90,12 +110,13 @@ class ArmsResult:
 
     def shuffled_mse(self, k: int, arm: str) -> float:
         """The same on the truth of other images. Raises ValueError where there is none."""
-        if self.shuffled_num_valid is None:
+        if not self.at[k].shuffled:
             raise ValueError("no truth could be lent between scenes")
-        error = self.at[k].shuffled[arm].squared_error.sum()
-        return float(error / (self.shuffled_num_valid.sum() * self.num_outputs))
+        return float(self.at[k].shuffled[arm].squared_error.sum() / (self.num_valid.sum() * self.num_outputs))
 
     def worse_than_constant(self, k: int) -> tuple[str, ...]:
         """Arms whose fit without a penalty is worse than a constant on its own training split: a broken solution."""
-        limit = self.at[k].arms[CONSTANT].fitted.plain_train_loss * (1 + _ROUNDING)
-        return tuple(name for name, arm in self.at[k].arms.items() if arm.fitted.plain_train_loss > limit)
+        losses = self.at[k].plain_train_losses
+        limit = losses[CONSTANT] * (1 + _ROUNDING)
+        # Written so that a loss that is not a number counts.
+        return tuple(name for name, loss in losses.items() if not loss <= limit)

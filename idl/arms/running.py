@@ -115,11 +115,15 @@ class Measuring:
     def test(
         self, fitted: FittedSource
     ) -> tuple[Float64[np.ndarray, " images"], Mapping[int, Mapping[str, MeasuredArm]]]:
-        """Valid pixels of the test images, and every arm of every k with its errors on them."""
+        """Valid pixels of the test images, and every arm of every k with its errors against their truth."""
         arms = [(k, arm) for k, by_name in fitted.fits.at.items() for arm in by_name.values()]
         progress = prefixed(self.progress, fitted.name)
         with _locked(fitted.folders):
             num_valid, errors = squared_errors(fitted.source, "test", self.target, [arm for _, arm in arms], progress)
+        if isinstance(fitted.source, ShuffledMaps):
+            # To the images whose truth it is: each of them has lent it once.
+            back = np.argsort(fitted.source.lenders["test"])
+            num_valid, errors = num_valid[back], errors[:, back]
         measured: dict[int, dict[str, MeasuredArm]] = {k: {} for k in fitted.fits.at}
         for (k, arm), error in zip(arms, errors, strict=True):
             measured[k][arm.name] = MeasuredArm(arm, error)

@@ -70,7 +70,7 @@ class ShuffledMaps:
         self.device = maps.device
         self.world = maps.world
         self._maps = maps
-        self._lenders = lenders
+        self.lenders = lenders
         self._batch_size = batch_size
 
     @property
@@ -81,7 +81,7 @@ class ShuffledMaps:
     @property
     def digest(self) -> str:
         """Of the maps and of who lends to whom."""
-        lent = [hashlib.sha256(self._lenders[name].tobytes()).hexdigest() for name in sorted(self._lenders)]
+        lent = [hashlib.sha256(self.lenders[name].tobytes()).hexdigest() for name in sorted(self.lenders)]
         return _digest(self._maps.digest, *lent)
 
     def share(self, name: str) -> range:
@@ -92,7 +92,7 @@ class ShuffledMaps:
         """Yield this rank's share of split `name` in its order; `layers` are the lenders'."""
         share = self.share(name)
         order = self.split.indices[name]
-        lent = [order[position] for position in self._lenders[name][: share.stop]]
+        lent = [order[position] for position in self.lenders[name][: share.stop]]
         read = batches(self.store, layers, lent, self._batch_size, first=share.start)
         for batch, truth in zip(self._maps.stream(name, ("valid",)), read, strict=True):
             yield MapBatch(batch.position, batch.maps, truth)

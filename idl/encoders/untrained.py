@@ -46,9 +46,11 @@ def twins(encoder: Encoder, form: Form, wanted: int, images: Images) -> tuple[En
     found: list[Encoder] = []
     # One more than wanted: an encoder that is random itself is the twin of its own seed.
     for seed in range(wanted + 1):
+        if len(found) == wanted:
+            break
         network = _random(encoder, seed) if form == "random" else _permuted(encoder, seed)
         digest = _digest(network)
-        if digest in seen or len(found) == wanted:
+        if digest in seen:
             continue
         seen.add(digest)
         if form == "random":
