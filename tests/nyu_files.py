@@ -71,27 +71,34 @@ def arrays(planted: Planted) -> dict[str, np.ndarray]:
 
 
 def write_mat(
-    path: Path, planted: Planted, *, leave_out: Sequence[str] = (), chunk_images: int = 1, compression: int | None = 3
+    path: Path,
+    planted: Planted,
+    *,
+    leave_out: Sequence[str] = (),
+    chunk_images: int = 1,
+    compression: int | None = 3,
+    repeats: int = 1,
 ) -> Path:
-    """Write the file; `leave_out`: keys that are missing, `chunk_images`: images in one chunk."""
+    """Write the file.
+
+    leave_out: keys that are missing. chunk_images: images in one chunk; with 1 the images can be repeated `repeats`
+    times, which copies what was compressed once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    scenes = tuple(f"{scene}{round or ''}" for round in range(repeats) for scene in planted.scenes)
     with h5py.File(path, "w", userblock_size=512) as file:
         references = file.create_group("#refs#")
         file.create_group("#subsystem#")
         for key, values in arrays(planted).items():
-            if key in leave_out:
-                continue
-            chunks = (min(chunk_images, len(values)), *values.shape[1:]) if values.ndim > 2 and len(values) else None
-            made = file.create_dataset(
-                key, data=np.ascontiguousarray(values), chunks=chunks, compression=compression if chunks else None
-            )
-            made.attrs["MATLAB_class"] = np.bytes_("single" if values.dtype == np.float32 else values.dtype.name)
+            if key not in leave_out:
+                made = _write_array(file, key, values, chunk_images, compression, repeats)
+                made.attrs["MATLAB_class"] = np.bytes_("single" if values.dtype == np.float32 else values.dtype.name)
         cells = {
             "names": ("wall", "floor", "night stand"),
-            "scenes": planted.scenes,
-            "sceneTypes": tuple(scene.rpartition("_")[0] for scene in planted.scenes),
-            "rawRgbFilenames": tuple(f"{scene}/r-{k}.ppm" for k, scene in enumerate(planted.scenes)),
-            "rawDepthFilenames": tuple(f"{scene}/d-{k}.pgm" for k, scene in enumerate(planted.scenes)),
+            "scenes": scenes,
+            "sceneTypes": tuple(scene.rpartition("_")[0] for scene in scenes),
+            "rawRgbFilenames": tuple(f"{scene}/r-{k}.ppm" for k, scene in enumerate(scenes)),
+            "rawDepthFilenames": tuple(f"{scene}/d-{k}.pgm" for k, scene in enumerate(scenes)),
         }
         for key, texts in cells.items():
             if key not in leave_out:
@@ -100,6 +107,21 @@ def write_mat(
     with path.open("r+b") as file:
         file.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
     return path
+
+
+def _write_array(
+    file: h5py.File, key: str, values: np.ndarray, chunk_images: int, compression: int | None, repeats: int
+) -> h5py.Dataset:
+    if values.ndim < 3 or not len(values):
+        return file.create_dataset(key, data=np.tile(values, (1,) * (values.ndim - 1) + (repeats,)))
+    shape, chunks = (len(values) * repeats, *values.shape[1:]), (min(chunk_images, len(values)), *values.shape[1:])
+    made = file.create_dataset(key, shape, values.dtype, chunks=chunks, compression=compression)
+    made[: len(values)] = values
+    rest = (0,) * (values.ndim - 1)
+    for index in range(len(values), shape[0]):
+        mask, chunk = made.id.read_direct_chunk((index % len(values), *rest))
+        made.id.write_direct_chunk((index, *rest), chunk, mask)
+    return made
 
 
 def _write_cells(file: h5py.File, references: h5py.Group, key: str, texts: Sequence[str]) -> None:

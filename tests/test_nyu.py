@@ -213,7 +213,7 @@ BAD = {
     "other_scenes": ("`scenes` has 2 entries, `images` has 6", of_scenes("a", "b")),
     "empty_scene": ("`scenes` has no text for image 3", of_scenes("a", "a", "", "b", "b", "c")),
     "numbers_for_scenes": ("`scenes` is int64", scenes_as_numbers),
-    "null_references": ("cannot be read", references_to_nothing),
+    "null_references": ("`scenes` has no text for image 1", references_to_nothing),
 }
 
 
