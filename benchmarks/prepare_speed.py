@@ -3,7 +3,8 @@
     PYTHONPATH=.:tests python benchmarks/prepare_speed.py --images 320 --repeats 5
 
 Both read every image through the same reader, in processes started for it: once to be thrown away, dealt out four at
-a time, and once into a store, which is deleted. In turn, so that the machine's drift falls on both.
+a time, and once into a store, which is deleted. In turn, so that the machine's drift falls on both. Wall-clock time
+and processor time are both given: on a machine that does other work, they part.
 """
 
 import os
@@ -11,6 +12,7 @@ import os
 # One thread each for numpy's libraries, which read this when they are loaded; it goes on to the processes.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +24,6 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 from nyu_files import NATIVE_SIZE, Planted, plant, write_mat  # pyright: ignore[reportMissingImports]
-from record import record
 
 from idl.data.datasets import DatasetConfig, open_store, reader
 from idl.data.reader import Reader
@@ -62,11 +63,17 @@ def prepare_all(config: DatasetConfig, workers: int) -> None:
         open_store(config, Path(folder), workers=workers)
 
 
-def seconds(work: Callable[[DatasetConfig, int], None], config: DatasetConfig, workers: int) -> float:
-    """Wall clock of one run."""
-    start = time.perf_counter()
+def seconds(work: Callable[[DatasetConfig, int], None], config: DatasetConfig, workers: int) -> tuple[float, float]:
+    """Wall clock, and processor time of this process and of those that it started, of one run."""
+    wall, processor = time.perf_counter(), processor_seconds()
     work(config, workers)
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, processor_seconds() - processor
+
+
+def processor_seconds() -> float:
+    """Until now, of this process and of those that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 @click.command()
@@ -75,6 +82,9 @@ def seconds(work: Callable[[DatasetConfig, int], None], config: DatasetConfig, w
 @click.option("--repeats", default=5, show_default=True)
 def main(images: int, workers: int, repeats: int) -> None:
     """Measure, and print one line a repeat and the medians."""
+    # Not above: the processes import this file, and torch with it.
+    from record import record
+
     print(record())
     with TemporaryDirectory() as folder:
         planted = noisy(plant(DISTINCT, NATIVE_SIZE))
@@ -82,15 +92,18 @@ def main(images: int, workers: int, repeats: int) -> None:
         config = DatasetConfig("nyu", str(path))
         count = len(reader(config).groups)
         print(f"{count} images of {NATIVE_SIZE}, {path.stat().st_size / count / 1e6:.2f} MB each; {workers} processes")
-        ratios = []
+        ratios: list[tuple[float, float]] = []
         for repeat in range(repeats):
             alone, whole = seconds(read_all, config, workers), seconds(prepare_all, config, workers)
-            ratios.append(alone / whole)
+            ratios.append((alone[0] / whole[0], alone[1] / whole[1]))
             print(
-                f"repeat {repeat}: {count / alone:.1f} images/s decoded and resized, {count / whole:.1f} prepared: "
-                f"{ratios[-1]:.3f}"
+                f"repeat {repeat}: {count / alone[0]:.1f} images/s decoded and resized, {count / whole[0]:.1f} "
+                f"prepared: {ratios[-1][0]:.3f} by the clock; {1e3 * alone[1] / count:.1f} and "
+                f"{1e3 * whole[1] / count:.1f} ms of a processor an image: {ratios[-1][1]:.3f}"
             )
-        print(f"median: {statistics.median(ratios):.3f} of the speed ({min(ratios):.3f} to {max(ratios):.3f})")
+        for kind, values in zip(("the clock", "processor time"), zip(*ratios, strict=True), strict=True):
+            middle = statistics.median(values)
+            print(f"median of the speed by {kind}: {middle:.3f} ({min(values):.3f} to {max(values):.3f})")
 
 
 if __name__ == "__main__":

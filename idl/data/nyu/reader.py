@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
 from idl.data.nyu.labeled import LabeledFile
 from idl.data.nyu.sides import read_sides
 from idl.data.reader import Group, Sample
@@ -84,13 +82,13 @@ class NyuReader:
 
     def read(self, index: int) -> list[Sample]:
         """Read one image and bring it to the protocol's size. Raises InputError naming the file and the image."""
-        rgb, depth_m, valid = self._labeled.read(index)
+        image, depth_m, valid = self._labeled.read(index)
         resized_m, kept = resize_depth(depth_m, valid, self.protocol)
-        image = resize_rgb(Image.fromarray(rgb), self.protocol)
         # Of all images, not of the published test side only: another split may test on any of them.
         layers = {NATIVE: native_truth(depth_m, valid, self.protocol)} if self.protocol.is_native else {}
         group = self.groups[index]
-        return [Sample(group.names[0], group.scene, image, resized_m, kept, layers, self._sides[index])]
+        rgb = resize_rgb(image, self.protocol)
+        return [Sample(group.names[0], group.scene, rgb, resized_m, kept, layers, self._sides[index])]
 
     @cached_property
     def _path(self) -> Path:
