@@ -293,3 +293,22 @@ def test_paths_and_settings_that_cannot_be_are_refused(tmp_path: Path, mat: Path
         reader(mat, Protocol(resolution=16, crop=CROP))
     with pytest.raises(InputError, match="dataset=nyu: no data given"):
         require(DatasetConfig("nyu"))
+
+
+@pytest.mark.parametrize("command", ["prepare", "probe"])
+def test_the_command_line_ends_with_one_line_and_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    from idl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    truncated(0.7)(tmp_path / "cut.mat", plant())
+    monkeypatch.setattr("sys.argv", ["idl", command, "--dataset", "nyu", "--data", "cut.mat"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "cut.mat: cannot be read" in errors[0]
+    assert not list(tmp_path.rglob("*.h5"))

@@ -39,7 +39,12 @@ dataset_options = grouped(
     option("--data", _DATASET.data, "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu)."),
     option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
     option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
-    option("--depths", _DATASET.depths, "Truth of nyu.", type=click.Choice(list(DEPTHS))),
+    option(
+        "--depths",
+        _DATASET.depths,
+        "What is truth in nyu: the sensor's depth, or that with its holes filled in.",
+        type=click.Choice(list(DEPTHS)),
+    ),
     option(
         "--protocol",
         _DATASET.protocol_name,

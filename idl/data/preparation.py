@@ -29,8 +29,7 @@ from idl.errors import InputError, is_disk_full
 from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
 
-# Short, so that the processes end together: with 48, two of them had 4 and 3 to do of 320 images. Each segment costs
-# about as much as an image of 480 x 640.
+# Short, so that the processes end together: with 48, two of them had 4 and 3 segments to do of 320 images.
 IMAGES_PER_SEGMENT = 16
 # Measured on rooms of 256 x 256, one core of an AMD EPYC with AVX-512. lzf brings RGB to 56 % of its size, but takes
 # 1.6 ms an image to write and 0.8 ms to read instead of 0.1 and 0.04 ms, and depth to 54 % (2.0 and 0.6 ms, with the
