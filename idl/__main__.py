@@ -1,6 +1,13 @@
-"""`python -m idl`: what every entry point of MLproject calls."""
+"""`python -m idl` and the command `idl`: what every entry point of MLproject calls."""
 
-from idl.cli import run
+
+def main() -> None:
+    """Run the command line."""
+    # Not above: each process that prepares a dataset imports the script `idl`, and does without torch and mlflow.
+    from idl.cli import run
+
+    run()
+
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from idl.data.datasets import DatasetConfig
+from idl.data.nyu import DEPTHS
 from idl.encoders import EncoderConfig
 from idl.pipeline import ProbeConfig
 from idl.protocol import PRESETS, Alignment
@@ -34,10 +35,16 @@ def option(name: str, default: object, text: str, **further: Any) -> Callable[[C
 _DATASET, _ENCODER, _PROBE = DatasetConfig(), EncoderConfig(), ProbeConfig()
 
 dataset_options = grouped(
-    option("--dataset", _DATASET.dataset, "rooms, folder, or the path of a prepared store (.h5)."),
-    option("--data", _DATASET.data, "Folder of RGB-D pairs, for dataset=folder."),
+    option("--dataset", _DATASET.dataset, "rooms, folder, nyu, or the path of a prepared store (.h5)."),
+    option("--data", _DATASET.data, "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu)."),
     option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
     option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
+    option(
+        "--depths",
+        _DATASET.depths,
+        "What is truth in nyu: the sensor's depth, or that with its holes filled in.",
+        type=click.Choice(list(DEPTHS)),
+    ),
     option(
         "--protocol",
         _DATASET.protocol_name,

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from idl.data.folder import FolderReader
+from idl.data.nyu import CROP, NyuReader
 from idl.data.preparation import prepare
 from idl.data.reader import Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
@@ -24,10 +25,11 @@ class DatasetConfig:
 
     dataset: name in `READERS`, or the path of a prepared store (.h5). Of the rest, a store is asked for the protocol
       and the range only: whether they are its own.
-    data: path of the raw data ("folder").
+    data: path of the raw data ("folder", "nyu").
     depth_scale: units per metre of integer depth maps ("folder").
     invalid_values: integers that mean missing depth ("folder"), with commas between them.
     scene: what a scene is ("folder"): auto, folder or block:N.
+    depths: which depth is the truth ("nyu"): "sensor", or "inpainted" with its holes filled in.
     protocol_name: name in `idl.protocol.PRESETS`; "auto": idl, or that which a store was prepared under.
     min_depth_m, max_depth_m: range of valid depth, metres; None: the protocol's.
     num_scenes, views, dataset_seed: the recipe of "rooms".
@@ -38,6 +40,7 @@ class DatasetConfig:
     depth_scale: float = 1000.0
     invalid_values: str = "0,65535"
     scene: str = "auto"
+    depths: str = Protocol.mask
     protocol_name: str = AUTO
     min_depth_m: float | None = None
     max_depth_m: float | None = None
@@ -49,7 +52,11 @@ class DatasetConfig:
     def protocol(self) -> Protocol:
         """Raises InputError where there is no such protocol, or the range is none."""
         name = Protocol.name if self.protocol_name == AUTO else self.protocol_name
-        return preset(name, self.min_depth_m, self.max_depth_m)
+        named = preset(name, self.min_depth_m, self.max_depth_m)
+        if self.dataset != "nyu":
+            return named
+        # Published protocols keep the whole frame, and crop where they measure.
+        return replace(named, mask=self.depths, crop=None if named.is_native else CROP)
 
 
 def _refuse_native(config: DatasetConfig) -> None:
@@ -79,7 +86,15 @@ def _folder(config: DatasetConfig) -> Reader:
     return FolderReader(root, config.protocol, config.depth_scale, invalid_values, config.scene)
 
 
-READERS: dict[str, Callable[[DatasetConfig], Reader]] = {"rooms": _rooms, "folder": _folder}
+def _nyu(config: DatasetConfig) -> Reader:
+    if not config.data:
+        raise InputError(
+            "dataset=nyu: no data given. Pass data= nyu_depth_v2_labeled.mat, or the folder that holds it."
+        )
+    return NyuReader(Path(config.data).expanduser(), config.protocol, config.depths)
+
+
+READERS: dict[str, Callable[[DatasetConfig], Reader]] = {"rooms": _rooms, "folder": _folder, "nyu": _nyu}
 
 
 def reader(config: DatasetConfig) -> Reader:
