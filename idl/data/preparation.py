@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,10 +22,10 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
-from idl.data.reader import Reader, Sample
+from idl.data.reader import Archive, Described, Noted, Reader, Sample, StreamedReader
 from idl.data.store import STORE_VERSION, TEXTS, Store, dataset_of, texts_of
 from idl.errors import InputError, is_disk_full
-from idl.progress import Progress, silent
+from idl.progress import Advance, Progress, silent
 from idl.protocol import NATIVE, Protocol
 
 IMAGES_PER_SEGMENT = 48
@@ -50,19 +50,19 @@ class _Segment:
         return folder / f"segment_{self.number:06d}.h5"
 
 
-def recipe_digest(reader: Reader, protocol: Protocol) -> str:
+def recipe_digest(reader: Described, protocol: Protocol) -> str:
     """First 16 hex digits of the SHA-256 of everything that is asked for; names the store's file."""
     asked = {"recipe": reader.recipe, "protocol": protocol.to_json(), "version": STORE_VERSION}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def store_path(reader: Reader, protocol: Protocol, folder: Path) -> Path:
+def store_path(reader: Described, protocol: Protocol, folder: Path) -> Path:
     """Where `prepare` puts the store of this reader under `folder`."""
     return folder / f"{reader.name}-{recipe_digest(reader, protocol)}.h5"
 
 
 def prepare(
-    reader: Reader, protocol: Protocol, folder: Path, *, workers: int = 1, progress: Progress = silent
+    reader: Reader | Archive, protocol: Protocol, folder: Path, *, workers: int = 1, progress: Progress = silent
 ) -> Store:
     """Return the store of `reader` under `folder`, made now where it is not there yet.
 
@@ -77,6 +77,8 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
+                if isinstance(reader, Archive):
+                    reader = reader.indexed(folder / "archives", partial / "spool", progress)
                 _make(reader, protocol, partial, path, workers, progress)
     return Store.open(path)
 
@@ -92,9 +94,11 @@ def _make(reader: Reader, protocol: Protocol, partial: Path, path: Path, workers
 def _segments(reader: Reader) -> list[_Segment]:
     segments: list[_Segment] = []
     first = count = 0
-    for index, group in enumerate(reader.groups):
+    groups = reader.groups
+    for index, group in enumerate(groups):
         count += len(group.names)
-        if count >= IMAGES_PER_SEGMENT or index == len(reader.groups) - 1:
+        is_last = index == len(groups) - 1 or groups[index + 1].batch != group.batch
+        if count >= IMAGES_PER_SEGMENT or is_last:
             segments.append(_Segment(len(segments), first, index + 1, count))
             first, count = index + 1, 0
     return segments
@@ -111,26 +115,68 @@ def _write_segments(
     todo = [segment for segment in segments if not segment.path(partial).exists()]
     total = sum(segment.num_images for segment in segments)
     done = total - sum(segment.num_images for segment in todo)
-    with progress(f"prepare {reader.name}", total, done) as advance:
+    with (
+        progress(f"prepare {reader.name}", total, done) as advance,
+        _tidied(reader),
+        closing(_ready(reader, todo)) as ready,
+    ):
         if workers == 1 or len(todo) <= 1:
-            for segment in todo:
+            for segment in ready:
                 _write_segment(reader, protocol, segment, partial)
-                advance(segment.num_images)
+                _finish(reader, segment, advance)
             return
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_parent) as pool:
-            futures: dict[Future[None], _Segment] = {
-                pool.submit(_write_segment, reader, protocol, segment, partial): segment for segment in todo
-            }
+            running: dict[Future[None], _Segment] = {}
             try:
-                waiting = set(futures)
-                while waiting:
-                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-                        advance(futures[future].num_images)
+                for segment in ready:
+                    running[pool.submit(_write_segment, reader, protocol, segment, partial)] = segment
+                    # Two a process: none waits for the next, and little that has come by is set aside.
+                    _collect(reader, running, 2 * workers - 1, advance)
+                _collect(reader, running, 0, advance)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+
+def _ready(reader: Reader, todo: list[_Segment]) -> Generator[_Segment]:
+    """Yield each segment when all its groups can be read: at once, or as they come by."""
+    if not isinstance(reader, StreamedReader):
+        yield from todo
+        return
+    segment_of = {index: segment for segment in todo for index in range(segment.first, segment.last)}
+    missing = {segment: segment.last - segment.first for segment in todo}
+    for index in reader.stream(tuple(segment_of)):
+        segment = segment_of[index]
+        missing[segment] -= 1
+        if missing[segment] == 0:
+            yield segment
+
+
+def _collect(reader: Reader, running: dict[Future[None], _Segment], most: int, advance: Advance) -> None:
+    """Take finished segments out of `running`, and wait until no more than `most` are left in it."""
+    while running:
+        finished, _ = wait(running, 0 if len(running) <= most else None, FIRST_COMPLETED)
+        if not finished:
+            return
+        for future in finished:
+            future.result()
+            _finish(reader, running.pop(future), advance)
+
+
+def _finish(reader: Reader, segment: _Segment, advance: Advance) -> None:
+    advance(segment.num_images)
+    if isinstance(reader, StreamedReader):
+        for index in range(segment.first, segment.last):
+            reader.release(index)
+
+
+@contextmanager
+def _tidied(reader: Reader) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if isinstance(reader, StreamedReader):
+            reader.clear()
 
 
 def _leave_interrupts_to_parent() -> None:
@@ -161,11 +207,13 @@ def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment:
                 continue
             depth = np.where(valid, sample.depth_m, np.float32(0))
             maps = {"rgb": sample.rgb, "depth": depth, "valid": valid, **sample.layers}
-            if protocol.is_native:
+            # Nothing is measured on the published training side: its images may go without.
+            if protocol.is_native and (NATIVE in maps or sample.side != "train"):
                 maps |= {NATIVE: _native_in_range(reader, sample, protocol)}
-            if not layers:
-                layers = {layer: _create(file, layer, segment.num_images, values) for layer, values in maps.items()}
             for layer, values in maps.items():
+                if layer not in layers:
+                    # An image that lacks a layer has no chunk in it, takes no room, and is read as zeros.
+                    layers[layer] = _create(file, layer, segment.num_images, values)
                 _require_same_size(reader, layer, layers[layer].shape[1:], values.shape)
                 layers[layer][len(names)] = values
             names.append(sample.name)
@@ -296,12 +344,13 @@ def _copy_chunks(reader: Reader, segment: Path, target: h5py.File, start: int, n
             assert isinstance(copied, h5py.Dataset)
             _require_same_size(reader, layer, copied.shape[1:], dataset.shape[1:])
             rest = (0,) * (len(dataset.shape) - 1)
+            written = sorted(_written(dataset))
             if _num_filters(dataset) != _num_filters(copied):
                 # A segment of an earlier version, which packed other layers.
-                for index in range(count):
+                for index in written:
                     copied[start + index] = dataset[index]
                 continue
-            for index in range(count):
+            for index in written:
                 mask, chunk = dataset.id.read_direct_chunk((index, *rest))
                 copied.id.write_direct_chunk((start + index, *rest), chunk, mask)
     return start + count
@@ -311,8 +360,19 @@ def _num_filters(dataset: h5py.Dataset) -> int:
     return dataset.id.get_create_plist().get_nfilters()
 
 
+def _written(dataset: h5py.Dataset) -> set[int]:
+    """The images that have this layer."""
+    written: set[int] = set()
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        written.add(chunk.chunk_offset[0])
+
+    dataset.id.chunk_iter(note)
+    return written
+
+
 def _notes(reader: Reader, num_skipped: int, medians: np.ndarray) -> list[str]:
-    notes = []
+    notes = list(reader.notes) if isinstance(reader, Noted) else []
     if num_skipped:
         notes.append(f"{num_skipped} of {num_skipped + len(medians)} images have no valid pixel and were left out.")
     median = float(np.median(medians))
