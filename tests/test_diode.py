@@ -99,7 +99,8 @@ def test_the_depth_map_tells_how_normals_are_stored(seed: int) -> None:
 def test_other_axes_are_noticed() -> None:
     """One image of a level camera may tie; over a few tilted ones another convention never passes."""
     views = [view(seed) for seed in range(6)]
-    for turned in (np.float32([1, 1, 1]), np.float32([1, 1, -1]), np.float32([1, -1, 1])):
+    for signs in ((1, 1, 1), (1, 1, -1), (1, -1, 1)):
+        turned = np.array(signs, np.float32)
         checks = [axes_by_depth(seen.normals * turned, seen.depth_m, seen.mask) for seen in views]
         assert sum(not check.is_as_assumed for check in checks) >= 4
     seen = view(0)
