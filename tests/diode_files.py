@@ -87,7 +87,7 @@ def write_frame(root: Path, scan: str, number: int, seen: View, mask_type: type 
 def write_tree(
     root: Path, scans: Sequence[str] = SCANS, per_scan: int = 3, size: tuple[int, int] = SIZE
 ) -> dict[str, View]:
-    """Write frames of each scan, and clutter that is none; return what is to be seen, by name in the store's order."""
+    """Write frames of each scan, and clutter that is none; return what is to be seen, by path in the store's order."""
     views = {}
     for scan_number, scan in enumerate(scans):
         for number in range(per_scan):

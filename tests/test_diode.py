@@ -1,6 +1,7 @@
 """DIODE's tree: what is found, what a pixel becomes, and every file that is not what it should be."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def stored(root: Path, protocol: Protocol = PROTOCOL, subset: str = "all") -> St
 
 def test_the_disk_is_believed_not_the_metadata(tree: tuple[Path, dict[str, View]]) -> None:
     store = stored(tree[0])
-    assert store.names == tuple(tree[1])
+    assert store.names == tuple(path.rsplit("/", 1)[1] for path in tree[1])
     assert store.scenes == tuple("/".join(name.split("/")[1:3]) for name in tree[1])
     assert set(store.scenes) >= {"indoors/scene_00019", "outdoor/scene_00022"}
     assert store.sides == tuple({"train": "train", "val": "test"}[name.split("/")[0]] for name in tree[1])
@@ -222,7 +223,7 @@ def test_any_subset(tree: tuple[Path, dict[str, View]], subset: str, scenes: tup
 def test_data_may_name_a_folder_below(tree: tuple[Path, dict[str, View]]) -> None:
     for below in ("val", "val/indoors", "val/indoors/scene_00019/scan_00183"):
         names = [name for group in tree_reader(tree[0] / below).groups for name in group.names]
-        expected = [name for name in tree[1] if name.startswith(f"{below}/")]
+        expected = [path.rsplit("/", 1)[1] for path in tree[1] if path.startswith(f"{below}/")]
         assert names == expected
 
 
@@ -322,6 +323,8 @@ def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_tree(tmp_path / "again/one", SCANS[:1], per_scan=1)
     write_tree(tmp_path / "again/two", SCANS[:1], per_scan=1)
     (tmp_path / "empty").mkdir()
+    write_tree(tmp_path / "moved", SCANS[:1], per_scan=1)
+    shutil.copytree(tmp_path / "moved/train", tmp_path / "moved/val")
     return tmp_path
 
 
@@ -339,6 +342,10 @@ def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (DatasetConfig("diode", "d/diode_meta.json"), "neither a folder nor a .tar.gz"),
         (DatasetConfig("diode"), "dataset=diode: no data given"),
         (DatasetConfig("diode", "again"), "is there twice"),
+        (
+            DatasetConfig("diode", "moved"),
+            "has the name of train/indoors/scene_00000/scan_00000/00000_00000_indoors_000_000",
+        ),
         (DatasetConfig("diode", "d", erosion=-1), "erosion=-1: expected native pixels"),
         (DatasetConfig("rooms", erosion=2), "erosion=2: dataset=rooms has exact depth"),
     ],

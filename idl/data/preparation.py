@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,10 +23,11 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
-from idl.data.reader import Archive, Described, Noted, Reader, Sample, StreamedReader
+from idl.data.reader import Archive, Described, Noted, Reader, Sample
 from idl.data.store import STORE_VERSION, TEXTS, Store, dataset_of, texts_of
+from idl.data.streaming import arriving, release, tidied
 from idl.errors import InputError, is_disk_full
-from idl.progress import Advance, Progress, silent
+from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
 
 IMAGES_PER_SEGMENT = 48
@@ -45,6 +47,10 @@ class _Segment:
     first: int
     last: int
     num_images: int
+
+    @property
+    def groups(self) -> range:
+        return range(self.first, self.last)
 
     def path(self, folder: Path) -> Path:
         return folder / f"segment_{self.number:06d}.h5"
@@ -117,66 +123,33 @@ def _write_segments(
     done = total - sum(segment.num_images for segment in todo)
     with (
         progress(f"prepare {reader.name}", total, done) as advance,
-        _tidied(reader),
-        closing(_ready(reader, todo)) as ready,
+        tidied(reader),
+        closing(arriving(reader, [segment.groups for segment in todo])) as ready,
     ):
         if workers == 1 or len(todo) <= 1:
-            for segment in ready:
-                _write_segment(reader, protocol, segment, partial)
-                _finish(reader, segment, advance)
+            for position in ready:
+                _write_segment(reader, protocol, todo[position], partial)
+                release(reader, todo[position].groups)
+                advance(todo[position].num_images)
             return
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_parent) as pool:
             running: dict[Future[None], _Segment] = {}
             try:
-                for segment in ready:
-                    running[pool.submit(_write_segment, reader, protocol, segment, partial)] = segment
-                    # Two a process: none waits for the next, and little that has come by is set aside.
-                    _collect(reader, running, 2 * workers - 1, advance)
-                _collect(reader, running, 0, advance)
+                while True:
+                    # Two a process: none waits for work, and of what comes by little is set aside.
+                    for position in islice(ready, 2 * workers - len(running)):
+                        running[pool.submit(_write_segment, reader, protocol, todo[position], partial)] = todo[position]
+                    if not running:
+                        return
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                        segment = running.pop(future)
+                        release(reader, segment.groups)
+                        advance(segment.num_images)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-
-
-def _ready(reader: Reader, todo: list[_Segment]) -> Generator[_Segment]:
-    """Yield each segment when all its groups can be read: at once, or as they come by."""
-    if not isinstance(reader, StreamedReader):
-        yield from todo
-        return
-    segment_of = {index: segment for segment in todo for index in range(segment.first, segment.last)}
-    missing = {segment: segment.last - segment.first for segment in todo}
-    for index in reader.stream(tuple(segment_of)):
-        segment = segment_of[index]
-        missing[segment] -= 1
-        if missing[segment] == 0:
-            yield segment
-
-
-def _collect(reader: Reader, running: dict[Future[None], _Segment], most: int, advance: Advance) -> None:
-    """Take finished segments out of `running`, and wait until no more than `most` are left in it."""
-    while running:
-        finished, _ = wait(running, 0 if len(running) <= most else None, FIRST_COMPLETED)
-        if not finished:
-            return
-        for future in finished:
-            future.result()
-            _finish(reader, running.pop(future), advance)
-
-
-def _finish(reader: Reader, segment: _Segment, advance: Advance) -> None:
-    advance(segment.num_images)
-    if isinstance(reader, StreamedReader):
-        for index in range(segment.first, segment.last):
-            reader.release(index)
-
-
-@contextmanager
-def _tidied(reader: Reader) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if isinstance(reader, StreamedReader):
-            reader.clear()
 
 
 def _leave_interrupts_to_parent() -> None:
@@ -199,7 +172,7 @@ def _write_segment(reader: Reader, protocol: Protocol, segment: _Segment, folder
 def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment: _Segment) -> None:
     layers: dict[str, h5py.Dataset] = {}
     names, scenes, sides, hashes, quantiles = [], [], [], [], []
-    for index in range(segment.first, segment.last):
+    for index in segment.groups:
         # Written image by image: a segment held in memory, and stacked, took 250 MB in all on rooms; this takes 160.
         for sample in reader.read(index):
             valid = sample.valid & (sample.depth_m >= protocol.min_depth_m) & (sample.depth_m <= protocol.max_depth_m)

@@ -45,9 +45,14 @@ class Frame:
         return f"{self.part}/{self.place}/{self.scene_folder}/{self.scan}"
 
     @property
-    def name(self) -> str:
-        """Its path from train/ or val/ on, without a suffix: the name in the store."""
+    def path(self) -> str:
+        """Its path from train/ or val/ on, without a suffix."""
         return f"{self.scan_path}/{self.stem}"
+
+    @property
+    def name(self) -> str:
+        """Its name in the store: scene, scan, indoors or outdoor, and the view's two angles."""
+        return self.stem
 
     @property
     def scene(self) -> str:
@@ -56,7 +61,7 @@ class Frame:
 
     def file(self, part: str) -> str:
         """Path of its file `part` (a key of SUFFIXES), from train/ or val/ on."""
-        return self.name + SUFFIXES[part]
+        return self.path + SUFFIXES[part]
 
 
 def parse(path: str) -> tuple[Frame, str] | None:
@@ -90,7 +95,8 @@ def select(found: Found, subset: str, source: str) -> tuple[Frame, ...]:
     """The frames of `subset`, in order, each with all that it needs.
 
     subset: "all", or "indoors", "outdoor", scenes (scene_00019, indoors/scene_00019), with commas between them.
-    Raises InputError where a name of `subset` has no frames, or a frame lacks its RGB image, depth or mask.
+    Raises InputError where a name of `subset` has no frames, a frame lacks its RGB image, depth or mask, or two have
+    one name.
     """
     # Normals alone are no frame: their archive may hold more scenes than were unpacked of the other.
     frames = sorted(frame for frame, parts in found.items() if set(parts) & set(NEEDED))
@@ -106,8 +112,12 @@ def select(found: Found, subset: str, source: str) -> tuple[Frame, ...]:
         raise InputError(f"subset={name}: no such part of {source}. It has: all, {', '.join(have)}.")
     if "all" not in wanted:
         frames = [frame for frame in frames if wanted & {frame.place, frame.scene_folder, frame.scene}]
+    named: dict[str, Frame] = {}
     for frame in frames:
         _require_whole(frame, found[frame])
+        other = named.setdefault(frame.name, frame)
+        if other != frame:
+            raise InputError(f"{source}: {frame.path} has the name of {other.path}. Keep one of them.")
     return tuple(frames)
 
 
