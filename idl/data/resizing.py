@@ -79,15 +79,16 @@ def resize_normals(
     """
     height, width = defined.shape
     left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
-    rows = _area_weights(top, bottom, height, protocol.resolution)
-    columns = _area_weights(left, right, width, protocol.width).T
-    share = rows @ defined.astype(np.float64) @ columns
-    known = np.where(defined[..., None], normals, 0).astype(np.float64)
-    total = np.stack([rows @ known[..., axis] @ columns for axis in range(3)], axis=-1)
-    length = np.sqrt(np.square(total).sum(axis=-1))
+    # float32, as half precision is what is kept.
+    rows = _area_weights(top, bottom, height, protocol.resolution).astype(np.float32)
+    columns = _area_weights(left, right, width, protocol.width).T.astype(np.float32)
+    share = rows @ defined.astype(np.float32) @ columns
+    known = np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0))
+    total = rows @ known @ columns
+    length = np.sqrt(np.square(total).sum(axis=0))
     # Below a thousandth of the share, what is left of opposite normals is rounding.
-    kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0) & (length > 1e-3 * share)
-    return np.where(kept[..., None], total / np.where(kept, length, 1)[..., None], 0).astype(np.float16)
+    kept = (share >= protocol.min_valid_share - 1e-5) & (share > 0) & (length > 1e-3 * share)
+    return np.moveaxis(np.where(kept, total / np.where(kept, length, 1), 0), 0, -1).astype(np.float16)
 
 
 def eroded(valid: Bool[np.ndarray, "H W"], reach: int) -> Bool[np.ndarray, "H W"]:

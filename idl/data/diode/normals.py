@@ -40,13 +40,16 @@ def to_camera(stored: Normals) -> tuple[Normals, Bool[np.ndarray, "H W"]]:
 
     stored: (0, 0, 0) where there is none; the length of the others does not matter.
     """
-    normals = _rearranged(np.asarray(stored, np.float32), STORED_AXES)
+    # An axis at a time: numpy sums over the last axis, of three, ten times as slowly.
+    x, y, z = np.moveaxis(_rearranged(np.asarray(stored, np.float32), STORED_AXES), -1, 0)
     with np.errstate(invalid="ignore", over="ignore"):
-        length = np.sqrt(np.square(normals).sum(axis=-1))
+        length = np.sqrt(x * x + y * y + z * z)
         defined = np.isfinite(length) & (length > 0)
-        normals = np.where(defined[..., None], normals / np.where(defined, length, 1)[..., None], np.float32(0))
-    away = (normals * rays(*length.shape)).sum(axis=-1) > 0
-    return np.where(away[..., None], -normals, normals).astype(np.float32), defined
+        ray = rays(*length.shape)
+        away = x * ray[..., 0] + y * ray[..., 1] + z > 0
+        scale = np.where(away, np.float32(-1), np.float32(1)) / np.where(defined, length, np.float32(1))
+        normals = np.stack([np.where(defined, values * scale, np.float32(0)) for values in (x, y, z)], axis=-1)
+    return normals, defined
 
 
 @dataclass(frozen=True)
