@@ -39,6 +39,8 @@ _ASKED = (
     "data",
     "depth_scale",
     "scene",
+    "subset",
+    "erosion",
     "protocol",
     "min_depth",
     "max_depth",
