@@ -100,13 +100,13 @@ def test_killed_with_its_processes_at_work_it_goes_on_to_the_same_bytes(
 
     monkeypatch.setattr(preparation, "IMAGES_PER_SEGMENT", 3)
     written: list[int] = []
-    original = preparation._write_segment
+    original = preparation.write_segment
 
-    def noted(found: NyuReader, protocol: Protocol, segment: preparation._Segment, folder: Path) -> None:
+    def noted(found: NyuReader, protocol: Protocol, segment: preparation.Segment, folder: Path) -> None:
         written.append(segment.number)
         original(found, protocol, segment, folder)
 
-    monkeypatch.setattr(preparation, "_write_segment", noted)
+    monkeypatch.setattr(preparation, "write_segment", noted)
     again = prepare(reader(mat), PROTOCOL, tmp_path / "killed")
     assert len(written) <= 16 - len(done)
     assert_same_bytes(prepare(reader(mat), PROTOCOL, tmp_path / "whole").path, again.path)

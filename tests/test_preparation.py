@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from planted import PlantedReader
 
-from idl.data import preparation
+from idl.data import preparation, segments
 from idl.data.preparation import prepare, store_path
 from idl.data.store import Store
 from idl.errors import InputError, is_disk_full
@@ -93,7 +93,7 @@ from pathlib import Path
 import sys
 sys.path.insert(0, {tests!r})
 from planted import PlantedReader
-from idl.data import preparation
+from idl.data import preparation, segments
 from idl.protocol import Protocol
 
 class Slow(PlantedReader):
@@ -131,9 +131,9 @@ def test_segments_that_packed_other_layers_are_gone_on_from(tmp_path: Path, monk
     partial = store_path(PlantedReader(), PROTOCOL, folder).with_suffix(".partial")
     partial.mkdir(parents=True)
     with monkeypatch.context() as before:
-        before.setattr(preparation, "_PLAIN", ("rgb", "valid", "normals"))
+        before.setattr(segments, "PLAIN", ("rgb", "valid", "normals"))
         for segment in preparation._segments(PlantedReader())[:2]:
-            preparation._write_segment(PlantedReader(), PROTOCOL, segment, partial)
+            segments.write_segment(PlantedReader(), PROTOCOL, segment, partial)
     assert_same(whole.path, prepare(PlantedReader(), PROTOCOL, folder).path)
 
 

@@ -17,6 +17,7 @@ from idl.cli.options import AUTO
 from idl.data.datasets import DatasetConfig, open_store, require
 from idl.data.datasets import reader as find_reader
 from idl.data.preparation import store_path
+from idl.data.reader import Archive
 from idl.data.store import Store
 from idl.distributed import World, announced, joined, local_device
 from idl.encoders import Encoder, EncoderConfig, build
@@ -73,7 +74,8 @@ def require_layer(wanted: Target, config: DatasetConfig, options: Mapping[str, A
     if wanted.layer in ALWAYS or config.dataset.endswith(".h5"):
         return
     reader = find_reader(config)
-    if store_path(reader, config.protocol, cache_folder(options) / "datasets").exists():
+    # What is in an archive is known only after a pass over it.
+    if isinstance(reader, Archive) or store_path(reader, config.protocol, cache_folder(options) / "datasets").exists():
         return
     # What it has beyond these shows in a sample; a room takes a second.
     layers = sorted({*ALWAYS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers)})

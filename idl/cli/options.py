@@ -35,10 +35,21 @@ def option(name: str, default: object, text: str, **further: Any) -> Callable[[C
 _DATASET, _ENCODER, _PROBE = DatasetConfig(), EncoderConfig(), ProbeConfig()
 
 dataset_options = grouped(
-    option("--dataset", _DATASET.dataset, "rooms, folder, nyu, or the path of a prepared store (.h5)."),
-    option("--data", _DATASET.data, "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu)."),
+    option("--dataset", _DATASET.dataset, "rooms, folder, nyu, diode, or the path of a prepared store (.h5)."),
+    option(
+        "--data",
+        _DATASET.data,
+        "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu); folder or .tar.gz (diode).",
+    ),
     option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
     option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
+    option("--subset", _DATASET.subset, "Of diode: all, indoors, outdoor, or scenes with commas between them."),
+    option(
+        "--erosion",
+        _DATASET.erosion,
+        "Native pixels by which valid depth is eroded; of diode also beside jumps in depth.",
+        type=click.IntRange(min=0),
+    ),
     option(
         "--depths",
         _DATASET.depths,

@@ -15,6 +15,7 @@ from idl.cli.group import cli
 from idl.cli.options import Command, dataset_options, grouped, option, run_options, scene_split_options
 from idl.data.datasets import DatasetConfig
 from idl.data.datasets import reader as find_reader
+from idl.data.reader import Archive
 from idl.data.splits import require_rule, split_by_scene, split_store
 from idl.data.store import Store
 from idl.distributed import announced
@@ -38,6 +39,8 @@ _ASKED = (
     "data",
     "depth_scale",
     "scene",
+    "subset",
+    "erosion",
     "protocol",
     "min_depth",
     "max_depth",
@@ -187,6 +190,9 @@ def _require_suited(
     else:
         require_size(objective, config, dataset.protocol)
         reader = find_reader(dataset)
+        if isinstance(reader, Archive):
+            # What is in it is known when it has been prepared; it is looked at then.
+            return
         scenes = tuple(group.scene for group in reader.groups for _ in group.names)
         is_sequential = reader.is_sequential
         # Known as soon as it is prepared; the published split is looked at then.

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from idl.data.diode import DiodeReader, diode
 from idl.data.folder import FolderReader
 from idl.data.nyu import CROP, NyuReader
 from idl.data.preparation import prepare
-from idl.data.reader import Reader
+from idl.data.reader import Archive, Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
 from idl.errors import InputError
@@ -23,14 +24,16 @@ AUTO = "auto"
 class DatasetConfig:
     """Which dataset is wanted, and how it is read.
 
-    dataset: name in `READERS`, or the path of a prepared store (.h5). Of the rest, a store is asked for the protocol
-      and the range only: whether they are its own.
-    data: path of the raw data ("folder", "nyu").
+    dataset: name in `READERS`, or the path of a prepared store (.h5). Of the rest, a store is asked for the protocol,
+      the range and the erosion only: whether they are its own.
+    data: path of the raw data ("folder", "nyu", "diode").
     depth_scale: units per metre of integer depth maps ("folder").
     invalid_values: integers that mean missing depth ("folder"), with commas between them.
     scene: what a scene is ("folder"): auto, folder or block:N.
     depths: which depth is the truth ("nyu"): "sensor", or "inpainted" with its holes filled in.
+    subset: which frames ("diode"): all, indoors, outdoor, or scenes with commas between them.
     protocol_name: name in `idl.protocol.PRESETS`; "auto": idl, or that which a store was prepared under.
+    erosion: native pixels by which the mask of valid depth is eroded (all but "rooms").
     min_depth_m, max_depth_m: range of valid depth, metres; None: the protocol's.
     num_scenes, views, dataset_seed: the recipe of "rooms".
     """
@@ -41,7 +44,9 @@ class DatasetConfig:
     invalid_values: str = "0,65535"
     scene: str = "auto"
     depths: str = Protocol.mask
+    subset: str = DiodeReader.subset
     protocol_name: str = AUTO
+    erosion: int = Protocol.erosion
     min_depth_m: float | None = None
     max_depth_m: float | None = None
     num_scenes: int = 320
@@ -50,9 +55,11 @@ class DatasetConfig:
 
     @property
     def protocol(self) -> Protocol:
-        """Raises InputError where there is no such protocol, or the range is none."""
+        """Raises InputError where there is no such protocol, or the range or the erosion is none."""
+        if self.erosion < 0:
+            raise InputError(f"erosion={self.erosion}: expected native pixels, 0 or more.")
         name = Protocol.name if self.protocol_name == AUTO else self.protocol_name
-        named = preset(name, self.min_depth_m, self.max_depth_m)
+        named = replace(preset(name, self.min_depth_m, self.max_depth_m), erosion=self.erosion)
         if self.dataset != "nyu":
             return named
         # Published protocols keep the whole frame, and crop where they measure.
@@ -70,6 +77,8 @@ def _refuse_native(config: DatasetConfig) -> None:
 
 def _rooms(config: DatasetConfig) -> Reader:
     _refuse_native(config)
+    if config.erosion:
+        raise InputError(f"erosion={config.erosion}: dataset=rooms has exact depth and no native pixels. Pass 0.")
     recipe = RoomsRecipe(config.num_scenes, config.views, config.protocol.resolution, config.dataset_seed)
     return RoomsReader(recipe)
 
@@ -94,10 +103,21 @@ def _nyu(config: DatasetConfig) -> Reader:
     return NyuReader(Path(config.data).expanduser(), config.protocol, config.depths)
 
 
-READERS: dict[str, Callable[[DatasetConfig], Reader]] = {"rooms": _rooms, "folder": _folder, "nyu": _nyu}
+def _diode(config: DatasetConfig) -> Reader | Archive:
+    if not config.data:
+        raise InputError("dataset=diode: no data given. Pass data=FOLDER with train/ or val/, or a .tar.gz, in it.")
+    return diode(Path(config.data).expanduser(), config.protocol, config.subset)
 
 
-def reader(config: DatasetConfig) -> Reader:
+READERS: dict[str, Callable[[DatasetConfig], Reader | Archive]] = {
+    "rooms": _rooms,
+    "folder": _folder,
+    "nyu": _nyu,
+    "diode": _diode,
+}
+
+
+def reader(config: DatasetConfig) -> Reader | Archive:
     """Make the reader that `config` names. Raises InputError with the nearest name where there is none."""
     if config.dataset not in READERS:
         near = get_close_matches(config.dataset, READERS, n=1, cutoff=0.4)

@@ -108,7 +108,7 @@ class FolderReader:
     def read(self, index: int) -> list[Sample]:
         """Read one pair and bring it to the protocol's square. Raises InputError naming the file."""
         pair = self._pairs[index]
-        image = _read_rgb(pair.rgb)
+        image = read_rgb(pair.rgb)
         depth_m, valid = _read_depth(pair.depth, self.depth_scale, self.invalid_values)
         size = (image.height, image.width)
         if depth_m.shape != size:
@@ -198,7 +198,8 @@ def _first_known(stem: Path, ending: str, known: set[Path]) -> Path | None:
     return next((path for path in candidates if path in known), None)
 
 
-def _read_rgb(path: Path) -> Image.Image:
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image as RGB. Raises InputError naming the file."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

@@ -1,11 +1,15 @@
 """What a reader gives: the contract between a dataset on disk (or a recipe) and the store."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
+
+from idl.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are read together: the views of one scene, or a single pair of files."""
+    """Images that are read together: the views of one scene, or a single pair of files.
+
+    batch: groups of different batches are written to different segments; what lies together is wanted together.
+    """
 
     scene: str
     names: tuple[str, ...]
+    batch: str = ""
 
 
-class Reader(Protocol):
-    """A dataset, read group by group.
-
-    Everything but `read` is cheap and is asked before work starts. `read` may be called in another process:
-    a reader is picklable.
-    """
+class Described(Protocol):
+    """What is known of a dataset without reading it: cheap, and asked before work starts."""
 
     @property
     def name(self) -> str:
@@ -75,6 +79,14 @@ class Reader(Protocol):
         """Range that the median depth in metres is expected in; outside it the unit is doubted."""
         ...
 
+
+class Reader(Described, Protocol):
+    """A dataset, read group by group.
+
+    Everything but `read` is cheap and is asked before work starts. `read` may be called in another process:
+    a reader is picklable.
+    """
+
     @property
     def groups(self) -> Sequence[Group]:
         """All groups in order; names are unique over the dataset."""
@@ -86,3 +98,43 @@ class Reader(Protocol):
         A group may come back shorter than it was announced: images without a valid pixel are left out.
         """
         ...
+
+
+class Noted(ABC):
+    """What a reader may also have: words about its data."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> Sequence[str]:
+        """What people should know of this choice of data, a line each; kept in the store."""
+
+
+class StreamedReader(Reader, ABC):
+    """A dataset that can only be gone through from beginning to end: a group can be read when it has come by."""
+
+    @abstractmethod
+    def stream(self, wanted: Sequence[int]) -> Iterator[int]:
+        """Go through the source once, and yield each group of `wanted` when `read` can have it.
+
+        Nothing is read ahead of what is asked for. Raises InputError where the source ends before or is damaged.
+        """
+
+    @abstractmethod
+    def release(self, index: int) -> None:
+        """Drop what was set aside for a group that has been read."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Drop everything that was set aside."""
+
+
+class Archive(Described, ABC):
+    """A dataset in compressed archives: what is in them is known after one pass over them."""
+
+    @abstractmethod
+    def indexed(self, indices: Path, spool: Path, progress: Progress) -> StreamedReader:
+        """Return the reader, after a pass over each archive that `indices` holds no index of.
+
+        indices: folder of indices, which outlast the preparation. spool: folder to set files aside in.
+        Raises InputError where an archive is damaged, ends too soon or has a member that must not be.
+        """

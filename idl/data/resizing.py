@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float16, Float32, Float64, UInt8
 from PIL import Image
 
 from idl.protocol import Crop, Protocol
@@ -67,6 +67,28 @@ def resize_depth(
     # The share of a wholly valid cell is 1 up to rounding.
     kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0)
     return np.where(kept, total / np.where(kept, share, 1), 0).astype(np.float32), kept
+
+
+def resize_normals(
+    normals: Float32[np.ndarray, "H W 3"], defined: Bool[np.ndarray, "H W"], protocol: Protocol
+) -> Float16[np.ndarray, "height width 3"]:
+    """Average the defined unit normals under each cell and bring them back to unit length.
+
+    defined: where there is a normal; erosion is the caller's.
+    Returns (0, 0, 0) where less of the cell than the protocol's share was defined, or its normals cancel.
+    """
+    height, width = defined.shape
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
+    # float32, as half precision is what is kept.
+    rows = _area_weights(top, bottom, height, protocol.resolution).astype(np.float32)
+    columns = _area_weights(left, right, width, protocol.width).T.astype(np.float32)
+    share = rows @ defined.astype(np.float32) @ columns
+    known = np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0))
+    total = rows @ known @ columns
+    length = np.sqrt(np.square(total).sum(axis=0))
+    # Below a thousandth of the share, what is left of opposite normals is rounding.
+    kept = (share >= protocol.min_valid_share - 1e-5) & (share > 0) & (length > 1e-3 * share)
+    return np.moveaxis(np.where(kept, total / np.where(kept, length, 1), 0), 0, -1).astype(np.float16)
 
 
 def eroded(valid: Bool[np.ndarray, "H W"], reach: int) -> Bool[np.ndarray, "H W"]:

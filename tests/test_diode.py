@@ -1,0 +1,366 @@
+"""DIODE's tree: what is found, what a pixel becomes, and every file that is not what it should be."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from diode_files import MASK_TYPES, SCANS, View, view, write_frame, write_tree
+from PIL import Image
+from test_cli import run
+
+from idl.data.datasets import DatasetConfig, require
+from idl.data.diode import DiodeReader, diode
+from idl.data.diode.normals import STORED_AXES, axes_by_depth, jumps, normals_by_depth, to_camera
+from idl.data.preparation import prepare
+from idl.data.store import Store
+from idl.errors import InputError
+from idl.protocol import Protocol
+
+PROTOCOL = Protocol(resolution=16, max_depth_m=350.0)
+NATIVE = Protocol(resolution=12, width=16, max_depth_m=350.0, is_native=True)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, View]]:
+    root = tmp_path_factory.mktemp("diode")
+    return root, write_tree(root)
+
+
+def tree_reader(root: Path, protocol: Protocol = PROTOCOL, subset: str = "all") -> DiodeReader:
+    found = diode(root, protocol, subset)
+    assert isinstance(found, DiodeReader)
+    return found
+
+
+def stored(root: Path, protocol: Protocol = PROTOCOL, subset: str = "all") -> Store:
+    return prepare(tree_reader(root, protocol, subset), protocol, root.parent / f"{root.name}-stores")
+
+
+def test_the_disk_is_believed_not_the_metadata(tree: tuple[Path, dict[str, View]]) -> None:
+    store = stored(tree[0])
+    assert store.names == tuple(path.rsplit("/", 1)[1] for path in tree[1])
+    assert store.scenes == tuple("/".join(name.split("/")[1:3]) for name in tree[1])
+    assert set(store.scenes) >= {"indoors/scene_00019", "outdoor/scene_00022"}
+    assert store.sides == tuple({"train": "train", "val": "test"}[name.split("/")[0]] for name in tree[1])
+
+
+def test_a_cell_is_the_mean_of_its_valid_pixels(tree: tuple[Path, dict[str, View]]) -> None:
+    """48 x 64 to 16 x 16: a cell is three by three pixels of the middle, whatever the type of its mask."""
+    store = stored(tree[0])
+    assert store.num_images > len(MASK_TYPES)
+    read = store.read(("depth", "valid"), range(store.num_images))
+    for index, seen in enumerate(tree[1].values()):
+        for row in range(16):
+            for column in range(16):
+                rows, columns = slice(3 * row, 3 * row + 3), slice(8 + 3 * column, 11 + 3 * column)
+                measured = seen.depth_m[rows, columns][seen.mask[rows, columns]]
+                enough = len(measured) >= 5
+                assert read["valid"][index, row, column] == enough
+                expected = measured.astype(float).mean() if enough else 0.0
+                assert read["depth"][index, row, column] == pytest.approx(expected, rel=1e-6)
+
+
+def test_normals_are_brought_to_our_axes(tree: tuple[Path, dict[str, View]]) -> None:
+    """Where a cell lies in one plane, its normal is that plane's; a surface that is seen faces the camera."""
+    store = stored(tree[0])
+    (normals,) = store.read(("normals",), range(store.num_images)).values()
+    assert normals.dtype == np.float16
+    num_seen = 0
+    for index, seen in enumerate(tree[1].values()):
+        for row in range(16):
+            for column in range(16):
+                cell = seen.normals[3 * row : 3 * row + 3, 8 + 3 * column : 11 + 3 * column].reshape(9, 3)
+                if not cell.any():
+                    assert not normals[index, row, column].any()
+                elif (cell == cell[0]).all():
+                    np.testing.assert_allclose(normals[index, row, column], cell[0], atol=2e-3)
+                    num_seen += 1
+    assert num_seen > 1000
+
+
+def test_normals_that_were_averaged_are_of_unit_length(tree: tuple[Path, dict[str, View]]) -> None:
+    (normals,) = stored(tree[0]).read(("normals",), range(21)).values()
+    length = np.linalg.norm(normals.astype(np.float64), axis=-1)
+    assert np.all((length == 0) | (np.abs(length - 1) < 2e-3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_depth_map_tells_how_normals_are_stored(seed: int) -> None:
+    seen = view(seed)
+    as_published = seen.normals * np.array([1, -1, -1], np.float32)
+    assert axes_by_depth(as_published, seen.depth_m, seen.mask).is_as_assumed
+    ours, defined = to_camera(as_published)
+    np.testing.assert_allclose(ours[defined], seen.normals[defined], atol=1e-6)
+
+
+def test_other_axes_are_noticed() -> None:
+    """One image of a level camera may tie; over a few tilted ones another convention never passes."""
+    views = [view(seed) for seed in range(6)]
+    for signs in ((1, 1, 1), (1, 1, -1), (1, -1, 1)):
+        turned = np.array(signs, np.float32)
+        checks = [axes_by_depth(seen.normals * turned, seen.depth_m, seen.mask) for seen in views]
+        assert sum(not check.is_as_assumed for check in checks) >= 4
+    seen = view(0)
+    swapped = axes_by_depth(seen.normals[..., [1, 0, 2]], seen.depth_m, seen.mask)
+    assert not swapped.is_as_assumed
+    assert [axis for axis, _ in next(iter(swapped.agreement))] == [1, 0, 2]
+    nothing = axes_by_depth(np.zeros_like(seen.normals), seen.depth_m, seen.mask)
+    assert nothing.is_as_assumed
+    assert nothing.num_pixels == 0
+
+
+def test_the_normals_of_a_depth_map_are_those_of_its_planes() -> None:
+    seen = view(3)
+    normals, known = normals_by_depth(seen.depth_m, seen.mask)
+    both = known & seen.normals.any(axis=-1)
+    # Inside a plane they are exact; at a crease between two planes they are between.
+    cosine = (normals[both] * seen.normals[both]).sum(axis=-1)
+    assert (cosine > 1 - 1e-5).mean() > 0.85
+    assert STORED_AXES == ((0, 1), (1, -1), (2, -1))
+
+
+def test_erosion_takes_spurious_returns_away(tree: tuple[Path, dict[str, View]]) -> None:
+    """The column between pillar and wall is valid in the mask; with an erosion of one it is no truth any more."""
+    seen = next(iter(tree[1].values()))
+    column = 64 // 4 - 1
+    jumping = jumps(seen.depth_m, seen.mask)
+    spurious = seen.mask[:, column] & (np.abs(np.diff(seen.depth_m[:, column - 1 : column + 2])) > 0.5).all(axis=1)
+    assert spurious.sum() > 10
+    assert jumping[spurious, column].all()
+    # At the protocol's full size nothing is averaged, and each pixel can be looked at.
+    full = Protocol(resolution=48, width=64, max_depth_m=350.0, erosion=1)
+    (sample,) = tree_reader(tree[0], full).read(0)
+    assert not sample.valid[spurious, column].any()
+    assert not sample.layers["normals"][~sample.valid].any()
+    for row, place in np.argwhere(sample.valid):
+        around = np.s_[max(row - 1, 0) : row + 2, max(place - 1, 0) : place + 2]
+        assert seen.mask[around].all()
+        assert not jumping[around].any()
+    (plain,) = tree_reader(tree[0], Protocol(resolution=48, width=64, max_depth_m=350.0)).read(0)
+    np.testing.assert_array_equal(plain.valid, seen.mask)
+
+
+def test_a_slanted_floor_is_no_jump() -> None:
+    rows = (np.arange(768) + 0.5 - 384) / 927.06
+    depth_m = np.where(rows > 0, 1.5 / np.maximum(rows, 1e-6), 1.0)[:, None].repeat(4, axis=1).astype(np.float32)
+    jumping = jumps(depth_m, rows[:, None].repeat(4, axis=1) > 0)
+    assert not jumping[(depth_m < 100) & (rows[:, None] > 0)].any()
+
+
+def test_native_truth_is_kept_of_the_published_test_side_only(tree: tuple[Path, dict[str, View]]) -> None:
+    store = stored(tree[0], NATIVE)
+    of_test = [index for index, side in enumerate(store.sides) if side == "test"]
+    assert len(of_test) == 6
+    with h5py.File(store.path, "r") as file:
+        layer = file["native_depth"]
+        assert isinstance(layer, h5py.Dataset)
+        # An image without the layer takes no room in the file.
+        assert layer.id.get_num_chunks() == len(of_test)
+    (native,) = store.read(("native_depth",), range(store.num_images)).values()
+    for index, seen in enumerate(tree[1].values()):
+        expected = np.where(seen.mask, seen.depth_m, 0) if index in of_test else np.zeros((48, 64))
+        np.testing.assert_array_equal(native[index], expected.astype(np.float32))
+
+
+def test_without_a_test_side_native_truth_is_kept_of_all(tmp_path: Path) -> None:
+    write_tree(tmp_path / "d", SCANS[:2], per_scan=2)
+    (native,) = stored(tmp_path / "d", NATIVE).read(("native_depth",), range(4)).values()
+    assert native.any(axis=(1, 2)).all()
+
+
+def test_normals_of_some_frames_only(tmp_path: Path) -> None:
+    """Only val's normals were fetched: the others have none, and their depth is as it was."""
+    root = tmp_path / "d"
+    write_tree(root)
+    whole = stored(root)
+    depth = whole.read(("depth",), range(21))["depth"]
+    for path in (root / "train").rglob("*_normal.npy"):
+        path.unlink()
+    store = stored(root)
+    read = store.read(("depth", "normals"), range(21))
+    np.testing.assert_array_equal(read["depth"], depth)
+    assert not read["normals"][:15].any()
+    np.testing.assert_array_equal(read["normals"][15:], whole.read(("normals",), range(15, 21))["normals"])
+
+
+def test_a_frame_of_the_true_size(tmp_path: Path) -> None:
+    seen = view(5, (768, 1024))
+    write_frame(tmp_path / "d", SCANS[0], 0, seen, np.float64)
+    (sample,) = tree_reader(tmp_path / "d", Protocol()).read(0)
+    assert sample.rgb.shape == (256, 256, 3)
+    # Three by three pixels a cell, of the middle 768 columns.
+    cells = np.where(seen.mask, seen.depth_m, 0)[:, 128:896].reshape(256, 3, 256, 3)
+    counts = seen.mask[:, 128:896].reshape(256, 3, 256, 3).sum(axis=(1, 3))
+    means = cells.sum(axis=(1, 3), dtype=np.float64) / np.maximum(counts, 1)
+    np.testing.assert_array_equal(sample.valid, counts >= 5)
+    np.testing.assert_allclose(sample.depth_m, np.where(counts >= 5, means, 0), rtol=1e-6)
+    expected = np.asarray(Image.fromarray(seen.rgb[:, 128:896]).resize((256, 256), Image.Resampling.BOX), float)
+    assert np.abs(sample.rgb - expected).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("subset", "scenes"),
+    [
+        ("indoors", ("indoors/scene_00000", "indoors/scene_00001", "indoors/scene_00003", "indoors/scene_00019")),
+        ("outdoor", ("outdoor/scene_00011", "outdoor/scene_00022")),
+        ("scene_00001, outdoor/scene_00022", ("indoors/scene_00001", "outdoor/scene_00022")),
+        (
+            "indoors,scene_00022",
+            (*(f"indoors/scene_000{number}" for number in ("00", "01", "03", "19")), "outdoor/scene_00022"),
+        ),
+        ("all", ()),
+    ],
+)
+def test_any_subset(tree: tuple[Path, dict[str, View]], subset: str, scenes: tuple[str, ...]) -> None:
+    found = tuple(dict.fromkeys(group.scene for group in tree_reader(tree[0], subset=subset).groups))
+    assert found == scenes or (subset == "all" and len(found) == 6)
+
+
+def test_data_may_name_a_folder_below(tree: tuple[Path, dict[str, View]]) -> None:
+    for below in ("val", "val/indoors", "val/indoors/scene_00019/scan_00183"):
+        names = [name for group in tree_reader(tree[0] / below).groups for name in group.names]
+        expected = [path.rsplit("/", 1)[1] for path in tree[1] if path.startswith(f"{below}/")]
+        assert names == expected
+
+
+def test_normals_in_a_tree_of_their_own(tree: tuple[Path, dict[str, View]], tmp_path: Path) -> None:
+    """val and val_normals unpacked side by side are one dataset."""
+    for source in (tree[0] / "val").rglob("*.*"):
+        name = source.relative_to(tree[0])
+        target = tmp_path / "d" / ("normals" if source.name.endswith("_normal.npy") else "depth") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    (expected,) = tree_reader(tree[0] / "val").read(2)
+    (sample,) = tree_reader(tmp_path / "d").read(2)
+    np.testing.assert_array_equal(sample.layers["normals"], expected.layers["normals"])
+    assert sample.name == expected.name
+
+
+def test_outdoor_frames_ask_for_log_depth(tree: tuple[Path, dict[str, View]]) -> None:
+    (note,) = tree_reader(tree[0], Protocol()).notes
+    assert "6 of 21 images of DIODE are outdoor" in note
+    assert "target=log-depth" in note
+    assert "max_depth=10 m" in note
+    assert note in stored(tree[0], Protocol()).notes
+    assert "max_depth" not in tree_reader(tree[0]).notes[0]
+    assert tree_reader(tree[0], subset="indoors").notes == ()
+
+
+def test_a_changed_file_makes_another_store(tmp_path: Path) -> None:
+    views = write_tree(tmp_path / "d", SCANS[:1])
+    before = stored(tmp_path / "d")
+    path = tmp_path / "d" / f"{next(iter(views))}_depth.npy"
+    np.save(path, np.load(path) + 1)
+    after = stored(tmp_path / "d")
+    assert before.path != after.path
+    assert before.digest != after.digest
+
+
+def _break(ending: str, write: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda frame: write(frame.with_name(frame.name + ending))
+
+
+BROKEN = {
+    "depth without its mask": (
+        _break("_depth_mask.npy", Path.unlink),
+        r"_depth.*: no depth mask beside it|png: no depth mask",
+    ),
+    "RGB without depth": (_break("_depth.npy", Path.unlink), r"\.png: no depth beside it"),
+    "depth without RGB": (_break(".png", Path.unlink), r"_depth\.npy: no RGB image beside it"),
+    "turned": (
+        _break("_depth.npy", lambda path: np.save(path, np.ones((64, 48, 1), np.float32))),
+        r"_depth\.npy: has shape \(64, 48, 1\), its RGB image needs \(48, 64\)",
+    ),
+    "flat": (_break("_depth.npy", lambda path: np.save(path, np.ones(9, np.float32))), r"has shape \(9,\)"),
+    "mask of another size": (
+        _break("_depth_mask.npy", lambda path: np.save(path, np.ones((24, 32)))),
+        r"_depth_mask\.npy: has shape \(24, 32\)",
+    ),
+    "normals of another size": (
+        _break("_normal.npy", lambda path: np.save(path, np.ones((48, 64)))),
+        r"_normal\.npy: has shape \(48, 64\), its RGB image needs \(48, 64, 3\)",
+    ),
+    "integer depth": (
+        _break("_depth.npy", lambda path: np.save(path, np.ones((48, 64), np.uint16))),
+        r"_depth\.npy: depth is uint16, expected float32 metres",
+    ),
+    "cut off": (
+        _break("_depth.npy", lambda path: path.write_bytes(path.read_bytes()[:500])),
+        r"_depth\.npy: not a readable \.npy",
+    ),
+    "empty": (_break("_depth_mask.npy", lambda path: path.write_bytes(b"")), r"_depth_mask\.npy: not a readable \.npy"),
+    "pickled": (
+        _break("_normal.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True)),
+        r"_normal\.npy: not a readable \.npy",
+    ),
+    "words": (
+        _break("_depth_mask.npy", lambda path: np.save(path, np.full((48, 64), "yes"))),
+        r"_depth_mask\.npy: the mask is <U3",
+    ),
+    "no image": (_break(".png", lambda path: path.write_bytes(b"no image")), r"\.png: not a readable image"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str) -> None:
+    damage, expected = BROKEN[kind]
+    views = write_tree(tmp_path / "d", SCANS[:3], per_scan=1)
+    damage(tmp_path / "d" / list(views)[1])
+    with pytest.raises(InputError, match=expected) as caught:
+        stored(tmp_path / "d")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "d-stores").glob("*.h5"))
+
+
+@pytest.fixture
+def requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "d", per_scan=1)
+    write_tree(tmp_path / "again/one", SCANS[:1], per_scan=1)
+    write_tree(tmp_path / "again/two", SCANS[:1], per_scan=1)
+    (tmp_path / "empty").mkdir()
+    write_tree(tmp_path / "moved", SCANS[:1], per_scan=1)
+    shutil.copytree(tmp_path / "moved/train", tmp_path / "moved/val")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (
+            DatasetConfig("diode", "d", subset="scene_00777"),
+            "subset=scene_00777: no such part of d. It has: all, indoors, outdoor, scene_00000",
+        ),
+        (DatasetConfig("diode", "d", subset="outdoors"), "subset=outdoors: no such part of d. It has: all, indoors"),
+        (DatasetConfig("diode", "d", subset=","), "subset=,: no such part of d"),
+        (DatasetConfig("diode", "none"), "none: no such file or folder"),
+        (DatasetConfig("diode", "empty"), "empty: no frames of DIODE. Expected {train,val}/{indoors,outdoor}"),
+        (DatasetConfig("diode", "d/diode_meta.json"), "neither a folder nor a .tar.gz"),
+        (DatasetConfig("diode"), "dataset=diode: no data given"),
+        (DatasetConfig("diode", "again"), "is there twice"),
+        (
+            DatasetConfig("diode", "moved"),
+            "has the name of train/indoors/scene_00000/scan_00000/00000_00000_indoors_000_000",
+        ),
+        (DatasetConfig("diode", "d", erosion=-1), "erosion=-1: expected native pixels"),
+        (DatasetConfig("rooms", erosion=2), "erosion=2: dataset=rooms has exact depth"),
+    ],
+)
+def test_bad_requests_are_found_before_work_starts(requests: Path, config: DatasetConfig, expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)) as caught:
+        require(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_request_ends_with_exit_code_2(
+    requests: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{requests}/mlflow.db")
+    asked = ("--dataset", "diode", "--data", "d", "--subset", "scene_00777", "--cache", "cache")
+    assert run("prepare", *asked) == 2
+    assert len([line for line in capfd.readouterr().err.splitlines() if "no such part of d" in line]) == 1
+    assert not (requests / "cache").exists()
