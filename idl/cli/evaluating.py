@@ -61,6 +61,11 @@ def evaluate(**options: Any) -> None:
                 f"model={probe.version.uri}: predicts {target.name}; {store.path} has no layer {target.layer!r}, but "
                 f"{have}."
             )
+        if store.protocol.is_native and target.kind == "depth":
+            raise InputError(
+                f"protocol={store.protocol.name}: measures at native size, which only a probe's own run does. "
+                "Pass protocol=idl."
+            )
         split, order, reference = _images(store, part, options)
         protocol = replace(store.protocol, alignment=options["alignment"])
         _require_unseen(probe, store, split, part)

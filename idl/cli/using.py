@@ -42,6 +42,7 @@ def predict(model: str, image: tuple[str, ...], images: str, out: str, overwrite
     card, version = probe.card, probe.version
     source = Source(version.uri, version.source, card.target, probe.kind, card.unit, probe.shown_range)
     folder = Folder(path, source, config)
+    side = min(card.resolution, card.width or card.resolution)
 
     todo = [photograph for photograph in photographs if overwrite or not folder.is_done(photograph)]
     num_done = len(photographs) - len(todo)
@@ -50,7 +51,7 @@ def predict(model: str, image: tuple[str, ...], images: str, out: str, overwrite
         for photograph in todo:
             rgb = prediction.read(photograph.path)
             beyond = folder.write(
-                photograph, prediction.predict(probe.module, rgb, card.resolution, probe.stride, source.is_normals)
+                photograph, prediction.predict(probe.module, rgb, side, probe.stride, source.is_normals)
             )
             num_beyond += beyond
             num_cut += beyond > 0
