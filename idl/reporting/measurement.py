@@ -133,7 +133,7 @@ def _dataset_input(findings: MeasurementFindings) -> DatasetInput:
 
 def _description(findings: MeasurementFindings, summary: Mapping[str, float]) -> str:
     model, store = findings.model, findings.store
-    quality = VIEWS[findings.target.kind].quality(summary, findings.target)
+    quality = VIEWS[findings.target.kind].quality(summary, findings.target, findings.protocol.averaging)
     images = "all images" if findings.part == "all" else f"the {findings.part} split"
     text = (
         f"**{model.uri}**, a linear probe of {model.card.target} on {model.card.k} components of "
