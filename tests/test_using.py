@@ -188,7 +188,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "figure": (("models", "--sort", "rmse"), "Did you mean test_rmse?"),
     "filter": (("models", "--dataset", "wlak"), "Did you mean walk?"),
     "part": (walk("evaluate", "--model", DEPTH, "--part", "train"), "only its own test split is measured there"),
-    "split": (walk("evaluate", "--model", DEPTH, "--split", "2:1:1"), "Pass split=11:2:3 split_seed=0"),
+    "split": (walk("evaluate", "--model", DEPTH, "--split", "2:1:1"), "Pass split=auto split_seed=0"),
     "no evaluated": (walk("evaluate", "--model", "models:/gone/1"), "no registered model gone"),
 }  # fmt: skip
 

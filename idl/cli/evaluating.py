@@ -19,7 +19,7 @@ from idl.cli.options import (
     place_options,
     scene_split_options,
 )
-from idl.data.splits import Split, require_rule, split_by_scene
+from idl.data.splits import Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.measurement import measure
@@ -110,9 +110,7 @@ def _images(store: Store, part: Part, options: dict[str, Any]) -> tuple[Split, t
             everything,
             everything,
         )
-    split = split_by_scene(
-        store.scenes, options["split"], seed=options["split_seed"], is_sequential=store.is_sequential
-    )
+    split = split_store(store, options["split"], options["split_seed"])
     return split, split.indices[part], split.indices["train"]
 
 
