@@ -74,7 +74,7 @@ def evaluate(
     shown_names: images whose panels are wanted beside those that are spread over the split.
     """
     order = encoded.split.indices["test"]
-    shown = _spread(len(order), NUM_PANELS)
+    shown = spread(len(order), NUM_PANELS)
     shown |= {position for position, index in enumerate(order) if encoded.store.names[index] in shown_names}
     num_images = len(encoded.share("test"))
     collected = _Collected(measure, tuple(arms), num_images)
@@ -113,7 +113,7 @@ def evaluate(
     return collected.evaluation(tuple(panel for part in encoded.world.gather(panels) for panel in part))
 
 
-def _spread(count: int, wanted: int) -> set[int]:
+def spread(count: int, wanted: int) -> set[int]:
     """Positions spread evenly over `count`: the same for every run on the same split."""
     return {round(position) for position in np.linspace(0, count - 1, min(wanted, count))}
 

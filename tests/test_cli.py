@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+import click
 import mlflow
 import pytest
 from mlflow.artifacts import load_text
@@ -365,5 +366,5 @@ def test_help_of_every_command_is_complete(capfd: pytest.CaptureFixture[str]) ->
     for name, command in cli.commands.items():
         assert run(name, "--help") == 0
         out = capfd.readouterr().out
-        assert all(option.help for option in command.params if option.name != "help")  # pyright: ignore[reportAttributeAccessIssue]
+        assert all(each.help for each in command.params if isinstance(each, click.Option))
         assert str(command.help) in " ".join(out.split())

@@ -1,6 +1,13 @@
 """The command line, where everything is put together: an entry point of MLproject is one command."""
 
-from idl.cli import commands, judging, training  # noqa: F401  (they add their commands to the group)
+from idl.cli import (  # noqa: F401  (they add their commands to the group)
+    commands,
+    evaluating,
+    judging,
+    listing,
+    training,
+    using,
+)
 from idl.cli.group import cli
 from idl.cli.program import main, run
 

@@ -1,6 +1,6 @@
 """What every command does at its end: log, register, say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -9,6 +9,22 @@ from idl import tracking
 from idl.cli.building import cache_folder, warn
 from idl.encoders import Encoder
 from idl.report import Run, RunReport
+
+SHOWN = (
+    "train_loss",
+    "val_loss",
+    "test_loss",
+    "loss_over_null",
+    "test_rmse",
+    "test_angle_mean_deg",
+    "test_r2",
+    "untrained_val_loss",
+    "best_val_loss",
+    "best_val_psnr",
+    "best_val_accuracy",
+    "best_val_mean_average_precision",
+    "images_per_s_overall",
+)
 
 
 def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
@@ -27,23 +43,8 @@ def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Map
         warn(version.note)
 
 
-def say_result(report: RunReport, hint: str) -> None:
-    """Write the figures that decide, and where the run is."""
-    shown = (
-        "train_loss",
-        "val_loss",
-        "test_loss",
-        "loss_over_null",
-        "test_rmse",
-        "test_angle_mean_deg",
-        "test_r2",
-        "untrained_val_loss",
-        "best_val_loss",
-        "best_val_psnr",
-        "best_val_accuracy",
-        "best_val_mean_average_precision",
-        "images_per_s_overall",
-    )
+def say_result(report: RunReport, hint: str, shown: Sequence[str] = SHOWN) -> None:
+    """Write those of the figures `shown` that there are, and where the run is."""
     there = [name for name in shown if name in report.metrics]
     width = max(map(len, there), default=0)
     for name in there:

@@ -69,6 +69,8 @@ dataset_options = grouped(
     option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
 )
 
+model_option = option("--model", "", "Registered probe: models:/NAME@ALIAS or models:/NAME/VERSION.")
+
 encoder_name = option("--encoder", _ENCODER.name, "null, autoencoder, convnext, timm:NAME, or package.module:factory.")
 
 encoder_options = grouped(
@@ -109,14 +111,16 @@ split_options = grouped(
     option("--batch-size", _PROBE.batch_size, "Images encoded at once."),
 )
 
+alignment_option = option(
+    "--alignment",
+    _PROBE.alignment,
+    "What a prediction may borrow from its image's truth before it is measured.",
+    type=click.Choice(get_args(Alignment)),
+)
+
 probe_options = grouped(
     option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (chosen on validation)."),
-    option(
-        "--alignment",
-        _PROBE.alignment,
-        "What a prediction may borrow from its image's truth before it is measured.",
-        type=click.Choice(get_args(Alignment)),
-    ),
+    alignment_option,
     option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
     option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),
     option("--weight-decay", _PROBE.weight_decay, "Of the weights, not of the bias."),
@@ -126,9 +130,10 @@ probe_options = grouped(
     option("--order-seed", _PROBE.order_seed, "Seed of the images' order.", type=click.IntRange(min=0)),
 )
 
-run_options = grouped(
-    option("--device", AUTO, "auto, cpu or cuda."),
+place_options = grouped(
     option("--workers", 0, "Processes that prepare a dataset; 0: one a core.", type=click.IntRange(min=0)),
     option("--cache", "", "Folder of prepared datasets, features and statistics [$IDL_CACHE or ~/.cache/idl]."),
     option("--experiment", "", "MLflow experiment [idl]; under `mlflow run`, its --experiment-name counts."),
 )
+
+run_options = grouped(option("--device", AUTO, "auto, cpu or cuda."), place_options)

@@ -144,6 +144,10 @@ def probe_version(findings: Findings, model: nn.Module, probe: LinearProbe) -> M
     }
     tags = conditions | {
         "dataset": findings.store.name,
+        "kind": findings.target.kind,
+        # Of its panels' colours, for pictures that are made with it.
+        "shown_range": ",".join(f"{end:.4g}" for end in findings.shown_range),
+        "protocol": findings.protocol.name,
         "encoder": findings.encoder.name,
         "encoder_digest": findings.encoder.digest,
         "weights": findings.encoder.origin.weights,

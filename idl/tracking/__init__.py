@@ -3,6 +3,7 @@
 Importing this package does not import mlflow, which takes 1.4 s; the first call that needs it does.
 """
 
+from idl.tracking.models import ProbeVersion, RegisteredProbe, list_probes, load_probe
 from idl.tracking.reachable import require_reachable
 from idl.tracking.readers import count_test_readers
 from idl.tracking.recorder import Recorder
@@ -11,12 +12,16 @@ from idl.tracking.runs import Terminated, child, start
 from idl.tracking.weights import fetch_weights, registered_encoder
 
 __all__ = [
+    "ProbeVersion",
     "Recorder",
+    "RegisteredProbe",
     "RegisteredVersion",
     "Terminated",
     "child",
     "count_test_readers",
     "fetch_weights",
+    "list_probes",
+    "load_probe",
     "registered_encoder",
     "require_reachable",
     "start",

@@ -1,0 +1,115 @@
+"""Registered probes are filtered and ranked; figures that do not compare are not put in one order."""
+
+import pytest
+
+from idl.cli.listing import table
+from idl.errors import InputError
+from idl.tracking.models import ProbeVersion
+from idl.tracking.ranking import ranked, selected
+
+CONDITIONS = {"dataset": "rooms", "dataset_digest": "d1" * 8, "split_digest": "51" * 8, "protocol_digest": "a1" * 8}
+
+
+def version(number: int, aliases: tuple[str, ...] = (), **tags: str) -> ProbeVersion:
+    values = CONDITIONS | {"target": "depth", "encoder": "convnext", "encoder_digest": "e1" * 8, "weights": "imagenet"}
+    values |= {"task": "imagenet", "k": "64", "protocol": "idl"} | tags
+    name = f"idl-{values['target']}-{values['encoder'].removeprefix('timm:')}"
+    return ProbeVersion(name, number, aliases, values, "run", f"models:/m-{number}", number)
+
+
+WORSE = version(1, test_rmse="0.9", test_delta1="0.5", val_loss="0.8")
+BETTER = version(2, test_rmse="0.10", test_delta1="0.9", val_loss="0.01")
+NYU = version(3, dataset="nyu", dataset_digest="d2" * 8, test_rmse="0.5", val_loss="0.3")
+LOG = version(4, target="log-depth", test_rmse="0.05", val_loss="0.001")
+OTHER = version(5, protocol_digest="a2" * 8, protocol="eigen", test_rmse="0.4", val_loss="0.2")
+NAN = version(6, test_rmse="nan", val_loss="0.02")
+
+
+def numbers(versions: tuple[ProbeVersion, ...]) -> list[int]:
+    return [each.version for each in versions]
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"target": "depth"}, [1, 2, 3, 5]),
+        ({"dataset": "nyu"}, [3]),
+        ({"dataset": "d1d1"}, [1, 2, 4, 5]),
+        ({"protocol": "eigen"}, [5]),
+        ({"protocol": "a1a1", "target": "log-depth"}, [4]),
+        ({"split": "5151", "encoder": ""}, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_filter_keeps_what_fits_in_its_order(filters: dict[str, str], left: list[int]) -> None:
+    assert numbers(selected((WORSE, BETTER, NYU, LOG, OTHER), filters)) == left
+
+
+def test_an_encoder_of_timm_is_found_by_either_name() -> None:
+    resnet = version(7, encoder="timm:resnet18")
+    for name in ("timm:resnet18", "resnet18"):
+        assert selected((WORSE, resnet), {"encoder": name}) == (resnet,)
+
+
+def test_a_filter_that_leaves_nothing_names_what_there_is() -> None:
+    with pytest.raises(
+        InputError, match=r"dataset=nyuu: .* Did you mean nyu\? There is: nyu d2d2d2d2, rooms d1d1d1d1\."
+    ):
+        selected((WORSE, NYU), {"dataset": "nyuu"})
+    with pytest.raises(InputError, match=r"target=normals: .* There is: depth, log-depth\."):
+        selected((LOG, WORSE), {"encoder": "convnext", "protocol": "idl", "dataset": "rooms", "target": "normals"})
+
+
+def test_best_is_first_whichever_way_that_is() -> None:
+    assert numbers(ranked((WORSE, BETTER), "test_rmse")[0]) == [2, 1]
+    assert numbers(ranked((WORSE, BETTER), "test_delta1")[0]) == [2, 1]
+    assert numbers(ranked((BETTER, WORSE), "k")[0]) == [1, 2]
+    order, lacking = ranked((NAN, WORSE, BETTER), "test_rmse")
+    assert numbers(order) == [2, 1]
+    assert numbers(lacking) == [6]
+
+
+def test_figures_of_different_conditions_are_not_ranked() -> None:
+    with pytest.raises(InputError, match=r"different dataset \(nyu d2d2d2d2, rooms d1d1d1d1\)\. .* --dataset d1d1d1d1"):
+        ranked((WORSE, BETTER, NYU), "test_rmse")
+    with pytest.raises(InputError, match=r"protocol \(eigen a2a2a2a2, idl a1a1a1a1\)") as caught:
+        ranked((WORSE, OTHER), "test_rmse")
+    advice = str(caught.value).partition("--protocol ")[2].rstrip(".")
+    assert len(selected((WORSE, OTHER), {"protocol": advice})) == 1
+
+
+def test_targets_share_metres_but_not_losses() -> None:
+    assert numbers(ranked((WORSE, LOG), "test_rmse")[0]) == [4, 1]
+    with pytest.raises(InputError, match=r"different target \(depth, log-depth\)"):
+        ranked((WORSE, LOG), "val_loss")
+
+
+def test_an_unknown_figure_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"Did you mean test_rmse\?"):
+        ranked((WORSE, BETTER), "rmse")
+    with pytest.raises(InputError, match="no such figure"):
+        ranked((WORSE,), "dataset_digest")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_a_terminal(width: int) -> None:
+    tags = {"weights": "shipped", "task": "rooms-recognition", "encoder": "autoencoder", "target": "inverse-depth"}
+    tags |= {"val_loss": "0.0123456", "test_loss": "0.123456", "test_rmse": "0.87654"}
+    long = version(11, ("champion", "champion-rooms"), **tags)
+    lines = table((long, WORSE, NYU), "", width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "idl-inverse-depth-autoencoder/11" in text
+    assert "@champion @champion-rooms" in text
+    assert "0.8765 m" in text
+    # One head for each set of conditions.
+    assert sum(line.startswith("dataset ") for line in lines) == 2
+
+
+def test_what_is_piped_is_not_cut() -> None:
+    long = version(11, ("champion",), weights="shipped", task="a-task-with-a-name-that-is-as-long-as-a-line-" * 3)
+    assert long.tags["task"] in "\n".join(table((long,), "", None))
+
+
+def test_a_figure_that_is_sorted_by_is_shown() -> None:
+    assert any("test_delta1" in line for line in table((BETTER,), "test_delta1", 100))

@@ -1,0 +1,251 @@
+"""Registered probes from the command line: listed, used on photographs, measured on another dataset, served."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from PIL import Image
+from planted import write_pairs
+
+from idl.cli import main
+
+DEPTH = "models:/idl-depth-null@champion"
+SMALL = ("--workers", "1", "--cache", "cache")
+
+
+def run(*arguments: str) -> int:
+    """Run the command line in this process; return its exit code."""
+    before = sys.argv
+    sys.argv = ["idl", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def walk(command: str, *arguments: str, data: str = "walk") -> tuple[str, ...]:
+    return (command, "--dataset", "folder", "--data", data, *SMALL, *arguments)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a registered probe of `walk`, models that are none, and a second dataset, `other`."""
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        write_pairs(folder / "walk", num=60)
+        write_pairs(folder / "other", num=60, size=(40, 60), seed=1)
+        assert run(*walk("probe", "--device", "cpu", "--encoder", "null")) == 0
+        client = mlflow.MlflowClient()
+        version = client.get_model_version("idl-depth-null", "1")
+        assert version.source
+        for name in ("idl-encoder-null", "somebody-elses"):
+            client.create_registered_model(name)
+            client.create_model_version(name, version.source, tags=version.tags)
+    return folder
+
+
+@pytest.fixture
+def here(registry: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(registry)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registry}/mlflow.db")
+    yield registry
+    shutil.rmtree(registry / "out", ignore_errors=True)
+
+
+def newest_run() -> Run:
+    found = mlflow.search_runs(
+        search_all_experiments=True, output_format="list", order_by=["attributes.start_time DESC"]
+    )
+    return found[0]  # pyright: ignore[reportReturnType, reportIndexIssue]
+
+
+def test_probes_alone_are_listed(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("models") == 0
+    out = capfd.readouterr().out
+    assert "idl-depth-null/1" in out
+    assert "@champion @champion-walk" in out
+    assert "idl-encoder" not in out
+    assert "somebody" not in out
+    assert run("models", "--target", "depth", "--sort", "test_rmse", "--json") == 0
+    (listed,) = json.loads(capfd.readouterr().out)
+    tags = mlflow.MlflowClient().get_model_version("idl-depth-null", "1").tags
+    assert listed["test_rmse"] == float(tags["test_rmse"])
+    assert (listed["uri"], listed["dataset"]) == ("models:/idl-depth-null/1", "walk")
+    assert listed["aliases"] == ["champion", "champion-walk"]
+    assert listed["dataset_digest"] == tags["dataset_digest"]
+
+
+def test_a_folder_without_a_store_lists_nothing_and_stays_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert run("models", "--json") == 0
+    assert json.loads(capfd.readouterr().out) == []
+    assert run("models") == 0
+    assert "no registered probes here" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_are_predicted_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("predict", "--model", DEPTH, "--images", "walk/rgb/000[01].png", "other/rgb/0000.png", "--out", "out")
+    assert run(*arguments) == 0
+    captured = capfd.readouterr()
+    shown = mlflow.MlflowClient().get_model_version("idl-depth-null", "1").tags["shown_range"].partition(",")[2]
+    # The planted depth ends at 3 m.
+    assert 1 < float(shown) <= 5
+    assert f"colours: bright 0 m to dark {shown} m" in captured.out
+    assert "predict: 3/3 img" in captured.err
+    made = sorted(str(path.relative_to(here / "out")) for path in (here / "out").rglob("*.png"))
+    stems = ["0001", "other/rgb/0000", "walk/rgb/0000"]
+    assert made == sorted(f"{stem}_{kind}.png" for stem in stems for kind in ("colour", "depth"))
+    depth_m = np.asarray(Image.open(here / "out" / "walk/rgb/0000_depth.png")) / 1000
+    assert depth_m.shape == (48, 40)
+    # Green makes the depth that was planted, from 1 to 3 m, and the probe can read it.
+    green = np.asarray(Image.open(here / "walk/rgb/0000.png"))[..., 1] / 255
+    assert np.corrcoef(depth_m.ravel(), green.ravel())[0, 1] > 0.9
+
+    times = {path: path.stat().st_mtime_ns for path in (here / "out").rglob("*.png")}
+    (here / "out" / "0001_depth.png").unlink()
+    assert run(*arguments) == 0
+    assert "of 1 image, 2 were there" in capfd.readouterr().out
+    changed = {path.name for path, before in times.items() if path.stat().st_mtime_ns != before}
+    assert changed == {"0001_depth.png", "0001_colour.png"}
+    assert run(*arguments, "--format", "npy") == 2
+    assert "Pass --overwrite" in capfd.readouterr().err
+    assert run(*arguments, "--format", "npy", "--overwrite") == 0
+    np.testing.assert_allclose(np.load(here / "out" / "walk/rgb/0000_depth.npy"), depth_m, atol=0.00051)
+
+
+def test_depth_beyond_the_format_is_said(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ("predict", "--model", DEPTH, "walk/rgb/0000.png", "--out", "out", "--depth-scale", "40000")
+    assert run(*arguments) == 0
+    assert "pixels in 1 of the images are beyond 1.63835 m" in capfd.readouterr().err
+
+
+def test_its_own_test_split_gives_the_registered_figures(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*walk("evaluate", "--model", DEPTH)) == 0
+    captured = capfd.readouterr()
+    assert "its own test split" in captured.err
+    left = newest_run()
+    tags = mlflow.MlflowClient().get_model_version("idl-depth-null", "1").tags
+    for name in ("rmse", "abs_rel", "delta1"):
+        # The probe's run reads features in half precision.
+        assert left.data.metrics[f"test_{name}"] == pytest.approx(float(tags[f"test_{name}"]), rel=2e-3)
+    assert left.data.metrics["test_r2"] == pytest.approx(float(tags["test_r2"]), abs=2e-3)
+    assert {"test_rmse_pooled", "test_delta1_pooled"} <= left.data.metrics.keys()
+    assert left.data.tags["split_digest"] == tags["split_digest"]
+    assert left.data.params["model"] == "models:/idl-depth-null/1"
+    assert tags["dataset_digest"] in captured.out
+
+
+def test_another_dataset_is_measured_whole(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(*walk("evaluate", "--model", DEPTH, "--part", "all", data="other")) == 0
+    assert "all_rmse" in capfd.readouterr().out
+    left = newest_run()
+    assert left.info.status == "FINISHED"
+    assert left.data.metrics["all_num_images"] == 60
+    assert left.data.tags["fitted_on_digest"] != left.data.tags["dataset_digest"]
+    assert left.inputs is not None
+    assert [each.dataset.name for each in left.inputs.dataset_inputs] == ["other-test"]
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(left.info.run_id)}
+    assert {"per_scene.png", "per_image.json", "images"} <= files
+
+
+PREDICT = ("predict", "walk/rgb/0000.png", "--out", "out", "--model")
+BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "no model": (("predict", "walk", "--out", "out"), "model: none given"),
+    "address": ((*PREDICT, "idl-depth-null"), "Write models:/NAME/VERSION"),
+    "name": ((*PREDICT, "models:/idl-dept-null/1"), "Did you mean idl-depth-null?"),
+    "alias": ((*PREDICT, "models:/idl-depth-null@best"), "has no alias best. Its aliases: champion, champion-walk."),
+    "version": ((*PREDICT, "models:/idl-depth-null/9"), "has no version 9. Its versions: 1."),
+    "encoder": ((*PREDICT, "models:/idl-encoder-null/1"), "no probe that idl registered. Those are: idl-depth-null."),
+    "stranger": ((*PREDICT, "models:/somebody-elses/1"), "no probe that idl registered"),
+    "image": (("predict", "mlflow.db", "--model", DEPTH, "--out", "out"), "mlflow.db: not a readable image"),
+    "no image": (("predict", "--images", "gone/*.png", "--model", DEPTH, "--out", "out"), "images: none found"),
+    "no out": (("predict", "walk", "--model", DEPTH), "out: no folder given"),
+    "file out": (("predict", "walk/rgb", "--model", DEPTH, "--out", "mlflow.db"), "mlflow.db is no folder"),
+    "out": (("predict", "walk/rgb", "--model", DEPTH, "--out", "mlflow.db/out"), "mlflow.db is no folder"),
+    "scale": ((*PREDICT, DEPTH, "--depth-scale", "0"), "depth_scale=0"),
+    "figure": (("models", "--sort", "rmse"), "Did you mean test_rmse?"),
+    "filter": (("models", "--dataset", "wlak"), "Did you mean walk?"),
+    "part": (walk("evaluate", "--model", DEPTH, "--part", "train"), "only its own test split is measured there"),
+    "split": (walk("evaluate", "--model", DEPTH, "--split", "2:1:1"), "Pass split=auto split_seed=0"),
+    "no evaluated": (walk("evaluate", "--model", "models:/gone/1"), "no registered model gone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(here: Path, capfd: pytest.CaptureFixture[str], case: str) -> None:
+    arguments, message = BAD[case]
+    assert run(*arguments) == 2
+    err = capfd.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert not (here / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_to_a_picture(here: Path) -> None:
+    """The lines of the README: a picture as JSON, sent to `mlflow models serve`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_RUN_ID": ""}
+    command = ("-m", "mlflow", "models", "serve", "-m", DEPTH, "--env-manager", "local", "--port", str(port))
+    # The server has a process of its own under the command's.
+    server = subprocess.Popen(
+        [sys.executable, *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/ping", server)
+        picture = Image.open("walk/rgb/0000.png").convert("RGB").resize((320, 256))
+        tensor = np.asarray(picture).transpose(2, 0, 1)[None] / 255
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"inputs": tensor.round(4).tolist()}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            depth_m = np.array(json.load(answer)["predictions"])
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert depth_m.shape == (1, 1, 256, 320)
+    assert ((depth_m >= 0.001) & (depth_m <= 10)).all()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert server.poll() is None
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(address)
