@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,8 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.journal import Journal
 from idl.sweep.result import SweepResult, SweepTrial
 from idl.sweep.run import check, sweep
-from idl.sweep.space import SearchSpace
+from idl.sweep.space import Place, SearchSpace
+from idl.sweep.watcher import Watcher
 from idl.sweep.workers import is_gone, this_worker
 
 NUM_COMPONENTS, PLANTED_K = 16, 6
@@ -61,7 +63,18 @@ def planted() -> TrainingSet:
 
 
 def run(folder: Path, config: SweepConfig = CONFIG, space: SearchSpace | None = None, **further: Any) -> SweepResult:
-    return sweep(planted(), space or SearchSpace(), config, further.pop("subject", SUBJECT), folder, **further)
+    data = {Place(): planted()}
+    return sweep(data, space or SearchSpace(), config, further.pop("subject", SUBJECT), folder, **further)
+
+
+class Kept(Watcher):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[SweepTrial, Descent]] = []
+
+    def trained(self, trials: Sequence[tuple[SweepTrial, Descent]]) -> None:
+        self.told += trials
 
 
 def seen(result: SweepResult) -> list[SweepTrial]:
@@ -119,10 +132,11 @@ def test_a_study_goes_on_as_if_it_had_not_stopped(tmp_path: Path, storage: str) 
 
 
 def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
-    told: list[tuple[SweepTrial, Descent]] = []
+    kept = Kept()
     space = SearchSpace(weight_decay=(1e-6, 1e-1), step_images=(16, 32), solver=("sgd", "adam"))
     config = replace(CONFIG, trials=20, at_once=20, pruner="none")
-    run(tmp_path, config, space, on_trial=lambda trial, descent: told.append((trial, descent)))
+    run(tmp_path, config, space, watcher=kept)
+    told = kept.told
     assert len(told) == 20
     assert {trial.trial.solver for trial, _ in told} == {"sgd", "adam"}
     assert {trial.trial.batch_size for trial, _ in told} == {16, 32}
@@ -137,11 +151,9 @@ def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
 def test_what_does_not_get_anywhere_is_ended_early(tmp_path: Path, pruner: Any) -> None:
     # Most learning rates do nothing within the epochs; those of the first batches show it.
     config = replace(CONFIG, trials=30, at_once=10, pruner=pruner, report_epochs=1, fixed=Trial(k=0, epochs=20))
-    told: list[tuple[SweepTrial, Descent]] = []
-    result = run(
-        tmp_path, config, SearchSpace(lr=(1e-6, 0.1)), on_trial=lambda trial, descent: told.append((trial, descent))
-    )
-    ended = [descent for trial, descent in told if trial.outcome == "ended"]
+    kept = Kept()
+    result = run(tmp_path, config, SearchSpace(lr=(1e-6, 0.1)), watcher=kept)
+    ended = [descent for trial, descent in kept.told if trial.outcome == "ended"]
     assert ended
     assert all(len(descent.val_losses) < 20 for descent in ended)
     assert result.best.outcome in ("finished", "converged")
@@ -331,11 +343,12 @@ def test_workers_together_finish_what_was_asked_for_and_no_more(tmp_path: Path) 
     """The second worker starts, and asks, while the first trains."""
     others: list[SweepResult] = []
 
-    def start_another(trial: SweepTrial, descent: Descent) -> None:
-        if not others:
-            others.append(run(tmp_path, replace(CONFIG, trials=10)))
+    class Starting(Watcher):
+        def settled(self, finished: Collection[int], lost: Collection[int], is_all: bool) -> None:
+            if finished and not others:
+                others.append(run(tmp_path, replace(CONFIG, trials=10)))
 
-    result = run(tmp_path, replace(CONFIG, trials=10), on_trial=start_another)
+    result = run(tmp_path, replace(CONFIG, trials=10), watcher=Starting())
     assert (result.num_trained, others[0].num_trained) == (4, 6)
     assert result.trials == others[0].trials
     assert len({trial.trial.lr for trial in result.trials}) == 10

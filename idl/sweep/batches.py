@@ -18,33 +18,38 @@ from idl.progress import Progress
 from idl.sweep.config import SweepConfig
 from idl.sweep.result import Seconds, SweepTrial
 from idl.sweep.searching import suggest, trial_of
-from idl.sweep.space import SearchSpace
+from idl.sweep.space import Place, SearchSpace
 from idl.sweep.storage import Storage, fail_stale
-from idl.sweep.workers import WORKER, Heartbeat, is_running, retry, retry_gone, this_worker
+from idl.sweep.watcher import Asked, Watcher
+from idl.sweep.workers import RETRY_OF, WORKER, Heartbeat, is_running, retry, retry_gone, this_worker
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-# User attributes of a finished trial: fields of its `Descent`.
-TOLD = ("outcome", "train_loss", "val_loss", "excess_loss", "best_epoch")
+# User attributes of a finished trial: fields of its `SweepTrial`, all but the loss those of its `Descent`.
+OF_DESCENT = ("outcome", "train_loss", "val_loss", "excess_loss", "best_epoch")
+TOLD = (*OF_DESCENT, "loss")
 
-OnTrial = Callable[[SweepTrial, Descent], None]
+# Mean squared errors in metres squared of trials of one place, over the validation pixels.
+InMetres = Callable[[Place, Sequence[Descent]], Sequence[float]]
 
 
 @dataclass
 class Search:
     """One worker's share of a sweep."""
 
-    data: TrainingSet
+    data: Mapping[Place, TrainingSet]
+    in_metres: InMetres | None
     space: SearchSpace
     config: SweepConfig
     storage: Storage
     study: Study
     heartbeat: Heartbeat
-    on_trial: OnTrial
+    watcher: Watcher
     num_trained: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: asdict(Seconds()))
-    _best: tuple[int, Descent] | None = None
+    _best: tuple[SweepTrial, Descent] | None = None
+    _num_lost: int = -1
 
     def run(self, progress: Progress) -> None:
         """Train batches until the study has all its trials."""
@@ -57,13 +62,30 @@ class Search:
                         time.sleep(SECONDS_BETWEEN_LOOKS)
                 before, finished = finished, self._num_finished()
                 advance(finished - before)
+        self._num_lost = -1
+        self._settle()
 
     def descent_of(self, trial: FrozenTrial) -> Descent:
         """The trial's training: kept where this worker did it just now, else done again, alone."""
-        if self._best is not None and self._best[0] == trial.number:
+        if self._best is not None and self._best[0].number == trial.number:
             return self._best[1]
+        place, settings = self.trial_of(trial)
         with self.timed("training"):
-            return train_trials(self.data, [trial_of(trial.params, self.config.fixed)])[0]
+            return train_trials(self.data[place], [settings])[0]
+
+    def trial_of(self, trial: FrozenTrial | OptunaTrial) -> tuple[Place, Trial]:
+        """Where a trial of the study trains, and with what settings."""
+        return trial_of(trial.params, self.config.fixed, self.components)
+
+    @property
+    def components(self) -> dict[Place, int]:
+        """Largest k of each place."""
+        return {place: data.images.num_columns - 1 for place, data in self.data.items()}
+
+    @property
+    def num_targets(self) -> int:
+        """Targets that are searched."""
+        return len({place.target for place in self.data})
 
     def _num_finished(self) -> int:
         return len(self.study.get_trials(deepcopy=False, states=FINISHED))
@@ -80,34 +102,92 @@ class Search:
     def _train_batch(self) -> int:
         """Ask for trials that nobody has yet, train them, tell; returns how many."""
         asked: list[OptunaTrial] = []
-        told: list[tuple[SweepTrial, Descent]] = []
+        told: set[int] = set()
         try:
             with self.timed("asking"):
-                trials = self._ask(asked)
+                self._ask(asked)
+            self._settle()
             if asked:
-                before = self.seconds["reporting"]
-                with self.timed("training"):
-                    descents = train_trials(self.data, trials, Reports(self, asked))
-                self.seconds["training"] -= self.seconds["reporting"] - before
+                trials = [self._asked(trial) for trial in asked]
+                with self.timed("watching"):
+                    self.watcher.asked(trials)
+                trained = self._train(asked, trials)
+                with self.timed("watching"):
+                    self.watcher.trained(trained)
                 with self.timed("telling"):
-                    told = self._tell(asked, descents)
+                    told = self._tell(asked, trained)
         except BaseException:
             # This process may live on, and nobody else would take them up.
             for trial in asked:
                 with suppress(Exception):
                     retry(self.study, self.study.trials[trial.number])
+            with suppress(Exception):
+                self.watcher.settled((), [trial.number for trial in asked], is_all=False)
             raise
         finally:
             self.heartbeat.drop(trial._trial_id for trial in asked)
-        for trial, descent in told:
-            self.on_trial(trial, descent)
+        if asked:
+            with self.timed("watching"):
+                lost = [trial.number for trial in asked if trial.number not in told]
+                self.watcher.settled(told, lost, is_all=False)
         return len(asked)
 
-    def _ask(self, asked: list[OptunaTrial]) -> list[Trial]:
+    def _asked(self, trial: OptunaTrial) -> Asked:
+        place, settings = self.trial_of(trial)
+        return Asked(trial.number, place, settings, trial.user_attrs.get(RETRY_OF))
+
+    def _settle(self) -> None:
+        """Tell of all trials of the study, where some were lost since this was last done."""
+        lost = [trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))]
+        if len(lost) == self._num_lost:
+            return
+        self._num_lost = len(lost)
+        finished = [trial.number for trial in self.study.get_trials(deepcopy=False, states=FINISHED)]
+        with self.timed("watching"):
+            self.watcher.settled(finished, lost, is_all=True)
+
+    def _train(self, asked: Sequence[OptunaTrial], trials: Sequence[Asked]) -> list[tuple[SweepTrial, Descent]]:
+        """Train a batch, the trials of each place as one."""
+        trained: dict[int, tuple[SweepTrial, Descent]] = {}
+        for place in dict.fromkeys(each.place for each in trials):
+            here = [position for position, each in enumerate(trials) if each.place == place]
+            reports = Reports(self, [asked[position] for position in here], self._report_unit(place))
+            before = self.seconds["reporting"]
+            with self.timed("training"):
+                descents = train_trials(self.data[place], [trials[position].trial for position in here], reports)
+            self.seconds["training"] -= self.seconds["reporting"] - before
+            for position, descent, loss in zip(here, descents, self._losses(place, descents), strict=True):
+                told = {name: getattr(descent, name) for name in OF_DESCENT}
+                plain = SweepTrial(trials[position].number, place, descent.trial, **told, loss=loss)
+                trained[position] = plain, descent
+        return [trained[position] for position in range(len(trials))]
+
+    def _losses(self, place: Place, descents: Sequence[Descent]) -> Sequence[float]:
+        """What the study minimises, of each trial of a place."""
+        if self.num_targets == 1:
+            return [descent.val_loss for descent in descents]
+        assert self.in_metres is not None
+        with self.timed("predicting"):
+            sound = [descent for descent in descents if descent.outcome != "diverged"]
+            losses = iter(self.in_metres(place, sound))
+        return [math.inf if descent.outcome == "diverged" else next(losses) for descent in descents]
+
+    def _report_unit(self, place: Place) -> float:
+        """What validation losses are divided by before the pruner compares them: 1 where there is one target.
+
+        Else the loss of the best constant: pixels are not predicted in every epoch.
+        """
+        if self.num_targets == 1:
+            return 1.0
+        statistics = self.data[place].val.statistics
+        mean = statistics.moment[0] / statistics.num_valid
+        variance = statistics.energy / statistics.num_valid - mean.square()
+        return max(float(variance.mean()), 1e-12)
+
+    def _ask(self, asked: list[OptunaTrial]) -> None:
         """Put into `asked` as many trials as are missing, at most a batch."""
         retry_gone(self.study)
         fail_stale(self.study)
-        trials = []
         for _ in range(min(self.config.at_once, self.config.trials - len(self._counted()))):
             with warnings.catch_warnings():
                 # Of the heartbeat, which is shown here.
@@ -116,39 +196,35 @@ class Search:
             asked.append(trial)
             self.heartbeat.add(trial._trial_id)
             with self.storage.as_one():
-                trials.append(suggest(trial, self.space, self.config.fixed))
+                suggest(trial, self.space)
                 trial.set_user_attr(WORKER, this_worker())
         # Two workers may have asked for the last ones at the same time: the first to ask keeps them.
         kept = {trial.number for trial in self._counted()[: self.config.trials]}
         for position in reversed(range(len(asked))):
             if asked[position].number not in kept:
                 self.study.tell(asked.pop(position), state=TrialState.FAIL)
-                trials.pop(position)
-        return trials
 
-    def _tell(self, asked: Sequence[OptunaTrial], descents: Sequence[Descent]) -> list[tuple[SweepTrial, Descent]]:
+    def _tell(self, asked: Sequence[OptunaTrial], trained: Sequence[tuple[SweepTrial, Descent]]) -> set[int]:
         """Write down what came of the trials, all or (in a journal) none; returns those that are still ours."""
         told = []
         with self.storage.as_one():
-            for trial, descent in zip(asked, descents, strict=True):
+            for trial, (plain, descent) in zip(asked, trained, strict=True):
                 # Others may have taken a trial for lost, and tried it again.
                 with suppress(UpdateFinishedTrialError):
                     for name in TOLD:
-                        trial.set_user_attr(name, getattr(descent, name))
+                        trial.set_user_attr(name, getattr(plain, name))
                     if descent.outcome in ("ended", "diverged"):
                         # Not as failed: the sampler is to learn from it.
                         self.study.tell(trial, state=TrialState.PRUNED)
                     else:
-                        self.study.tell(trial, descent.val_loss)
-                    plain = SweepTrial(trial.number, descent.trial, **{name: getattr(descent, name) for name in TOLD})
+                        self.study.tell(trial, plain.loss)
                     told.append((plain, descent))
-        for trial, descent in told:
-            if trial.outcome in ("finished", "converged") and (
-                self._best is None or trial.val_loss < self._best[1].val_loss
-            ):
-                self._best = (trial.number, descent)
+        for plain, descent in told:
+            is_sound = plain.outcome in ("finished", "converged")
+            if is_sound and (self._best is None or plain.loss < self._best[0].loss):
+                self._best = (plain, descent)
         self.num_trained += len(told)
-        return told
+        return {plain.number for plain, _ in told}
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -166,6 +242,7 @@ class Reports:
 
     search: Search
     asked: Sequence[OptunaTrial]
+    unit: float
 
     def __call__(self, epoch: int, losses: Mapping[int, float]) -> Collection[int]:
         """As `descend` calls it."""
@@ -178,7 +255,7 @@ class Reports:
             with self.search.storage.as_one():
                 for position, loss in shown.items():
                     try:
-                        self.asked[position].report(loss, epoch)
+                        self.asked[position].report(loss / self.unit, epoch)
                     except UpdateFinishedTrialError:
                         # Others have taken it for lost, and try it again.
                         ended.append(position)

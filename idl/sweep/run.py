@@ -11,15 +11,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from idl.descending import TrainingSet
 from idl.errors import InputError
-from idl.probes.trial import Trial
 from idl.progress import Progress, silent
-from idl.sweep.batches import FINISHED, TOLD, OnTrial, Search
+from idl.sweep.batches import FINISHED, TOLD, InMetres, Search
 from idl.sweep.config import SweepConfig
 from idl.sweep.result import Seconds, SweepResult, SweepTrial
-from idl.sweep.searching import importances_of, trial_of
-from idl.sweep.space import SearchSpace
+from idl.sweep.searching import importances_of
+from idl.sweep.space import Place, SearchSpace
 from idl.sweep.storage import open_study, opened, require_space
+from idl.sweep.watcher import Watcher
 from idl.sweep.workers import Heartbeat
+
+QUIET = Watcher()
 
 
 def named(config: SweepConfig) -> SweepConfig:
@@ -39,33 +41,40 @@ def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> None
 
 
 def sweep(
-    data: TrainingSet,
+    data: Mapping[Place, TrainingSet],
     space: SearchSpace,
     config: SweepConfig,
     subject: Mapping[str, str],
     folder: Path,
-    on_trial: OnTrial = lambda trial, descent: None,
+    watcher: Watcher = QUIET,
     progress: Progress = silent,
+    *,
+    in_metres: InMetres | None = None,
 ) -> SweepResult:
     """Search `space` for the trial with the lowest validation loss.
 
-    data: training and validation split; nothing else is seen.
+    data: training and validation split, for each of the space's places; nothing else is seen.
     subject: digests, by name, of what the trials are trained on; a study of another subject is refused.
     folder: of journals.
-    on_trial: called with each trial that this worker finished, after the study knows of it.
+    watcher: hears of the trials.
+    in_metres: judges trials of several targets alike; needed where such are searched.
 
     Any number of workers may share one study; each returns when the study has all its trials. Trials of one that
     ended on the way are tried again. A single worker with the same seed draws the same trials.
     Raises InputError for k beyond the components, a storage that cannot be used, a study of another subject or
     space, and where no trial came to an end that counts.
     """
-    space = space.within(data.images.num_columns - 1)
+    if set(data) != set(space.places):
+        raise ValueError(f"training sets of {list(data)}, but the space has {list(space.places)}")
+    if len(space.target) > 1 and in_metres is None:
+        raise ValueError("several targets, and nothing that judges them alike")
+    space = space.within(max(each.images.num_columns - 1 for each in data.values()))
     config = named(config)
     with opened(config, config.study, folder) as storage:
         study = open_study(storage, config, config.study, subject)
         require_space(study, space, config)
         with Heartbeat(storage.database) as heartbeat:
-            search = Search(data, space, config, storage, study, heartbeat, on_trial)
+            search = Search(data, in_metres, space, config, storage, study, heartbeat, watcher)
             search.run(progress)
         best = _best(study)
         if best is None:
@@ -77,8 +86,9 @@ def sweep(
             study=config.study,
             space=space,
             number=best.number,
+            place=search.trial_of(best)[0],
             best=search.descent_of(best),
-            trials=tuple(_plain(each, config.fixed) for each in study.get_trials(deepcopy=False, states=FINISHED)),
+            trials=tuple(_plain(search, each) for each in study.get_trials(deepcopy=False, states=FINISHED)),
             importances=importances_of(study),
             num_trained=search.num_trained,
             seconds=Seconds(**search.seconds),
@@ -91,6 +101,6 @@ def _best(study: Study) -> FrozenTrial | None:
     return min(complete, key=lambda each: each.value or 0.0, default=None)
 
 
-def _plain(trial: FrozenTrial, fixed: Trial) -> SweepTrial:
+def _plain(search: Search, trial: FrozenTrial) -> SweepTrial:
     attributes = {name: trial.user_attrs[name] for name in TOLD}
-    return SweepTrial(trial.number, trial_of(trial.params, fixed), **attributes)
+    return SweepTrial(trial.number, *search.trial_of(trial), **attributes)

@@ -1,5 +1,6 @@
 """Optuna's side of a search space: what draws trials, what ends them, what mattered."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,33 +15,38 @@ from optuna.trial import FrozenTrial, TrialState
 
 from idl.probes.trial import Trial
 from idl.sweep.config import Sampler, SweepConfig
-from idl.sweep.space import SearchSpace
+from idl.sweep.space import Place, SearchSpace
 
 # Finished trials below which importances are noise.
 LEAST_FOR_IMPORTANCES = 10
+# Fields of a space that are lists of choices.
+CHOICES = ("step_images", "solver", "stage", "target")
 
 
-def suggest(trial: OptunaTrial, space: SearchSpace, fixed: Trial) -> Trial:
-    """Draw a trial from `space`, all that it does not search from `fixed`."""
+def suggest(trial: OptunaTrial, space: SearchSpace) -> None:
+    """Draw the settings of a trial from `space`."""
     first, last = space.k
     assert last is not None
-    drawn: dict[str, Any] = {
-        "k": trial.suggest_int("k", first, last, log=True),
-        "lr": trial.suggest_float("lr", *space.lr, log=True),
-    }
+    trial.suggest_int("k", first, last, log=True)
+    trial.suggest_float("lr", *space.lr, log=True)
     if space.weight_decay is not None:
-        drawn["weight_decay"] = trial.suggest_float("weight_decay", *space.weight_decay, log=True)
-    if space.step_images:
-        drawn["batch_size"] = trial.suggest_categorical("step_images", space.step_images)
-    if space.solver:
-        drawn["solver"] = trial.suggest_categorical("solver", space.solver)
-    return replace(fixed, **drawn)
+        trial.suggest_float("weight_decay", *space.weight_decay, log=True)
+    for name in CHOICES:
+        if choices := getattr(space, name):
+            trial.suggest_categorical(name, choices)
 
 
-def trial_of(params: dict[str, Any], fixed: Trial) -> Trial:
-    """Build the trial that `params` of a study stand for."""
-    named = {"batch_size" if name == "step_images" else name: value for name, value in params.items()}
-    return replace(fixed, **named)
+def trial_of(params: Mapping[str, Any], fixed: Trial, components: Mapping[Place, int]) -> tuple[Place, Trial]:
+    """Build what `params` of a study stand for, all that they do not say from `fixed`.
+
+    components: that each place has. A k beyond them reads them all.
+    """
+    named = dict(params)
+    place = Place(named.pop("stage", None), named.pop("target", None))
+    if "step_images" in named:
+        named["batch_size"] = named.pop("step_images")
+    trial = replace(fixed, **named)
+    return place, replace(trial, k=min(trial.k, components[place]))
 
 
 class SeededSampler(BaseSampler):

@@ -20,6 +20,7 @@ HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
 
 WORKER = "worker"
+RETRY_OF = "retry_of"
 
 
 def this_worker() -> str:
@@ -93,7 +94,7 @@ def retry(study: Study, trial: FrozenTrial) -> None:
 
 def enqueue_again(study: Study, trial: FrozenTrial) -> None:
     """Have the settings of a failed trial tried again."""
-    study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
 class Heartbeat:
