@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -87,6 +87,13 @@ def train_trials(data: TrainingSet, trials: list[Trial], report: Report | None =
     return descend(
         data.images, data.train.statistics, data.val.statistics, trials, report=report, tolerance=PIVOT_TOLERANCE
     )
+
+
+def target_weights(descent: Descent, data: TrainingSet) -> Float64[Tensor, "columns out"]:
+    """Return a trial's weights, the bias first, for the target itself."""
+    weights = descent.weights.clone()
+    weights[0] += torch.tensor(data.train.offset, dtype=torch.float64)
+    return weights
 
 
 def arm_of(descent: Descent, exact: ArmFit, data: TrainingSet) -> ArmFit:

@@ -1,13 +1,15 @@
 """The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
 
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from idl import cache
 from idl.data.loading import batches
@@ -19,16 +21,15 @@ from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.evaluation import evaluate
 from idl.features import EncodedDataset, features_key
-from idl.fitting import PROBE, ArmFit, fit_arms, read_target, split_statistics
+from idl.fitting import PROBE, ArmFit, SplitStatistics, fit_arms, read_target, split_statistics
 from idl.measures import measure_of
 from idl.native import NativeMeasure
-from idl.probes.basis import Basis
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.probes.statistics import Statistics
-from idl.probes.trial import Solver, Trial
+from idl.probes.trial import Descent, Solver, Trial
 from idl.progress import Progress, silent
-from idl.protocol import Alignment
+from idl.protocol import Alignment, Protocol
 from idl.ranges import shown_range
 from idl.report import Run, RunReport
 from idl.reporting import (
@@ -77,6 +78,25 @@ class ProbeConfig:
     order_seed: int = Trial.seed
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What probes are fitted on: a dataset as one encoder sees it, and its statistics for one target.
+
+    limits: of the colours of its panels, the same for every run of the dataset.
+    """
+
+    config: ProbeConfig
+    store: Store
+    split: Split
+    protocol: Protocol
+    target: Target
+    encoder: Encoder
+    encoded: EncodedDataset
+    train: SplitStatistics
+    val: SplitStatistics
+    limits: tuple[float, float]
+
+
 def check(config: ProbeConfig, encoder: Encoder) -> None:
     """Make sure, before a dataset is made or read, that `config` can be had of `encoder`. Raises InputError."""
     target(config.target)
@@ -112,36 +132,66 @@ def probe(
     Raises InputError for anything in `config` that does not fit the store or the encoder.
     """
     check(config, encoder)
+    with prepared(config, store, encoder, cache_folder, progress, world) as ground:
+        k = components_of(config.k, encoder.channels)
+        arms = world.once(lambda: fit_arms(ground.train, ground.val, ground.encoded.columns, k))
+        descended = None
+        if config.solver != EXACT:
+            # As many components as were asked for, and there are; those of the exact solver where that is open.
+            trial = _trial(config, arms[PROBE].fit.solution.k)
+            data = training_set(ground.encoded, ground.target, ground.train, ground.val, trial.k, progress)
+            (descended,) = train_trials(data, [trial])
+            arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
+        return concluded(ground, arms, descended, progress, shown_names)
+
+
+@contextmanager
+def prepared(
+    config: ProbeConfig,
+    store: Store,
+    encoder: Encoder,
+    cache_folder: Path,
+    progress: Progress = silent,
+    world: World = ALONE,
+) -> Iterator[Ground]:
+    """Encode training and validation split, or take them from the cache, and accumulate their statistics.
+
+    Until the block ends other processes are kept from encoding the same.
+    """
     wanted = target(config.target)
-    k = components_of(config.k, encoder.channels)
     protocol = replace(store.protocol, alignment=config.alignment)
     split = split_of(config, store, wanted)
     encoder.require(*protocol.size)
     limits = world.once(lambda: shown_range(store, split, wanted, cache_folder / "ranges"))
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
-
     with cache.locked(folder) if world.is_first else nullcontext():
         encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress, world)
         train = split_statistics(encoded, "train", wanted, progress)
         val = split_statistics(encoded, "val", wanted, progress, train.offset)
-        arms = world.once(lambda: fit_arms(train, val, encoded.columns, k))
-        descended = None
-        if config.solver != EXACT:
-            # As many components as were asked for, and there are; those of the exact solver where that is open.
-            trial = _trial(config, arms[PROBE].fit.solution.k)
-            data = training_set(encoded, wanted, train, val, trial.k, progress)
-            (descended,) = train_trials(data, [trial])
-            arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
-        measure = measure_of(wanted, protocol, train.mean_layer, train.mean)
-        native = NativeMeasure.of(store, wanted, protocol, train.mean_layer)
-        test = evaluate(encoded, wanted, arms, measure, progress, native, shown_names)
-        encoded.add_up_throughput()
+        yield Ground(config, store, split, protocol, wanted, encoder, encoded, train, val, limits)
 
-    findings = Findings(_asked(config), store, split, protocol, wanted, encoder, encoded, arms, test, limits, descended)
-    linear_probe = _linear_probe(arms[PROBE], encoded.basis, findings)
+
+def concluded(
+    ground: Ground,
+    arms: Mapping[str, ArmFit],
+    descended: Descent | None = None,
+    progress: Progress = silent,
+    shown_names: Collection[str] = (),
+) -> Run:
+    """Read the test split, once, under every arm; report on it, and make the model."""
+    store, wanted, protocol, train = ground.store, ground.target, ground.protocol, ground.train
+    encoder, encoded = ground.encoder, ground.encoded
+    measure = measure_of(wanted, protocol, train.mean_layer, train.mean)
+    native = NativeMeasure.of(store, wanted, protocol, train.mean_layer)
+    test = evaluate(encoded, wanted, arms, measure, progress, native, shown_names)
+    encoded.add_up_throughput()
+    asked, limits = _asked(ground.config), ground.limits
+    findings = Findings(asked, store, ground.split, protocol, wanted, encoder, encoded, arms, test, limits, descended)
+    solution = arms[PROBE].fit.solution
+    probe = linear_probe(ground, arms[PROBE].weights, solution.k, solution.penalty)
     range_m = (protocol.min_depth_m, protocol.max_depth_m) if wanted.kind == "depth" else None
-    model = DepthModel(encoder.exportable(), linear_probe, wanted.decode, range_m).eval()
-    return Run(probe_report(findings), probe_version(findings, model, linear_probe))
+    model = DepthModel(encoder.exportable(), probe, wanted.decode, range_m).eval()
+    return Run(probe_report(findings), probe_version(findings, model, probe))
 
 
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:
@@ -245,22 +295,22 @@ def _constant_statistics(
     return statistics
 
 
-def _linear_probe(arm: ArmFit, basis: Basis, findings: Findings) -> LinearProbe:
-    k = arm.fit.solution.k
+def linear_probe(ground: Ground, weights: Float64[Tensor, "columns out"], k: int, penalty: float) -> LinearProbe:
+    """Make the probe that reads `k` components, with the target's offset in the bias, which comes first."""
     card = ProbeCard(
-        target=findings.target.name,
-        unit=findings.target.unit,
+        target=ground.target.name,
+        unit=ground.target.unit,
         k=k,
-        penalty=arm.fit.solution.penalty,
-        encoder=findings.encoder.name,
-        encoder_digest=findings.encoder.digest,
-        dataset=findings.store.name,
-        dataset_digest=findings.store.digest,
-        protocol_digest=findings.protocol.digest,
-        resolution=findings.protocol.resolution,
-        width=findings.protocol.width,
-        target_factory=str(findings.config["target"]) if findings.target.identity else "",
-        target_identity=findings.target.identity,
+        penalty=penalty,
+        encoder=ground.encoder.name,
+        encoder_digest=ground.encoder.digest,
+        dataset=ground.store.name,
+        dataset_digest=ground.store.digest,
+        protocol_digest=ground.protocol.digest,
+        resolution=ground.protocol.resolution,
+        width=ground.protocol.width,
+        target_factory=ground.config.target if ground.target.identity else "",
+        target_identity=ground.target.identity,
     )
-    weights = arm.weights.float()
+    basis, weights = ground.encoded.basis, weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)

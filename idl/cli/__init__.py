@@ -5,6 +5,7 @@ from idl.cli import (  # noqa: F401  (they add their commands to the group)
     evaluating,
     judging,
     listing,
+    sweeping,
     training,
     using,
 )

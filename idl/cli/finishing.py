@@ -18,6 +18,8 @@ SHOWN = (
     "test_rmse",
     "test_angle_mean_deg",
     "test_r2",
+    "excess_loss",
+    "num_trials",
     "untrained_val_loss",
     "best_val_loss",
     "best_val_psnr",

@@ -118,16 +118,20 @@ alignment_option = option(
     type=click.Choice(get_args(Alignment)),
 )
 
-probe_options = grouped(
-    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (chosen on validation)."),
-    alignment_option,
-    option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
-    option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),
+descent_options = grouped(
     option("--weight-decay", _PROBE.weight_decay, "Of the weights, not of the bias."),
     option("--epochs", _PROBE.epochs, "Passes over the training images, if it does not converge before."),
     option("--step-images", _PROBE.step_images, "Images a step."),
     option("--patience", _PROBE.patience, "Epochs without gain after which the probe has converged."),
     option("--order-seed", _PROBE.order_seed, "Seed of the images' order.", type=click.IntRange(min=0)),
+)
+
+probe_options = grouped(
+    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (chosen on validation)."),
+    alignment_option,
+    option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
+    option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),
+    descent_options,
 )
 
 place_options = grouped(

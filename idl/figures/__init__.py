@@ -6,20 +6,27 @@ from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
 from idl.figures.intervals import interval_chart
 from idl.figures.panels import depth_panel, field_panel, normals_panel
+from idl.figures.search import TILE_SIDE, importance_chart, search_history, search_plane, trial_sheet, with_predictions
 from idl.figures.sheet import contact_sheet
 from idl.figures.training import recognised, reconstructions
 
 __all__ = [
+    "TILE_SIDE",
     "arms_chart",
     "contact_sheet",
     "depth_panel",
     "feature_panel",
     "field_panel",
+    "importance_chart",
     "interval_chart",
     "loss_over_k",
     "normals_panel",
     "per_scene_error",
     "recognised",
     "reconstructions",
+    "search_history",
+    "search_plane",
     "squared",
+    "trial_sheet",
+    "with_predictions",
 ]

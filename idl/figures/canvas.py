@@ -46,6 +46,11 @@ class Page:
         """Return a white page, in pixels."""
         return cls(Image.new("RGB", (width, height), PAPER))
 
+    @classmethod
+    def of(cls, pixels: UInt8[np.ndarray, "H W 3"]) -> "Page":
+        """Return a page that goes on from a copy of `pixels`."""
+        return cls(Image.fromarray(pixels.copy()))
+
     def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
         """Return a copy of the page."""
         return np.array(self.image)

@@ -2,10 +2,11 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import optuna
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,11 +18,13 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.result import Seconds, SweepResult, SweepTrial
 from idl.sweep.searching import importances_of
 from idl.sweep.space import Place, SearchSpace
-from idl.sweep.storage import open_study, opened, require_space
+from idl.sweep.storage import journal_path, open_study, opened, require_space
 from idl.sweep.watcher import Watcher
-from idl.sweep.workers import Heartbeat
+from idl.sweep.workers import Heartbeat, is_gone, this_worker
 
 QUIET = Watcher()
+# The study's attribute that says which run its trials are logged under, and whose that is.
+RUN = "run"
 
 
 def named(config: SweepConfig) -> SweepConfig:
@@ -31,13 +34,56 @@ def named(config: SweepConfig) -> SweepConfig:
     return replace(config, study=f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
 
 
-def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> None:
+@dataclass(frozen=True)
+class StudyRun:
+    """The run that a study's trials are logged under.
+
+    is_left: the worker that had it ran on this machine, and runs no more.
+    is_complete: the study has all its trials.
+    """
+
+    run_id: str
+    is_left: bool
+    is_complete: bool
+
+
+def require_storage(config: SweepConfig, folder: Path) -> None:
+    """Raise InputError where the storage cannot be reached, or is damaged; nothing is made that is not there."""
+    if config.storage or journal_path(folder, config.study).exists():
+        with opened(config, config.study, folder):
+            pass
+
+
+def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> StudyRun | None:
     """Raise InputError where `sweep` would, as far as that is known before anything is encoded.
 
     config: with the study's name. subject, folder: as for `sweep`.
+    Returns the run that the study has noted, if there is one.
     """
     with opened(config, config.study, folder) as storage:
-        open_study(storage, config, config.study, subject)
+        study = open_study(storage, config, config.study, subject)
+        return _noted(study, config)
+
+
+def note_run(config: SweepConfig, folder: Path, run_id: str) -> None:
+    """Note this worker's run as the one that the study's trials are logged under."""
+    with opened(config, config.study, folder) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        study.set_user_attr(RUN, {"run_id": run_id, "worker": this_worker()})
+
+
+def noted_run(config: SweepConfig, folder: Path) -> StudyRun | None:
+    """Return the run that the study has noted."""
+    with opened(config, config.study, folder) as storage:
+        return _noted(optuna.load_study(study_name=config.study, storage=storage.optuna), config)
+
+
+def _noted(study: Study, config: SweepConfig) -> StudyRun | None:
+    noted = study.user_attrs.get(RUN)
+    if noted is None:
+        return None
+    num_finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+    return StudyRun(noted["run_id"], is_gone(noted["worker"]), num_finished >= config.trials)
 
 
 def sweep(

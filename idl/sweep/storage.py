@@ -37,6 +37,11 @@ class Storage:
         return nullcontext() if self.journal is None else self.journal.as_one()
 
 
+def journal_path(folder: Path, study: str) -> Path:
+    """Where a study is kept that has no database."""
+    return folder / f"{quote(study, safe=' ')}.journal"
+
+
 @contextmanager
 def opened(config: SweepConfig, study: str, folder: Path) -> Iterator[Storage]:
     """Open the storage. Raises InputError where it cannot be reached, or is damaged."""
@@ -53,7 +58,7 @@ def opened(config: SweepConfig, study: str, folder: Path) -> Iterator[Storage]:
                 database.remove_session()
                 database.engine.dispose()
         else:
-            storage, journal = open_journal(folder / f"{quote(study, safe=' ')}.journal")
+            storage, journal = open_journal(journal_path(folder, study))
             yield Storage(storage, journal=journal)
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -3,20 +3,23 @@
 Importing this package does not import mlflow, which takes 1.4 s; the first call that needs it does.
 """
 
+from idl.tracking.children import STUDY_TAG, TrialRuns
 from idl.tracking.models import ProbeVersion, RegisteredProbe, list_probes, load_probe
 from idl.tracking.reachable import require_reachable
 from idl.tracking.readers import count_test_readers
 from idl.tracking.recorder import Recorder
 from idl.tracking.registry import RegisteredVersion
-from idl.tracking.runs import Terminated, child, start
+from idl.tracking.runs import Terminated, child, start, status_of
 from idl.tracking.weights import fetch_weights, registered_encoder
 
 __all__ = [
+    "STUDY_TAG",
     "ProbeVersion",
     "Recorder",
     "RegisteredProbe",
     "RegisteredVersion",
     "Terminated",
+    "TrialRuns",
     "child",
     "count_test_readers",
     "fetch_weights",
@@ -25,4 +28,5 @@ __all__ = [
     "registered_encoder",
     "require_reachable",
     "start",
+    "status_of",
 ]

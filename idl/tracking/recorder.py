@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,27 +150,27 @@ class Recorder:
             client.log_batch(self.run_id, **{kind: batch})
 
     def _log_curves(self, client: Any, curves: Mapping[str, Sequence[float]]) -> None:
-        from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
-
-        now = get_current_time_millis()
-        points = iter(
-            Metric(name, float(value), now, step)
-            for name, values in curves.items()
-            for step, value in enumerate(values, start=1)
-            if math.isfinite(value)
-        )
+        points = iter(finite_points(curves))
         while batch := list(islice(points, METRICS_PER_REQUEST)):
             client.log_batch(self.run_id, metrics=batch)
 
     def _log_metrics(self, client: Any, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-        from mlflow.utils.time import get_current_time_millis
-
-        now = get_current_time_millis()
-        finite = iter([Metric(k, float(value), now, step) for k, value in values.items() if math.isfinite(value)])
+        finite = iter(finite_points({}, values, step))
         while batch := list(islice(finite, METRICS_PER_REQUEST)):
             client.log_batch(self.run_id, metrics=batch)
+
+
+def finite_points(
+    curves: Mapping[str, Sequence[float]], values: Mapping[str, float] = MappingProxyType({}), step: int = 0
+) -> list[Any]:
+    """Return mlflow's metrics of curves, from step 1, and of single values at `step`; those that are finite."""
+    from mlflow.entities import Metric
+    from mlflow.utils.time import get_current_time_millis
+
+    now = get_current_time_millis()
+    named = [(name, value, at) for name, curve in curves.items() for at, value in enumerate(curve, start=1)]
+    named += [(name, value, step) for name, value in values.items()]
+    return [Metric(name, float(value), now, at) for name, value, at in named if math.isfinite(value)]
 
 
 def _input(dataset: "DatasetInput") -> "Input":

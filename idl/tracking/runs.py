@@ -112,6 +112,22 @@ def _open(entry_point: str, experiment: str | None, run_name: str, resume: str |
         return Recorder(run.info.run_id, run.info.experiment_id)
 
 
+def status_of(run_id: str) -> str | None:
+    """Return a run's status (RUNNING, FINISHED, KILLED, FAILED); None where this store has no such run."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with quiet():
+        create_schema(*current_uris())
+        try:
+            run = mlflow.MlflowClient().get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+    return None if run.info.lifecycle_stage == "deleted" else run.info.status
+
+
 def _found(run_id: str, option: str) -> Any:
     """Return mlflow's run of that id. Raises InputError where there is none."""
     import mlflow

@@ -1,0 +1,131 @@
+"""The report of a sweep: that of its winner as a probe, and what the search was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from idl import figures
+from idl.report import Image, Run
+from idl.sweep.config import SweepConfig
+from idl.sweep.result import SweepResult, SweepTrial
+from idl.sweep.watcher import Asked
+
+SOUND = ("finished", "converged")
+
+
+@dataclass(frozen=True)
+class SweepFindings:
+    """What a sweep run knows at its end, besides its winner's run.
+
+    unit: of the one target; "m" where several are searched, which are judged in metres.
+    plans: how the images of each training set were held, a sentence each.
+    seconds: where the time of this worker went, by part.
+    """
+
+    config: SweepConfig
+    result: SweepResult
+    unit: str
+    plans: Sequence[str]
+    seconds: Mapping[str, float]
+
+    @property
+    def measure(self) -> str:
+        """What the study minimises, with its unit."""
+        name = "squared error of validation" if len(self.result.space.target) > 1 else "validation loss"
+        return ", ".join(filter(None, (name, figures.squared(self.unit))))
+
+
+def with_search(run: Run, findings: SweepFindings) -> Run:
+    """Put the search beside what the winner's run shows."""
+    report, result = run.report, findings.result
+    outcomes = [trial.outcome for trial in result.trials]
+    metrics = {
+        "best_trial": result.number,
+        "best_loss": next(trial.loss for trial in result.trials if trial.number == result.number),
+        "num_trials": len(outcomes),
+        **{f"num_{outcome}": outcomes.count(outcome) for outcome in ("converged", "ended", "diverged")},
+        **{f"importance/{name}": share for name, share in result.importances.items()},
+        **{f"seconds/{part}": seconds for part, seconds in findings.seconds.items()},
+    }
+    merged = replace(
+        report,
+        params={**report.params, **sweep_params(findings.config), **result.space.described()},
+        metrics={**report.metrics, **metrics},
+        figures={**report.figures, **_figures(findings)},
+        tables={
+            **report.tables,
+            "sweep/trials.csv": _table(result.trials),
+            "sweep/seconds.csv": {"part": [*findings.seconds], "seconds": [*findings.seconds.values()]},
+        },
+        description=f"{_description(findings)}\n\n{report.description}",
+        tags={**report.tags, "study": result.study},
+    )
+    return replace(run, report=merged)
+
+
+def sweep_params(config: SweepConfig) -> dict[str, object]:
+    """Return how the search went about it. Of a database's URL, which may hold a password, the kind alone."""
+    storage = config.storage.partition(":")[0].partition("+")[0] or "journal"
+    fixed = {name: value for name, value in asdict(config.fixed).items() if name in ("epochs", "patience", "schedule")}
+    asked = {name: value for name, value in asdict(config).items() if name not in ("fixed", "storage", "seed")}
+    return {**asked, "sweep_seed": config.seed, "study_storage": storage, **fixed}
+
+
+def trial_params(trial: SweepTrial | Asked) -> dict[str, object]:
+    """Return the settings of a trial by name."""
+    placed = {name: value for name, value in trial.place._asdict().items() if value is not None}
+    settings = asdict(trial.trial)
+    settings["step_images"] = settings.pop("batch_size")
+    return {**placed, **settings}
+
+
+def _figures(findings: SweepFindings) -> dict[str, Image]:
+    trials = findings.result.trials
+    losses = [trial.loss for trial in trials]
+    sound = [trial.outcome in SOUND for trial in trials]
+    made = {
+        "sweep/history.png": figures.search_history(losses, sound, findings.measure, f"Study {findings.result.study}"),
+        "sweep/k_and_lr.png": figures.search_plane(
+            [trial.trial.k for trial in trials], [trial.trial.lr for trial in trials], losses, sound, findings.measure
+        ),
+    }
+    if importances := findings.result.importances:
+        made["sweep/importance.png"] = figures.importance_chart([*importances], [*importances.values()])
+    return made
+
+
+def _table(trials: Sequence[SweepTrial]) -> dict[str, list[object]]:
+    rows = [
+        {
+            "number": trial.number,
+            **trial_params(trial),
+            **{name: getattr(trial, name) for name in ("outcome", "loss", "train_loss", "val_loss", "excess_loss")},
+            "best_epoch": trial.best_epoch,
+        }
+        for trial in trials
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _description(findings: SweepFindings) -> str:
+    result = findings.result
+    best = next(trial for trial in result.trials if trial.number == result.number)
+    placed = ", ".join(f"{name} {value}" for name, value in best.place._asdict().items() if value is not None)
+    square = figures.squared(findings.unit)
+    unit = f" {square}" if square else ""
+    searched = ", ".join(f"{name} {words}" for name, words in result.space.described().items() if words)
+    sentences = [
+        f"Study **{result.study}**: the best of {len(result.trials)} trials is number {best.number}, with "
+        f"{placed + ', ' if placed else ''}k {best.trial.k} and a learning rate of {best.trial.lr:.3g} "
+        f"({best.trial.solver}): {findings.measure.partition(',')[0]} {best.loss:.4g}{unit}.",
+        f"Searched: {searched}.",
+    ]
+    if result.importances:
+        ranked = sorted(result.importances.items(), key=lambda each: -each[1])
+        sentences.append("What mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in ranked) + ".")
+    if len(result.space.target) > 1:
+        sentences.append(
+            "Several targets were searched: a trial's loss is the mean squared error in metres over all valid pixels "
+            "of the validation split, predicted and clamped to the protocol's range; `val_loss` is in each target's "
+            "own space."
+        )
+    return " ".join(sentences) + "".join(f"\n\n> {plan}" for plan in findings.plans)
