@@ -13,6 +13,7 @@ from idl.report import Run, RunReport
 SHOWN = (
     "train_loss",
     "val_loss",
+    "exact_val_loss",
     "test_loss",
     "loss_over_null",
     "test_rmse",

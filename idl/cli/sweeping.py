@@ -1,5 +1,6 @@
 """The command that searches a probe's settings: `sweep`."""
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def sweep(**options: Any) -> None:
     subject = subject_of(probe_config, space, store, encoders)
     noted = check(config, subject, folder)
 
-    click.echo(f"study: {config.study}; to go on after an interruption: --study {config.study}", err=True)
+    click.echo(f"study: {config.study}; to go on after an interruption: --study {shlex.quote(config.study)}", err=True)
     work = _Work(options, config, space, probe_config, folder, subject, store, encoders, started)
     try:
         _run(work, noted)
@@ -149,7 +150,7 @@ class _Work:
         """The line that an interruption ends with."""
         if self.config.storage == "memory":
             return "interrupted; a study in memory cannot go on."
-        return f"interrupted; the same command with --study {self.config.study} goes on from here."
+        return f"interrupted; the same command with --study {shlex.quote(self.config.study)} goes on from here."
 
     @property
     def name(self) -> str:
@@ -239,11 +240,11 @@ def _conclude(work: _Work, searched: _Searched, recorder: tracking.Recorder) -> 
     """Test the winner, log the search, register."""
     clock = time.perf_counter()
     result, grounds = searched.result, searched.grounds
-    run = conclude(grounds, result, progress_shown())
+    run, exact_val_loss = conclude(grounds, result, progress_shown())
     seconds = {**searched.seconds, "testing": time.perf_counter() - clock}
     unit = "m" if len(result.space.target) > 1 else grounds.grounds[result.place].target.unit
     plans = [made.plan.sentence for made in grounds.data.values()]
-    findings = SweepFindings(work.config, result, unit, plans, seconds)
+    findings = SweepFindings(work.config, result, unit, plans, exact_val_loss, seconds)
     finish(recorder, with_search(run, findings), grounds.grounds[result.place].encoder, work.options)
     click.echo("seconds: " + ", ".join(f"{part} {spent:.1f}" for part, spent in seconds.items()))
 

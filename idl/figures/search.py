@@ -28,6 +28,8 @@ from idl.figures.colour import FAINT as FAINT_RGB
 WIDTH_IN, HEIGHT_IN = 8.0, 4.8
 # Losses beyond so many times the best one would squeeze all others onto one line.
 SHOWN_RATIO = 20.0
+# From here on a logarithmic axis says more.
+WIDE_RATIO = 3.0
 TILE_SIDE, GAP, LABEL_WIDTH, TITLE_HEIGHT = 112, 6, 78, 30
 NUM_ROWS = 3
 
@@ -44,7 +46,7 @@ def search_history(
     numbers = np.arange(1, len(losses) + 1)
     figure, axes = blank_chart(WIDTH_IN, HEIGHT_IN, title, "a dot for each trial; the line is the best so far")
     place(figure, axes, left_in=0.85, right_in=1.5)
-    _log_losses(axes, losses[sound], measure)
+    _scale_losses(axes, losses[sound], measure)
     axes.set_xlim(0, len(losses) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("trial", fontsize=9.5, color=INK)
@@ -182,15 +184,18 @@ def _coloured(
     return colourise(values, visible, depth_range_m, DEPTH_MAP)
 
 
-def _log_losses(axes: Axes, losses: np.ndarray, measure: str) -> None:
-    """A logarithmic axis from below the best loss to what is not far above it."""
+def _scale_losses(axes: Axes, losses: np.ndarray, measure: str) -> None:
+    """An axis from below the best loss to what is not far above it; logarithmic where that is a wide range."""
     best = float(losses.min()) if len(losses) else 1.0
     worst = min(float(losses.max()), SHOWN_RATIO * best) if len(losses) else 2 * best
-    if best > 0:
+    if worst > WIDE_RATIO * best > 0:
         axes.set_yscale("log")
-        axes.set_ylim(best / 1.05, max(worst, 1.2 * best) * 1.05)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if worst > 5 * best else tuple(np.arange(1, 10, 0.5))))
+        axes.set_ylim(best / 1.1, worst * 1.1)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    else:
+        margin = 0.08 * max(worst - best, 0.02 * best, 1e-12)
+        axes.set_ylim(best - margin, max(worst, best + 10 * margin) + margin)
     axes.set_ylabel(measure, fontsize=9.5, color=INK)
     axes.grid(axis="y", color=RULE, linewidth=0.7)

@@ -108,8 +108,11 @@ def within(space: SearchSpace, data: Mapping[Place, TrainingSet]) -> SearchSpace
     return replace(space, k=(first, largest if last is None else min(last, largest)))
 
 
-def conclude(grounds: Grounds, result: SweepResult, progress: Progress = silent) -> Run:
-    """Read the test split, once, for the winner, and make it a run like that of a probe with its settings."""
+def conclude(grounds: Grounds, result: SweepResult, progress: Progress = silent) -> tuple[Run, float]:
+    """Read the test split, once, for the winner, and make it a run like that of a probe with its settings.
+
+    Returns the validation loss of the exact solver at the winner's k, too.
+    """
     ground, data, trial = grounds.grounds[result.place], grounds.data[result.place], result.best.trial
     config = replace(
         ground.config,
@@ -122,8 +125,9 @@ def conclude(grounds: Grounds, result: SweepResult, progress: Progress = silent)
     ground = replace(ground, config=config)
     with cache.locked(ground.encoded.folder):
         arms = fit_arms(ground.train, ground.val, ground.encoded.columns, trial.k)
+        exact_val_loss = arms[PROBE].fit.solution.val_loss
         arms |= {PROBE: arm_of(result.best, arms[PROBE], data)}
-        return concluded(ground, arms, result.best, progress)
+        return concluded(ground, arms, result.best, progress), exact_val_loss
 
 
 def _config_of(config: ProbeConfig, place: Place) -> ProbeConfig:

@@ -18,6 +18,7 @@ class SweepFindings:
 
     unit: of the one target; "m" where several are searched, which are judged in metres.
     plans: how the images of each training set were held, a sentence each.
+    exact_val_loss: of the exact solver at the winner's k, with the penalty that validation chose.
     seconds: where the time of this worker went, by part.
     """
 
@@ -25,6 +26,7 @@ class SweepFindings:
     result: SweepResult
     unit: str
     plans: Sequence[str]
+    exact_val_loss: float
     seconds: Mapping[str, float]
 
     @property
@@ -41,6 +43,7 @@ def with_search(run: Run, findings: SweepFindings) -> Run:
     metrics = {
         "best_trial": result.number,
         "best_loss": next(trial.loss for trial in result.trials if trial.number == result.number),
+        "exact_val_loss": findings.exact_val_loss,
         "num_trials": len(outcomes),
         **{f"num_{outcome}": outcomes.count(outcome) for outcome in ("converged", "ended", "diverged")},
         **{f"importance/{name}": share for name, share in result.importances.items()},

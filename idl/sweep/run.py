@@ -18,7 +18,7 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.result import Seconds, SweepResult, SweepTrial
 from idl.sweep.searching import importances_of
 from idl.sweep.space import Place, SearchSpace
-from idl.sweep.storage import journal_path, open_study, opened, require_space
+from idl.sweep.storage import MEMORY, journal_path, open_study, opened, require_space
 from idl.sweep.watcher import Watcher
 from idl.sweep.workers import Heartbeat, is_gone, this_worker
 
@@ -67,6 +67,8 @@ def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> Stud
 
 def note_run(config: SweepConfig, folder: Path, run_id: str) -> None:
     """Note this worker's run as the one that the study's trials are logged under."""
+    if config.storage == MEMORY:
+        return
     with opened(config, config.study, folder) as storage:
         study = optuna.load_study(study_name=config.study, storage=storage.optuna)
         study.set_user_attr(RUN, {"run_id": run_id, "worker": this_worker()})
@@ -74,6 +76,8 @@ def note_run(config: SweepConfig, folder: Path, run_id: str) -> None:
 
 def noted_run(config: SweepConfig, folder: Path) -> StudyRun | None:
     """Return the run that the study has noted."""
+    if config.storage == MEMORY:
+        return None
     with opened(config, config.study, folder) as storage:
         return _noted(optuna.load_study(study_name=config.study, storage=storage.optuna), config)
 

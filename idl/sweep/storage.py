@@ -22,6 +22,8 @@ from idl.sweep.space import SearchSpace
 from idl.sweep.workers import GRACE_SECONDS, HEARTBEAT_SECONDS, enqueue_again
 
 CONNECT_SECONDS = 10
+# A storage that ends with this process.
+MEMORY = "memory"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def opened(config: SweepConfig, study: str, folder: Path) -> Iterator[Storage]:
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        if config.storage == "memory":
+        if config.storage == MEMORY:
             yield Storage(InMemoryStorage())
         elif config.storage:
             database = _database(config.storage)

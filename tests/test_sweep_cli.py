@@ -1,0 +1,304 @@
+"""`idl sweep` as a user meets it: one run that holds all, one line for bad input, and going on after an end."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.artifacts import download_artifacts, load_text
+from mlflow.entities import Run
+from PIL import Image
+from planted import write_pairs
+from test_cli import SMALL, run
+
+from idl.probes.linear_probe import LinearProbe
+from idl.sweep import batches
+from idl.sweep import run as sweep_run
+from idl.tracking.children import TrialRuns
+
+FEW = ("--encoder", "null", "--stride", "16", "--trials", "6", "--at-once", "3", "--epochs", "3")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with its own cache and its own tracking store, and RGB-D pairs in `walk`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    write_pairs(tmp_path / "walk", num=40)
+    yield tmp_path  # pyright: ignore[reportReturnType]
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def sweep(*arguments: str) -> int:
+    return run("sweep", "--dataset", "folder", "--data", "walk", *SMALL, *arguments)
+
+
+def runs(entry_point: str) -> list[Run]:
+    """All runs of an entry point, the oldest first."""
+    wanted = f"tags.idl.entry_point = '{entry_point}'"
+    found = mlflow.search_runs(
+        search_all_experiments=True, filter_string=wanted, order_by=["start_time ASC"], output_format="list"
+    )
+    return found  # pyright: ignore[reportReturnType]
+
+
+def children(parent: Run) -> dict[int, Run]:
+    of_parent = [each for each in runs("trial") if each.data.tags["mlflow.parentRunId"] == parent.info.run_id]
+    by_number = {int(each.data.tags["idl.trial"]): each for each in of_parent}
+    assert len(by_number) == len(of_parent)
+    return by_number
+
+
+def statuses(parent: Run) -> dict[int, str]:
+    return {number: child.info.status for number, child in children(parent).items()}
+
+
+def downloaded(left: Run, path: str) -> Path:
+    return Path(download_artifacts(run_id=left.info.run_id, artifact_path=path))
+
+
+def test_a_sweep_leaves_one_run_with_all_its_trials(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep(*FEW, "--study", "whole") == 0
+    out, err = capfd.readouterr()
+    assert "models:/idl-depth-null/1 @champion" in out
+    assert "--study whole" in err
+    assert "3 of 3 components: one matrix an image" in err
+    (parent,) = runs("sweep")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["k_range"] == "1:3"
+    assert parent.data.params["lr_range"] == "0.0001:1"
+    assert parent.data.tags["idl.study"] == "whole"
+    there = children(parent)
+    assert sorted(there) == list(range(6))
+    assert set(statuses(parent).values()) == {"FINISHED"}
+    rows = list(csv.DictReader(io.StringIO(load_text(f"runs:/{parent.info.run_id}/sweep/trials.csv"))))
+    for row, child in zip(rows, [there[number] for number in range(6)], strict=True):
+        assert float(row["val_loss"]) == child.data.metrics["val_loss"]
+        assert child.data.params["k"] == row["k"]
+        assert float(child.data.params["lr"]) == float(row["lr"])
+        history = mlflow.MlflowClient().get_metric_history(child.info.run_id, "val_loss")
+        assert min(point.value for point in history) == child.data.metrics["val_loss"]
+    for name in ("history", "k_and_lr"):
+        assert np.asarray(Image.open(downloaded(parent, f"sweep/{name}.png"))).dtype == np.uint8
+    # The winner is the lowest of them, and what is registered is its probe.
+    best = min(there.values(), key=lambda each: each.data.metrics["loss"])
+    assert parent.data.metrics["best_trial"] == float(best.data.tags["idl.trial"])
+    assert parent.data.metrics["val_loss"] == best.data.metrics["val_loss"]
+    assert parent.data.metrics["excess_loss"] == pytest.approx(best.data.metrics["excess_loss"])
+    probe = LinearProbe.load(str(downloaded(best, "probe.safetensors")))
+    version = mlflow.MlflowClient().get_model_version("idl-depth-null", "1")
+    registered = next(Path(download_artifacts(str(version.source))).rglob("probe.safetensors"))
+    again = LinearProbe.load(str(registered))
+    assert vars(probe.card) == vars(again.card)
+    for name in ("weight", "bias", "projection"):
+        torch.testing.assert_close(getattr(probe, name), getattr(again, name))
+    # A probe with the winner's settings is the winner.
+    settings = {name: best.data.params[name] for name in ("k", "lr", "solver", "epochs")}
+    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    assert run("probe", "--dataset", "folder", "--data", "walk", *SMALL, *FEW[:4], *options) == 0
+    (alone,) = runs("probe")
+    for name in ("train_loss", "val_loss", "test_loss", "test_rmse", "loss_over_null"):
+        assert alone.data.metrics[name] == pytest.approx(parent.data.metrics[name], rel=1e-4)
+
+
+def test_stages_and_targets_are_judged_in_metres(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    searched = ("--stages", "0,1", "--targets", "depth,log-depth", "--lr-range", "1e-3:1e-1", "--pruner", "none")
+    few = ("--trials", "12", "--at-once", "6", "--epochs", "3", "--encoder", "timm:test_convnext")
+    assert sweep(*few, *searched, "--weights", "random") == 0
+    assert "stage 1, log-depth: " in capfd.readouterr().err
+    (parent,) = runs("sweep")
+    there = children(parent).values()
+    places = {(child.data.params["stage"], child.data.params["target"]) for child in there}
+    assert {stage for stage, _ in places} == {"0", "1"}
+    assert {target for _, target in places} == {"depth", "log-depth"}
+    for child in there:
+        metrics = child.data.metrics
+        if child.data.params["target"] == "depth":
+            # Depths are 1 to 3 m, and predictions near them: nothing is clamped.
+            assert metrics["loss"] == pytest.approx(metrics["val_loss"], rel=1e-4)
+        else:
+            # In ln m the same error is a smaller number.
+            assert metrics["loss"] > 1.5 * metrics["val_loss"]
+    best = min(there, key=lambda each: each.data.metrics["loss"])
+    assert parent.data.metrics["best_loss"] == best.data.metrics["loss"]
+    assert parent.data.params["target"] == best.data.params["target"]
+    assert parent.data.params["stage"] == best.data.params["stage"]
+    assert "in metres" in parent.data.tags["mlflow.note.content"]
+    (version,) = mlflow.MlflowClient().search_model_versions()
+    assert version.tags["target"] == best.data.params["target"]
+    # A second sweep on the same pairs encodes nothing.
+    assert sweep(*few, *searched, "--weights", "random") == 0
+    assert runs("sweep")[1].data.metrics["encoded_images"] == 0
+
+
+def raising(error: type[BaseException], batch: int) -> Callable[..., Any]:
+    """Train, but raise where the batch of that number begins, from 0."""
+    train, count = batches.train_trials, iter(range(10**6))
+
+    def trained(*arguments: Any) -> Any:
+        if next(count) == batch:
+            raise error
+        return train(*arguments)
+
+    return trained
+
+
+def test_an_interrupted_study_goes_on_in_its_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "train_trials", raising(KeyboardInterrupt, 1))
+        assert sweep(*FEW, "--study", "cut off") == 130
+    assert "the same command with --study 'cut off' goes on from here" in capfd.readouterr().err
+    (parent,) = runs("sweep")
+    assert parent.info.status == "KILLED"
+    killed = dict.fromkeys((3, 4, 5), "KILLED")
+    assert statuses(parent) == dict.fromkeys((0, 1, 2), "FINISHED") | killed
+    assert sweep(*FEW, "--study", "cut off") == 0
+    (again,) = runs("sweep")
+    assert (again.info.run_id, again.info.status) == (parent.info.run_id, "FINISHED")
+    assert statuses(again) == dict.fromkeys((0, 1, 2, 6, 7, 8), "FINISHED") | killed
+    there = children(again)
+    assert there[6].data.tags["retry_of"] == "3"
+    assert there[6].data.params == there[3].data.params
+    assert again.data.metrics["num_trials"] == 6
+
+
+@pytest.mark.parametrize("moment", ["training", "telling"])
+def test_a_killed_worker_leaves_nothing_running(folder: Path, moment: str) -> None:
+    """Killed while a batch trains its trials are tried again; killed when the study knows of them they are ended."""
+    where = {
+        "training": "batches, 'train_trials'",
+        "telling": "TrialRuns, 'end'",
+    }[moment]
+    script = (
+        "import os, signal, sys\n"
+        "from idl.sweep import batches\n"
+        "from idl.tracking.children import TrialRuns\n"
+        f"setattr({where}, lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
+        "from idl.cli import run\n"
+        "run()\n"
+    )
+    arguments = ("--dataset", "folder", "--data", "walk", *SMALL, *FEW, "--study", "killed")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script, "sweep", *arguments], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (parent,) = runs("sweep")
+    assert parent.info.status == "RUNNING"
+    assert statuses(parent) == dict.fromkeys(range(3), "RUNNING")
+    assert sweep(*FEW, "--study", "killed") == 0
+    (again,) = runs("sweep")
+    assert (again.info.run_id, again.info.status) == (parent.info.run_id, "FINISHED")
+    if moment == "training":
+        expected = dict.fromkeys(range(3), "KILLED") | dict.fromkeys(range(3, 9), "FINISHED")
+    else:
+        expected = dict.fromkeys(range(6), "FINISHED")
+    assert statuses(again) == expected
+    finished = [child for child in children(again).values() if child.info.status == "FINISHED"]
+    assert len(finished) == 6
+    assert all({"loss", "val_loss", "excess_loss"} <= child.data.metrics.keys() for child in finished)
+
+
+def test_a_worker_that_joins_trains_for_the_run_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep(*FEW, "--study", "shared") == 0
+    (first,) = runs("sweep")
+    # As if the first one, this process, were still at it.
+    client = mlflow.MlflowClient()
+    client.update_run(first.info.run_id, status="RUNNING")
+    more = (*FEW, "--trials", "9", "--study", "shared")
+    assert sweep(*more) == 0
+    joined = runs("sweep")[1]
+    assert joined.info.status == "FINISHED"
+    assert joined.data.tags["study_run"] == first.info.run_id
+    assert joined.data.metrics["num_trained"] == 3
+    assert sorted(children(first)) == list(range(9))
+    assert len(client.search_model_versions()) == 1
+    # Killed while another trained with it: that one takes its run over.
+    answers = iter([False, True, True])
+    monkeypatch.setattr(sweep_run, "is_gone", lambda worker: next(answers))
+    assert sweep(*FEW, "--trials", "12", "--study", "shared") == 0
+    assert client.get_run(first.info.run_id).info.status == "FINISHED"
+    assert client.get_run(first.info.run_id).data.metrics["num_trials"] == 12
+    assert len(client.search_model_versions()) == 2
+
+
+def test_a_trial_that_diverges_is_marked_and_the_others_go_on(folder: Path) -> None:
+    assert sweep(*FEW, "--solvers", "sgd", "--lr-range", "1e-2:1e4", "--pruner", "none", "--at-once", "6") == 0
+    (parent,) = runs("sweep")
+    outcomes = [child.data.tags["outcome"] for child in children(parent).values()]
+    assert "diverged" in outcomes
+    assert parent.data.metrics["num_diverged"] == outcomes.count("diverged") < 6
+    assert set(statuses(parent).values()) == {"FINISHED"}
+    assert np.isfinite(parent.data.metrics["test_loss"])
+
+
+BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "inverted": (("--lr-range", "1:1e-3"), "lr=1:0.001: an empty range"),
+    "no_range": (("--lr-range", "fast"), "lr_range=fast: expected two numbers"),
+    "open_start": (("--k-range", "all:3"), "k_range=all:3: expected two numbers"),
+    "k": (("--k-range", "1:4"), "k_range=1:4: the encoder has 3 channels. Pass a range within 1:3"),
+    "k_zero": (("--k-range", "0:3"), "expected 1 or more"),
+    "solver": (("--solvers", "adma"), "solver=adma: expected sgd or adam"),
+    "choice": (("--step-images-choices", "8,many"), "expected whole numbers"),
+    "target": (("--targets", "depth,dept"), "did you mean 'depth'"),
+    "units": (("--targets", "depth,normals"), "cannot be compared"),
+    "stage": (("--encoder", "timm:test_convnext", "--weights", "random", "--stages", "0,9"), "stage=9"),
+    "stage_word": (("--stages", "deep"), "expected whole numbers"),
+    "storage": (("--storage", "sqlite:////nowhere/at/all.db"), "cannot be reached"),
+    "journal": (("--study", "damaged"), "damaged at line 1 of 1"),
+    "epochs": (("--epochs", "0"), "epochs=0: expected 1 or more"),
+    "report": (("--report-epochs", "0"), "report_epochs=0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_before_anything_is_made(
+    folder: Path, capfd: pytest.CaptureFixture[str], case: str
+) -> None:
+    arguments, message = BAD[case]
+    (folder / "cache" / "studies").mkdir(parents=True)
+    damaged = folder / "cache" / "studies" / "damaged.journal"
+    damaged.write_text("{}\n")
+    assert sweep(*FEW, *arguments) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "error: " in line] == lines[-1:]
+    assert message in lines[-1]
+    assert "Traceback" not in "".join(lines)
+    made = {path.name for path in (folder / "cache").rglob("*") if path.is_file()}
+    assert made <= {damaged.name, f"{damaged.name}.writing"}
+    assert not (folder / "mlflow.db").exists() or not runs("sweep")
+
+
+def test_a_study_of_another_encoder_is_refused_with_both(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sweep(*FEW, "--study", "one") == 0
+    maps = set((folder / "cache" / "features").rglob("*"))
+    capfd.readouterr()
+    assert sweep(*FEW, "--stride", "8", "--study", "one") == 2
+    err = capfd.readouterr().err
+    assert "study one: encoder is null " in err
+    assert " there, null " in err
+    assert "Pass another study name" in err
+    assert sweep(*FEW, "--target", "log-depth", "--study", "one") == 2
+    assert "target is depth there, log-depth here" in capfd.readouterr().err
+    assert sweep(*FEW, "--lr-range", "1e-3:1", "--study", "one") == 2
+    assert "lr is 0.0001:1.0 there, 0.001:1.0 here" in capfd.readouterr().err
+    assert set((folder / "cache" / "features").rglob("*")) == maps
+    (only,) = [each for each in runs("sweep") if each.info.status == "FINISHED"]
+    assert TrialRuns(only.info.run_id, "one")._running() == []
