@@ -77,7 +77,8 @@ def trial_params(trial: SweepTrial | Asked) -> dict[str, object]:
     """Return the settings of a trial by name."""
     placed = {name: value for name, value in trial.place._asdict().items() if value is not None}
     settings = asdict(trial.trial)
-    settings["step_images"] = settings.pop("batch_size")
+    # As the options of a probe are called, which `batch_size` and `seed` are other ones of.
+    settings["step_images"], settings["order_seed"] = settings.pop("batch_size"), settings.pop("seed")
     return {**placed, **settings}
 
 
