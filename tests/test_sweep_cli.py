@@ -23,6 +23,7 @@ from test_cli import SMALL, run
 from idl.probes.linear_probe import LinearProbe
 from idl.sweep import batches
 from idl.sweep import run as sweep_run
+from idl.tracking import Terminated
 from idl.tracking.children import TrialRuns
 
 ENCODER = ("--encoder", "null", "--stride", "16")
@@ -157,15 +158,21 @@ def raising(error: type[BaseException], batch: int) -> Callable[..., Any]:
     return trained
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interrupted_study_goes_on_in_its_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: type[BaseException],
+    code: int,
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "train_trials", raising(KeyboardInterrupt, 1))
-        assert sweep(*FEW, "--study", "cut off") == 130
+        patched.setattr(batches, "train_trials", raising(error, 1))
+        assert sweep(*FEW, "--study", "cut off") == code
     assert "the same command with --study 'cut off' goes on from here" in capfd.readouterr().err
     (parent,) = runs("sweep")
     assert parent.info.status == "KILLED"
+    assert parent.data.params["lr_range"] == "0.0001:1"
     killed = dict.fromkeys((3, 4, 5), "KILLED")
     assert statuses(parent) == dict.fromkeys((0, 1, 2), "FINISHED") | killed
     assert sweep(*FEW, "--study", "cut off") == 0

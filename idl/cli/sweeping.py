@@ -176,7 +176,7 @@ def _run(work: _Work, noted: StudyRun | None) -> None:
     with _tracked(work, resume) as recorder:
         if joins is None:
             note_run(work.config, work.folder, recorder.run_id)
-        searched = _search(work, joins.run_id if joins else recorder.run_id)
+        searched = _search(work, joins.run_id if joins else recorder.run_id, None if resume else recorder)
         if joins is None:
             _conclude(work, searched, recorder)
             return
@@ -206,8 +206,11 @@ class _Searched:
     seconds: Mapping[str, float]
 
 
-def _search(work: _Work, parent_id: str) -> _Searched:
-    """Make the training sets, and train until the study has all its trials, each logged under `parent_id`."""
+def _search(work: _Work, parent_id: str, fresh: tracking.Recorder | None) -> _Searched:
+    """Make the training sets, and train until the study has all its trials, each logged under `parent_id`.
+
+    fresh: this worker's run where it has no parameters yet; what is searched is then seen while it lasts.
+    """
     clock = time.perf_counter()
     seconds = {"starting": clock - work.started}
     grounds = prepare_all(
@@ -220,10 +223,15 @@ def _search(work: _Work, parent_id: str) -> _Searched:
         lambda line: click.echo(line, err=True),
     )
     seconds["preparing"] = time.perf_counter() - clock
+    space = within(work.space, grounds.data)
+    if fresh is not None:
+        # Not how many trials: a study that goes on may be asked for more.
+        params = {name: value for name, value in sweep_params(work.config).items() if name != "trials"}
+        fresh.log(RunReport(params={**params, **space.described()}, metrics={}))
     runs = tracking.TrialRuns(parent_id, work.config.study)
     result = run_sweep(
         grounds.data,
-        within(work.space, grounds.data),
+        space,
         work.config,
         work.subject,
         work.folder,

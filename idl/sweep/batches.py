@@ -122,7 +122,10 @@ class Search:
                 with suppress(Exception):
                     retry(self.study, self.study.trials[trial.number])
             with suppress(Exception):
-                self.watcher.settled((), [trial.number for trial in asked], is_all=False)
+                # Those that the study had been told of are not lost.
+                states = {trial.number: self.study.trials[trial.number].state for trial in asked}
+                finished = {number for number, state in states.items() if state in FINISHED}
+                self.watcher.settled(finished, states.keys() - finished, is_all=False)
             raise
         finally:
             self.heartbeat.drop(trial._trial_id for trial in asked)

@@ -1,5 +1,6 @@
 """The report of a sweep: that of its winner as a probe, and what the search was."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -79,7 +80,8 @@ def trial_params(trial: SweepTrial | Asked) -> dict[str, object]:
     settings = asdict(trial.trial)
     # As the options of a probe are called, which `batch_size` and `seed` are other ones of.
     settings["step_images"], settings["order_seed"] = settings.pop("batch_size"), settings.pop("seed")
-    return {**placed, **settings}
+    # MLflow's axes are linear, and rates are searched in the logarithm.
+    return {**placed, **settings, "log10_lr": f"{math.log10(trial.trial.lr):.4f}"}
 
 
 def _figures(findings: SweepFindings) -> dict[str, Image]:

@@ -86,8 +86,8 @@ class TrialRuns:
                     _client().set_terminated(run_id, statuses[number])
 
     def _running(self) -> list[tuple[int, str]]:
-        quoted = self._study.replace("'", "\\'")
-        wanted = f"tags.`{STUDY_TAG}` = '{quoted}' and attributes.status = 'RUNNING'"
+        quote = '"' if "'" in self._study else "'"
+        wanted = f"tags.`{STUDY_TAG}` = {quote}{self._study}{quote} and attributes.status = 'RUNNING'"
         found, token = [], None
         while True:
             page = _client().search_runs([self._experiment_id], wanted, max_results=RUNS_PER_PAGE, page_token=token)
