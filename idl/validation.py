@@ -53,7 +53,7 @@ def losses_in_metres(
 class ShownImages:
     """A few validation images, to see what probes make of them.
 
-    truth: metres (images, H, W), or normals (images, H, W, 3).
+    truth: metres (images, H, W), normals (images, H, W, 3), or the first output of any other target (images, H, W).
     cells: of the grid, on all columns [bias | components].
     """
 
@@ -70,13 +70,15 @@ class ShownImages:
         order = encoded.split.indices["val"]
         positions = np.unique(np.linspace(0, len(order) - 1, num_images).round().astype(int)).tolist()
         batch = encoded.read("val", positions, ("rgb", target.layer, "valid"))
+        encoded_truth, valid = read_target(target, batch.layers)
+        truth = encoded_truth[:, 0] if target.kind == "field" else batch.layers[target.layer].float()
         columns = encoded.columns.assemble(batch.maps.to(encoded.device))[:, list(encoded.columns.of_arm(PROBE))]
         return cls(
             target,
             tuple(encoded.store.names[order[position]] for position in positions),
             batch.layers["rgb"].numpy(),
-            batch.layers[target.layer].float().numpy(),
-            batch.layers["valid"].numpy(),
+            truth.numpy(),
+            valid.numpy(),
             columns.permute(0, 2, 3, 1).float().cpu(),
         )
 
@@ -85,7 +87,7 @@ class ShownImages:
 
         weights: on [bias | leading components], the same number of columns for all, for the target itself.
         side: of the pictures, pixels.
-        Returns for each probe metres (images, side, side), or unit normals (images, side, side, 3).
+        Returns for each probe what `truth` is of, (images, side, side) or (images, side, side, 3).
         """
         if not weights:
             return []
@@ -93,7 +95,7 @@ class ShownImages:
         grid = (self.cells[..., : len(joint)] @ joint).permute(0, 3, 1, 2)
         values = upsample(grid.contiguous(), side, side).unflatten(1, (len(weights), -1)).transpose(0, 1)
         decoded = self.target.decode(values.flatten(0, 1)).unflatten(0, values.shape[:2]).numpy()
-        return [np.moveaxis(each, 1, -1) if self.target.layer == "normals" else each[:, 0] for each in decoded]
+        return [np.moveaxis(each, 1, -1) if self.target.kind == "normals" else each[:, 0] for each in decoded]
 
 
 def _grid(

@@ -14,7 +14,6 @@ from idl.reporting import run_tags
 from idl.sweep.grounds import Grounds
 from idl.sweep.reporting import trial_params
 from idl.sweep.result import SweepTrial
-from idl.sweep.space import Place
 from idl.sweep.watcher import Asked, Watcher
 from idl.tracking import TrialRuns
 from idl.validation import ShownImages
@@ -36,7 +35,7 @@ class LoggedTrials(Watcher):
             place: ShownImages.of(ground.encoded, ground.target, NUM_SHOWN) for place, ground in grounds.grounds.items()
         }
         self._sheets = {
-            place: figures.trial_sheet(shown.rgb, shown.truth, shown.valid, self._range_m(place))
+            place: figures.trial_sheet(shown.rgb, shown.truth, shown.valid, grounds.grounds[place].limits)
             for place, shown in self._shown.items()
         }
 
@@ -55,7 +54,9 @@ class LoggedTrials(Watcher):
             predictions = self._shown[place].predicted(weights, figures.TILE_SIDE)
             for (trial, descent), of_target, prediction in zip(here, weights, predictions, strict=True):
                 words = f"trial {trial.number}: k {trial.trial.k}, lr {trial.trial.lr:.2g}, loss {trial.loss:.4g}"
-                sheet = figures.with_predictions(self._sheets[place], prediction, self._range_m(place), words)
+                sheet = figures.with_predictions(
+                    self._sheets[place], prediction, self._grounds.grounds[place].limits, words
+                )
                 penalty = trial.trial.weight_decay * of_target.shape[1] / 2
                 probe = linear_probe(self._grounds.grounds[place], of_target, trial.trial.k, penalty)
                 files = {"probe.safetensors": probe.to_bytes(), "validation.png": _png(sheet)}
@@ -68,9 +69,6 @@ class LoggedTrials(Watcher):
         else:
             self._runs.end(finished, "FINISHED")
             self._runs.end(lost, "KILLED")
-
-    def _range_m(self, place: Place) -> tuple[float, float]:
-        return 0.0, self._grounds.grounds[place].store.shown_depth_m
 
 
 def _report(trial: SweepTrial, descent: Descent) -> RunReport:

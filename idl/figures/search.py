@@ -140,7 +140,7 @@ def trial_sheet(
     rgb: UInt8[np.ndarray, "images H W 3"],
     truth: Float[np.ndarray, "images H W *three"],
     valid: Bool[np.ndarray, "images H W"],
-    depth_range_m: tuple[float, float],
+    limits: tuple[float, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draw images above their truth, with an empty row below for what a trial predicts.
 
@@ -156,14 +156,14 @@ def trial_sheet(
         left = LABEL_WIDTH + i * (TILE_SIDE + GAP)
         page.picture(picture, left, TITLE_HEIGHT, TILE_SIDE, TILE_SIDE)
         small, mask = (resized(each, TILE_SIDE, TILE_SIDE) for each in (truth[i], valid[i]))
-        page.tile(_coloured(small, mask, depth_range_m), left, TITLE_HEIGHT + TILE_SIDE + GAP)
+        page.tile(_coloured(small, mask, limits), left, TITLE_HEIGHT + TILE_SIDE + GAP)
     return page.pixels()
 
 
 def with_predictions(
     sheet: UInt8[np.ndarray, "height width 3"],
     prediction: Float[np.ndarray, "images side side *three"],
-    depth_range_m: tuple[float, float],
+    limits: tuple[float, float],
     title: str,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Fill a `trial_sheet` with a trial's predictions: metres or normals, TILE_SIDE pixels wide."""
@@ -172,16 +172,16 @@ def with_predictions(
     visible = np.ones(prediction.shape[1:3], dtype=bool)
     for i, each in enumerate(prediction):
         left = LABEL_WIDTH + i * (TILE_SIDE + GAP)
-        page.tile(_coloured(each, visible, depth_range_m), left, TITLE_HEIGHT + 2 * (TILE_SIDE + GAP))
+        page.tile(_coloured(each, visible, limits), left, TITLE_HEIGHT + 2 * (TILE_SIDE + GAP))
     return page.pixels()
 
 
 def _coloured(
-    values: np.ndarray, visible: Bool[np.ndarray, "H W"], depth_range_m: tuple[float, float]
+    values: np.ndarray, visible: Bool[np.ndarray, "H W"], limits: tuple[float, float]
 ) -> UInt8[np.ndarray, "H W 3"]:
     if values.ndim == 3:
         return normals_to_rgb(values, visible)
-    return colourise(values, visible, depth_range_m, DEPTH_MAP)
+    return colourise(values, visible, limits, DEPTH_MAP)
 
 
 def _scale_losses(axes: Axes, losses: np.ndarray, measure: str) -> None:

@@ -49,11 +49,11 @@ class SearchSpace:
         for solver in self.solver:
             if solver not in get_args(Solver):
                 raise InputError(f"solver={solver}: expected {' or '.join(get_args(Solver))}.")
-        layers = {find_target(name).layer for name in self.target}
-        if len(layers) > 1:
+        others = [name for name in self.target if find_target(name).kind != "depth"]
+        if others and len(self.target) > 1:
             raise InputError(
-                f"targets={_listed(self.target)}: losses of normals and of depths cannot be compared. "
-                "Search depth, log-depth and inverse-depth, or sweep normals alone."
+                f"targets={_listed(self.target)}: a loss of {others[0]} cannot be brought to metres, and compared. "
+                "Search depth, log-depth and inverse-depth, or sweep it alone."
             )
 
     @classmethod
