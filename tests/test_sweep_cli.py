@@ -26,6 +26,7 @@ from idl.sweep import run as sweep_run
 from idl.tracking import Terminated
 from idl.tracking.children import TrialRuns
 
+MEMORY = ("--storage", "memory")
 ENCODER = ("--encoder", "null", "--stride", "16")
 # Fewer images a step than there are: of all of them the standardised target's mean is 0, and Adam's first step on
 # the bias has the sign of a rounding.
@@ -250,7 +251,7 @@ def test_a_worker_that_joins_trains_for_the_run_of_the_first(folder: Path, monke
 
 
 def test_a_trial_that_diverges_is_marked_and_the_others_go_on(folder: Path) -> None:
-    assert sweep(*FEW, "--solvers", "sgd", "--lr-range", "1e-2:1e4", "--pruner", "none", "--at-once", "6") == 0
+    assert sweep(*FEW, "--solvers", "sgd", "--lr-range", "1e-2:1e4", "--pruner", "none", "--at-once", "6", *MEMORY) == 0
     (parent,) = runs("sweep")
     outcomes = [child.data.tags["outcome"] for child in children(parent).values()]
     assert "diverged" in outcomes
@@ -268,7 +269,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "solver": (("--solvers", "adma"), "solver=adma: expected sgd or adam"),
     "choice": (("--step-images-choices", "8,many"), "expected whole numbers"),
     "target": (("--targets", "depth,dept"), "did you mean 'depth'"),
-    "units": (("--targets", "depth,normals"), "cannot be compared"),
+    "units": (("--targets", "depth,normals"), "a loss of normals cannot be brought to metres"),
     "stage": (("--encoder", "timm:test_convnext", "--weights", "random", "--stages", "0,9"), "stage=9"),
     "stage_word": (("--stages", "deep"), "expected whole numbers"),
     "storage": (("--storage", "sqlite:////nowhere/at/all.db"), "cannot be reached"),
