@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from planted import PlantedReader, SmallNetwork
+from planted_features import Colours, FoldedReader, Folding, foreign
 from torch import Tensor, nn
 
 from idl.arms import ARMS, ArmsResult, Controls, measure, running
 from idl.data.preparation import prepare
-from idl.data.reader import Sample
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
-from idl.encoders import Encoder, EncoderConfig, Origin, build, digest_of
+from idl.encoders import Encoder, EncoderConfig, build
 from idl.encoders.patches import patches
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, probe
@@ -25,42 +25,6 @@ from idl.protocol import Protocol
 CONFIG = ProbeConfig(batch_size=4)
 CPU = torch.device("cpu")
 ONE_SEED = Controls(seeds=1)
-
-
-class FoldedReader(PlantedReader):
-    """Depth is linear in how far red is from one half: no linear probe of the pixels reads that."""
-
-    def read(self, index: int) -> list[Sample]:
-        generator = np.random.default_rng([self.seed, index, 1])
-        samples = []
-        for sample in super().read(index):
-            noise = self.noise_m * generator.standard_normal(sample.depth_m.shape)
-            depth_m = 1.0 + 6.0 * np.abs(sample.rgb[..., 0] / 255.0 - 0.5) + noise
-            samples.append(replace(sample, depth_m=np.where(sample.valid, depth_m, 0).astype(np.float32)))
-        return samples
-
-
-class Folding(nn.Module):
-    """Sees what `FoldedReader` plants, through weights that can be permuted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = torch.einsum("oc,bchw->bohw", self.weight, (x - 0.5).abs())
-        return nn.functional.avg_pool2d(mixed, 8)
-
-
-class Colours(nn.Module):
-    """A linear function of the downsampled image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([[1.0, -0.5, 0.2], [0.3, 1.0, 0.0], [0.5, 0.5, 2.0]]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(torch.einsum("oc,bchw->bohw", self.weight, x), 8)
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(store: Store, folder: Path) -> ArmsResult:
     return measure(CONFIG, store, foreign(SmallNetwork(), 8), folder, ("3", "all"), ONE_SEED)
-
-
-def foreign(network: nn.Module, channels: int) -> Encoder:
-    origin = Origin(type(network).__name__, "custom", digest_of(network.state_dict()), "none", None, "tests")
-    return Encoder(network, name="foreign", stride=8, channels=channels, origin=origin)
 
 
 def test_arms_are_those_of_separate_runs(store: Store, result: ArmsResult, tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""A study on planted data: what was planted is found, what was not is not, and what nobody may conclude is not said."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import PlantedReader, SmallNetwork
+from planted_features import Colours, FoldedReader, Folding, foreign
+
+from idl.data.preparation import prepare
+from idl.data.reader import Sample
+from idl.data.splits import split_by_scene
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.errors import InputError
+from idl.pipeline import ProbeConfig
+from idl.protocol import Protocol
+from idl.study.cells import clusters_of, questions, shared_scenes
+from idl.study.config import StudyConfig
+from idl.study.report import study_report, with_answers
+from idl.study.run import Study, Subject, check, plan, study
+from idl.study.wording import markdown
+from idl.verdict import Outcome
+
+PROBE = ProbeConfig(batch_size=8)
+# 64 scenes: 12 of them in the test split.
+CONFIG = StudyConfig(ks="2,all", draws=2000, untrained_seeds=2)
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    reader = FoldedReader(num_scenes=64, views=2, name="folded", source="made by the tests, folded")
+    return prepare(reader, Protocol(resolution=64), tmp_path_factory.mktemp("folded"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def judged(store: Store, cache: Path, *encoders: Encoder) -> Study:
+    subjects = [Subject(encoder, "planting") for encoder in encoders]
+    check(PROBE, CONFIG, subjects)
+    return study(plan(PROBE, CONFIG, store), subjects, cache)
+
+
+@pytest.fixture(scope="module")
+def found(folded: Store, cache: Path) -> Study:
+    planted = foreign(Folding(), 3, "folding")
+    pixels = foreign(Colours(), 3, "colours")
+    twin = foreign(SmallNetwork(seed=2), 8, "twin")
+    return judged(folded, cache, planted, pixels, twin)
+
+
+def outcomes(found: Study, position: int) -> dict[int, Outcome]:
+    return {question.k: verdict.outcome for question, verdict in found.of_encoder(position)}
+
+
+def test_a_feature_that_is_built_in_is_beyond_the_pixels_and_not_learned(found: Study) -> None:
+    # Its twins mix the same three channels, which hold the feature as well: it is beyond the pixels, and built in.
+    assert set(outcomes(found, 0).values()) <= {Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE}
+    for _, verdict in found.of_encoder(0):
+        assert verdict.beyond_pixels.log_ratio.low > CONFIG.rules.margin
+        assert verdict.caution is not None
+        assert verdict.caution in markdown(found)
+
+
+def test_what_the_pixels_hold_is_not_learned(found: Study) -> None:
+    assert set(outcomes(found, 1).values()) == {Outcome.NOT_LEARNED}
+
+
+def test_a_random_network_is_learned_no_more_often_than_it_is_the_best_of_its_twins(folded: Store, cache: Path) -> None:
+    """Small networks differ by more than the margin: each may be the best of itself and two twins in a third of cases.
+
+    The method looks at one trained network: that every seed alone must pass is all that it has against this.
+    """
+    networks = [foreign(SmallNetwork(seed=seed), 8, f"network {seed}") for seed in range(1, 7)]
+    answers = list(judged(folded, cache, *networks).verdicts)
+    for verdict in answers:
+        if verdict.outcome is Outcome.LEARNED:
+            assert min(seed.log_ratio.estimate for seed in verdict.seeds) > CONFIG.rules.margin
+    assert sum(verdict.outcome is Outcome.LEARNED for verdict in answers) <= len(answers) / 3
+
+
+def test_every_question_is_in_the_one_family(found: Study) -> None:
+    assert [question.name for question in found.questions] == [
+        "folding, k = 2",
+        "folding, k = 3 (all)",
+        "colours, k = 2",
+        "colours, k = 3 (all)",
+        "twin, k = 2",
+        "twin, k = 8 (all)",
+    ]
+    assert {verdict.num_tested for verdict in found.verdicts} == {6}
+
+
+def test_few_scenes_conclude_nothing(tmp_path: Path) -> None:
+    store = prepare(PlantedReader(num_scenes=8), Protocol(resolution=64), tmp_path)
+    (first, *_) = judged(store, tmp_path, foreign(SmallNetwork(), 8)).verdicts
+    assert first.outcome is Outcome.INVALID
+    assert "clusters" in first.reason
+
+
+def test_the_report_says_what_was_found(found: Study) -> None:
+    report = study_report(found, test_reads=4, page="<p>page</p>")
+    document = json.loads(report.texts["verdict.json"])
+    assert [cell["outcome"] for cell in document["cells"]] == [str(verdict.outcome) for verdict in found.verdicts]
+    assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]
+    assert report.metrics["test_reads_before"] == 4
+    arms = report.tables["arms.csv"]
+    assert set(zip(arms["encoder"], arms["k"], strict=True)) == {
+        (encoder, k)
+        for encoder, k in (("folding", 2), ("folding", 3), ("colours", 2), ("colours", 3), ("twin", 2), ("twin", 8))
+    }
+    row = [list(arms["arm"]), list(arms["encoder"]), list(arms["test_loss"])]
+    trained = next(loss for arm, name, loss in zip(*row, strict=True) if (arm, name) == ("trained", "folding"))
+    assert report.metrics["folding/k2/arms/trained_test_loss"] == pytest.approx(trained, rel=1e-9)
+    added = with_answers(replace(report, metrics={}), found, 1, 4)
+    assert {name.partition("/")[0] for name in added.metrics} == {"k2", "k3", "test_reads_before"}
+
+
+def test_rules_and_splits_have_one_digest(folded: Store) -> None:
+    digests = {
+        plan(replace(PROBE, split_seed=seed), StudyConfig(margin=margin), folded).digest
+        for seed in (0, 1)
+        for margin in (1.05, 1.1)
+    }
+    assert len(digests) == 4
+    # What the rules' own default is, and what a person types.
+    assert StudyConfig().rules == StudyConfig(margin=1.05).rules
+
+
+def test_one_image_in_two_splits_is_found(folded: Store, tmp_path: Path) -> None:
+    split = split_by_scene(folded.scenes)
+    assert shared_scenes(folded, split) == ()
+
+    class Copying(PlantedReader):
+        """The last scene shows what the first does."""
+
+        def read(self, index: int) -> list[Sample]:
+            samples = super().read(index)
+            copied = super().read(0) if index == self.num_scenes - 1 else samples
+            return [replace(new, name=old.name, scene=old.scene) for old, new in zip(samples, copied, strict=True)]
+
+    store = prepare(Copying(), Protocol(resolution=64), tmp_path)
+    names = ["train", *["val"] * 6, "test"]
+    scenes = {name: tuple(f"scene_{i:02d}" for i, each in enumerate(names) if each == name) for name in set(names)}
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(scenes))
+    shared = shared_scenes(store, split_by_scene(store.scenes, str(path)))
+    assert len(shared) == 3
+    assert all(scene.startswith("scene_07 (image scene_07_") for scene in shared)
+
+
+def test_scans_stand_in_where_scenes_are_few(folded: Store) -> None:
+    names = tuple(f"scan_{index % 12}/{index}" for index in range(len(folded.names)))
+    few = replace(folded, names=names, scenes=tuple(str(index % 3) for index in range(len(names))))
+    order = range(24)
+    clusters, kind = clusters_of(few, order, "auto", 10)
+    assert (len(set(clusters)), kind) == (12, "scan")
+    # No scan spans two scenes.
+    scene_of = {
+        cluster: {few.scenes[i] for i, c in zip(order, clusters, strict=True) if c == cluster} for cluster in clusters
+    }
+    assert all(len(scenes) == 1 for scenes in scene_of.values())
+    assert clusters_of(few, order, "auto", 3)[1] == "scene"
+    assert clusters_of(few, order, "scene", 10)[1] == "scene"
+    assert clusters_of(folded, order, "auto", 100)[1] == "scene"
+
+
+def test_ks_that_are_one_number_are_one_question() -> None:
+    asked = questions(["a", "b"], [{"10": 10, "all": 10}, {"10": 10, "all": 160}])
+    assert [(question.encoder, question.k) for question in asked] == [(0, 10), (1, 10), (1, 160)]
+    assert asked[0].name == "a, k = 10 (all)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ks": " , "}, "ks: none given"),
+        ({"margin": 0.9}, "margin=0.9: expected a ratio"),
+        ({"margin": float("nan")}, "margin=nan"),
+        ({"clusters": "house"}, "clusters=house"),
+        ({"level": 1.5}, "level=1.5"),
+        ({"draws": 5}, "draws=5"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StudyConfig(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_untrained_and_twice_named_encoders_are_refused() -> None:
+    encoder = foreign(Colours(), 3)
+    with pytest.raises(InputError, match="was not trained for anything"):
+        check(PROBE, CONFIG, [Subject(encoder, "none")])
+    with pytest.raises(InputError, match="one is there twice"):
+        check(PROBE, CONFIG, [Subject(encoder, "planting")] * 2)
+
+
+def test_an_image_counts_once_whatever_its_order(found: Study) -> None:
+    result = found.results[0]
+    assert len(result.images) == len(set(result.images))
+    assert np.all(result.num_valid > 0)
