@@ -357,8 +357,8 @@ def test_panels_keep_their_image_and_not_its_batch(
 
 
 def test_panels_are_spread_over_the_split() -> None:
-    assert evaluation._spread(360, 12) == {0, 33, 65, 98, 131, 163, 196, 228, 261, 294, 326, 359}
-    assert evaluation._spread(5, 12) == {0, 1, 2, 3, 4}
+    assert evaluation.spread(360, 12) == {0, 33, 65, 98, 131, 163, 196, 228, 261, 294, 326, 359}
+    assert evaluation.spread(5, 12) == {0, 1, 2, 3, 4}
 
 
 def test_an_encoder_is_described_without_the_test_split(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
