@@ -1,0 +1,81 @@
+"""From losses to what is said of each cue.
+
+An edit matters where the lower end of its loss ratio's interval lies above READ_RATIO, and does not where the upper
+end lies below; between the two nothing is said. Then:
+
+- colour is read where grey or a rotated hue matters, and not where neither does.
+- texture is read where the low-pass matters.
+- brightness is read where a flat luminance matters. The texture of luminance goes with it: where texture is read,
+  texture explains what flattening does unless that is more than EXPLAINED times what the low-pass does.
+- position is read where turning the image upside down matters. Only the vertical position is asked about, and what
+  has a top and a bottom goes with it, such as light from above.
+- layout is read where shuffled tiles matter. Tiles change their position too: where position is read, position explains
+  what shuffling does unless that is more than EXPLAINED times what turning does.
+
+What an edit does is the loss that it adds to the clean images'; one is more than another where the lower end of the
+interval, with the losses paired by cluster, says so. With features that add up, EXPLAINED = 2 asks that brightness
+alone is worth more than texture alone.
+"""
+
+from collections.abc import Callable, Mapping
+
+from idl.cues.result import Cue, CueFinding, EditLoss, Reading
+from idl.verdict import Interval
+
+# A tenth more loss: twice the margin of a verdict, for an edited image differs from all that the encoder has seen.
+READ_RATIO = 1.1
+# The low-pass leaves edges, so that it takes less than all texture: of a reader of texture alone, flattening was
+# measured to do 1.3 times as much harm. Turning a reader of height alone upside down does twice as much as shuffling.
+EXPLAINED = 2.0
+GREY, HUE, FLAT, LOW_PASS, TILES, TURNED = "grey", "hue rotated", "luminance flat", "low-passed", "tiles", "upside down"
+# Each edit, and what it takes away.
+REMOVED: Mapping[str, str] = {
+    GREY: "colour",
+    HUE: "hue",
+    FLAT: "light and dark",
+    LOW_PASS: "texture",
+    TILES: "layout",
+    TURNED: "vertical position",
+}
+DECIDED_BY: Mapping[Cue, tuple[str, ...]] = {
+    Cue.COLOUR: (GREY, HUE),
+    Cue.BRIGHTNESS: (FLAT,),
+    Cue.TEXTURE: (LOW_PASS,),
+    Cue.LAYOUT: (TILES,),
+    Cue.POSITION: (TURNED,),
+}
+# What goes with a cue when that is removed.
+EXPLAINS: Mapping[Cue, tuple[Cue, str]] = {
+    Cue.BRIGHTNESS: (Cue.TEXTURE, LOW_PASS),
+    Cue.LAYOUT: (Cue.POSITION, TURNED),
+}
+
+
+def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval]) -> tuple[CueFinding, ...]:
+    """Say something of every cue.
+
+    edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
+      is more than EXPLAINED times what the second adds.
+    """
+    alone = {cue: _alone(cue, [edits[name] for name in names]) for cue, names in DECIDED_BY.items()}
+    found = []
+    for cue, finding in alone.items():
+        explains, by_edit = EXPLAINS.get(cue, (None, ""))
+        if (
+            explains is not None
+            and finding.reading is Reading.READ
+            and alone[explains].reading is Reading.READ
+            and exceeds(finding.edit.name, by_edit).low <= 0
+        ):
+            finding = CueFinding(cue, Reading.IMPLIED, finding.edit, explains)
+        found.append(finding)
+    return tuple(found)
+
+
+def _alone(cue: Cue, edits: list[EditLoss]) -> CueFinding:
+    worst = max(edits, key=lambda edit: edit.log_ratio.estimate)
+    matters = [edit for edit in edits if edit.low > READ_RATIO]
+    if matters:
+        return CueFinding(cue, Reading.READ, max(matters, key=lambda edit: edit.log_ratio.estimate))
+    reading = Reading.NOT_READ if all(edit.high < READ_RATIO for edit in edits) else Reading.UNDECIDED
+    return CueFinding(cue, reading, worst)
