@@ -19,7 +19,7 @@ from idl.targets import target as find_target
 def cues_of(found: Study, position: int, run: Run, options: Mapping[str, Any]) -> CueTable | None:
     """Measure which cues the probe of `run` reads, if that was asked for."""
     model, plan = run.model.module, found.plan
-    if not options["cues"] or not isinstance(model, DepthModel):
+    if options["cues"] != "true" or not isinstance(model, DepthModel):
         return None
     encoder, rules = found.subjects[position].encoder, plan.config.rules
     clusters, kind = clusters_of(plan.store, plan.split.indices["test"], plan.config.clusters, rules.min_clusters)

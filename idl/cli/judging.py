@@ -63,7 +63,7 @@ study_options = grouped(
     option("--untrained-seeds", _STUDY.untrained_seeds, "Untrained twins of each form."),
     option("--shuffle-seed", _STUDY.shuffle_seed, "Seed of who lends depth maps to whom.", type=click.IntRange(min=0)),
     option("--common-stride", _STUDY.common_stride, "Stride of the null that all are held against, pixels."),
-    option("--cues", True, "Whether to measure which cues each probe reads.", type=bool),
+    option("--cues", "true", "Measure which cues each probe reads.", type=click.Choice(["true", "false"])),
 )
 
 
