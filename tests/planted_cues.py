@@ -20,13 +20,15 @@ WEIGHTS = np.array([0.2126, 0.7152, 0.0722])
 class CuesReader:
     """Blocks of 16 pixels, each with a colour, a brightness and an amplitude of its texture drawn for itself.
 
-    beside: how much depth goes with the colour half an image away.
+    beside: how much depth goes with the colour half an image away. spread_m: of what each cue tells. noise_m: of depth.
     """
 
     num_scenes: int = 32
     views: int = 2
     seed: int = 0
     beside: float = 0.0
+    spread_m: float = 0.6
+    noise_m: float = 0.06
     name: str = "planted-cues"
     source: str = "made by the tests"
     is_deterministic: bool = True
@@ -35,7 +37,11 @@ class CuesReader:
 
     @property
     def recipe(self) -> Mapping[str, object]:
-        return {"reader": "planted-cues", "seed": self.seed, "size": [self.num_scenes, self.views, self.beside]}
+        return {
+            "reader": "planted-cues",
+            "seed": self.seed,
+            "size": [self.num_scenes, self.views, self.beside, self.spread_m, self.noise_m],
+        }
 
     @property
     def groups(self) -> Sequence[Group]:
@@ -59,15 +65,9 @@ class CuesReader:
         # Orange or blue, of no luminance.
         chroma = np.array([0.2, 0.0, -0.2]) - WEIGHTS @ np.array([0.2, 0.0, -0.2])
         rgb = level[..., None] + colour[..., None] * chroma
-        depth_m = (
-            5
-            + self.beside * np.roll(colour, SIDE // 2, axis=1)
-            + colour
-            + light
-            + texture
-            + height
-            + 0.1 * generator.standard_normal((SIDE, SIDE))
-        )
+        beside = np.roll(colour, SIDE // 2, axis=1)
+        told = colour + light + texture + height + self.beside * beside
+        depth_m = 5 + self.spread_m * told + self.noise_m * generator.standard_normal((SIDE, SIDE))
         valid = generator.random((SIDE, SIDE)) > 0.1
         pixels = (rgb * 255).round().astype(np.uint8)
         return Sample(name, scene, pixels, np.where(valid, depth_m, 0).astype(np.float32), valid, {})

@@ -1,5 +1,6 @@
 """The test images under every edit, and what a frozen probe loses by it."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Int64
 from idl.cues.config import CuesConfig
 from idl.cues.correlation import correlation
 from idl.cues.looking import CLEAN, Seen
-from idl.cues.reading import DECIDED_BY, EXPLAINED, EXPLAINS, REMOVED, find
+from idl.cues.reading import DECIDED_BY, EXPLAINED, EXPLAINS, READ_SHARE, REMOVED, find
 from idl.cues.result import Correlation, CueTable, EditLoss
 from idl.cues.wording import sentences
 from idl.data.splits import Split
@@ -22,7 +23,7 @@ from idl.verdict import Interval
 from idl.verdict.intervals import interval
 from idl.verdict.resampling import cluster_numbers, resample
 
-CONSTANT = "constant"
+CONSTANT, _THRESHOLD = "constant", "threshold"
 DEFAULT = CuesConfig()
 # An edit, and the one that may explain it.
 _PAIRS = [(edit, by) for cue, (_, by) in EXPLAINS.items() for edit in DECIDED_BY[cue]]
@@ -60,6 +61,7 @@ def cues(
     num_values = float(seen.num_valid.sum()) * target.num_outputs
     losses = {name: errors[keep] for name, errors in seen.errors.items()}
     losses[CONSTANT] = seen.constant_errors[keep]
+    losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
     for above, below in _PAIRS:
         # a - clean > EXPLAINED (b - clean), written so that both sides are sums of what is not negative.
         losses[f"{above} > {below}"] = losses[above] + (EXPLAINED - 1) * losses[CLEAN]
@@ -72,9 +74,14 @@ def cues(
     def exceeds(above: str, below: str) -> Interval:
         return between(f"{above} > {below}", f"{below} < {above}")
 
-    def measured(name: str, removed: str) -> EditLoss:
-        return EditLoss(name, removed, float(losses[name].sum()) / num_values, between(name, CLEAN))
+    mean = {name: float(values.sum()) / num_values for name, values in losses.items()}
+    lead = mean[CONSTANT] - mean[CLEAN]
 
+    def measured(name: str, removed: str) -> EditLoss:
+        lost = (mean[name] - mean[CLEAN]) / lead if lead > 0 else math.nan
+        return EditLoss(name, removed, mean[name], between(name, CLEAN), lost, between(name, _THRESHOLD))
+
+    constant = measured(CONSTANT, "everything")
     by_name = {name: measured(name, removed) for name, removed in REMOVED.items()}
     predicted, true = (_correlation(each, keep, numbers, config) for each in (seen.predicted, seen.true))
     table = CueTable(
@@ -82,10 +89,10 @@ def cues(
         target=target.name,
         unit=target.unit,
         kind=target.kind,
-        clean_loss=float(losses[CLEAN].sum()) / num_values,
-        constant=measured(CONSTANT, "everything"),
+        clean_loss=mean[CLEAN],
+        constant=constant,
         edits=tuple(by_name.values()),
-        findings=find(by_name, exceeds),
+        findings=find(by_name, exceeds, leads=constant.log_ratio.low > 0),
         predicted=predicted,
         true=true,
         num_images=len(chosen),

@@ -1,7 +1,10 @@
 """From losses to what is said of each cue.
 
-An edit matters where the lower end of its loss ratio's interval lies above READ_RATIO, and does not where the upper
-end lies below; between the two nothing is said. Then:
+What a probe knows is its lead: how much lower its loss is than that of the best constant on the same images. An edit
+matters where it costs more than READ_SHARE of the lead, and does not where it costs less, by the interval over clusters
+of the loss against that threshold; where the interval holds the threshold, nothing is said. A ratio to the clean loss
+alone would miss what weak probes read: one that is 1.5 % better than a constant cannot lose much, but it may lose all.
+A probe whose own lead is not beyond doubt reads nothing that could be named. Then:
 
 - colour is read where grey or a rotated hue matters, and not where neither does.
 - texture is read where the low-pass matters.
@@ -22,8 +25,8 @@ from collections.abc import Callable, Mapping
 from idl.cues.result import Cue, CueFinding, EditLoss, Reading
 from idl.verdict import Interval
 
-# A tenth more loss: twice the margin of a verdict, for an edited image differs from all that the encoder has seen.
-READ_RATIO = 1.1
+# A quarter: a reader of light and dark alone was measured to lose a sixth by the low-pass, which mixes neighbours.
+READ_SHARE = 0.25
 # The low-pass leaves edges, so that it takes less than all texture: of a reader of texture alone, flattening was
 # measured to do 1.3 times as much harm. Turning a reader of height alone upside down does twice as much as shuffling.
 EXPLAINED = 2.0
@@ -51,13 +54,13 @@ EXPLAINS: Mapping[Cue, tuple[Cue, str]] = {
 }
 
 
-def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval]) -> tuple[CueFinding, ...]:
+def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval], leads: bool) -> tuple[CueFinding, ...]:
     """Say something of every cue.
 
     edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
-      is more than EXPLAINED times what the second adds.
+      is more than EXPLAINED times what the second adds. leads: whether the probe has a lead.
     """
-    alone = {cue: _alone(cue, [edits[name] for name in names]) for cue, names in DECIDED_BY.items()}
+    alone = {cue: _alone(cue, [edits[name] for name in names], leads) for cue, names in DECIDED_BY.items()}
     found = []
     for cue, finding in alone.items():
         explains, by_edit = EXPLAINS.get(cue, (None, ""))
@@ -72,10 +75,12 @@ def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval])
     return tuple(found)
 
 
-def _alone(cue: Cue, edits: list[EditLoss]) -> CueFinding:
+def _alone(cue: Cue, edits: list[EditLoss], leads: bool) -> CueFinding:
     worst = max(edits, key=lambda edit: edit.log_ratio.estimate)
-    matters = [edit for edit in edits if edit.low > READ_RATIO]
+    if not leads:
+        return CueFinding(cue, Reading.UNDECIDED, worst)
+    matters = [edit for edit in edits if edit.log_over_read.low > 0]
     if matters:
         return CueFinding(cue, Reading.READ, max(matters, key=lambda edit: edit.log_ratio.estimate))
-    reading = Reading.NOT_READ if all(edit.high < READ_RATIO for edit in edits) else Reading.UNDECIDED
+    reading = Reading.NOT_READ if all(edit.log_over_read.high < 0 for edit in edits) else Reading.UNDECIDED
     return CueFinding(cue, reading, worst)

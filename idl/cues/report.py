@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from idl import figures
-from idl.cues.reading import READ_RATIO
+from idl.cues.reading import READ_SHARE
 from idl.cues.result import CueTable, Reading
 from idl.report import Image, RunReport
 from idl.reporting.shared import model_slug
@@ -35,6 +35,7 @@ def cue_table(table: CueTable) -> Mapping[str, list[object]]:
             "ratio": 1.0,
             "low": 1.0,
             "high": 1.0,
+            "lost": 0.0,
             "cue": None,
             "reading": None,
             "explained_by": None,
@@ -50,6 +51,7 @@ def cue_table(table: CueTable) -> Mapping[str, list[object]]:
                 "ratio": edit.ratio,
                 "low": edit.low,
                 "high": edit.high,
+                "lost": edit.lost,
                 "cue": str(found.cue) if found else None,
                 "reading": str(found.reading) if found else None,
                 "explained_by": str(found.explained_by) if found and found.explained_by else None,
@@ -78,7 +80,7 @@ def _bars(table: CueTable) -> Image:
         constant=table.constant.ratio,
         title=f"{table.target} from {table.encoder}: which cues are read",
         subtitle=f"test loss with a cue removed / clean, {table.level:.0%} intervals over {table.num_clusters} "
-        f"{table.clusters}s; blue: read, that is, above {READ_RATIO:g}",
+        f"{table.clusters}s; blue: read (lost of the lead over a constant: above {READ_SHARE:.0%})",
         highlighted=[label for label, edit in zip(labels, table.edits, strict=True) if edit.name in read],
     )
 
@@ -102,6 +104,7 @@ def _metrics(table: CueTable) -> dict[str, float]:
     for edit in (*table.edits, table.constant):
         key = f"cues/{edit.name.replace(' ', '_').replace('-', '_')}"
         metrics |= {f"{key}_ratio": edit.ratio, f"{key}_ratio_low": edit.low, f"{key}_ratio_high": edit.high}
+        metrics[f"{key}_lost"] = edit.lost
     for name, found in (("predicted", table.predicted), ("true", table.true)):
         if found is not None:
             metrics[f"cues/luminance_{name}_within"] = found.within.estimate

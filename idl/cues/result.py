@@ -40,12 +40,17 @@ class EditLoss:
     name: "grey", ... removed: the cue that is gone, in words.
     loss: mean squared error in target units squared, pooled over pixels.
     log_ratio: ln(loss / loss of the clean images), with its interval over clusters.
+    lost: share of the probe's lead that is lost, (loss - clean) / (constant - clean); above 1 where the probe does
+      worse than the constant. NaN where it has no lead.
+    log_over_read: ln(loss / the loss from which on the cue counts as read), with its interval.
     """
 
     name: str
     removed: str
     loss: float
     log_ratio: Interval
+    lost: float
+    log_over_read: Interval
 
     @property
     def ratio(self) -> float:
@@ -102,7 +107,8 @@ class CueTable:
 
     encoder, target: names. unit: of the target's own space. kind: how the target is shown.
     clean_loss: mean squared error on the images as they are, target units squared.
-    constant: loss of the best constant on these images, as one more edit: what is left where all is gone.
+    constant: loss of the best constant on these images, as one more edit: what is left where all is gone. The probe's
+      lead is how much lower its clean loss is.
     edits, findings: one an edit and one a cue.
     predicted, true: with luminance; None where the target has several outputs.
     num_images: that were measured, of `num_test`. num_clusters: of `clusters`, "scene" or "scan". level: of intervals.
@@ -129,6 +135,11 @@ class CueTable:
     sigma: float
     sentences: tuple[str, str]
     examples: tuple[CueExample, ...]
+
+    @property
+    def leads(self) -> bool:
+        """Whether the probe is better than the best constant beyond doubt: whether it reads anything."""
+        return self.constant.log_ratio.low > 0
 
     def named(self, reading: Reading) -> tuple[CueFinding, ...]:
         """Return the cues of which `reading` is said, that of the highest loss first."""

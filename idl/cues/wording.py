@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from idl.cues.reading import READ_RATIO
+from idl.cues.reading import READ_SHARE
 from idl.cues.result import Cue, CueFinding, CueTable, Reading
 
 # A correlation below this is called none: it accounts for 1 % of the variance.
@@ -30,35 +30,38 @@ def sentences(table: CueTable) -> CueTable:
 
 
 def _first(table: CueTable) -> str:
-    subject = f"For {table.target}, the probe on {table.encoder} reads"
+    if not table.leads:
+        return (
+            f"For {table.target}, the probe on {table.encoder} is not better than a constant beyond doubt (its loss is "
+            f"{_share(1 - 1 / table.constant.ratio)} below), so that it reads no cue that could be named."
+        )
+    below = _share(1 - 1 / table.constant.ratio)
+    subject = f"For {table.target}, the probe on {table.encoder}, whose loss is {below} below that of a constant, reads"
     read = table.named(Reading.READ)
     if not read:
-        words = f"{subject} none of the cues beyond doubt"
-    else:
-        most, *others = read
-        words = (
-            f"{subject} {'mostly ' if others else ''}{_NAMES[most.cue]}: on images that are "
-            f"{_edit_words(table, most)} its loss is {times(most.edit.ratio)} as high "
-            f"({table.level:.0%} interval {most.edit.low:.3g} to {most.edit.high:.3g})"
-        )
-        if others:
-            words += f"; it reads {_listed(others)} too"
-    return f"{words}."
+        return f"{subject} none of the cues beyond doubt."
+    most, *others = read
+    words = (
+        f"{subject} {'mostly ' if others else ''}{_NAMES[most.cue]}: on images that are {_edit_words(table, most)} "
+        f"{_loses(most)} (loss {_digits(most.edit.ratio)} times as high, "
+        f"{table.level:.0%} interval {_digits(most.edit.low)} to {_digits(most.edit.high)})"
+    )
+    return f"{words}; it reads {_listed(others)} too." if others else f"{words}."
 
 
 def _second(table: CueTable) -> str:
     parts = []
     not_read = table.named(Reading.NOT_READ)
     if not_read:
-        parts.append(f"it does not read {_listed(not_read)}")
+        parts.append(f"it does not read {_listed(not_read)}, which cost less than {READ_SHARE:.0%} of the lead")
     parts += [
-        f"{_NAMES[finding.cue]} ({times(finding.edit.ratio)}) cannot be told from {_NAMES[finding.explained_by]}"
+        f"{_NAMES[finding.cue]} ({_figures(finding)}) cannot be told from {_NAMES[finding.explained_by]}"
         for finding in table.named(Reading.IMPLIED)
         if finding.explained_by is not None
     ]
     undecided = table.named(Reading.UNDECIDED)
     if undecided:
-        parts.append(f"of {_listed(undecided)} nothing can be said at a threshold of {times(READ_RATIO)}")
+        parts.append(f"of {_listed(undecided)} nothing can be said")
     parts.append(_of_luminance(table) if table.predicted else "")
     words = "; ".join(part for part in parts if part)
     return f"{words[:1].upper()}{words[1:]}."
@@ -88,10 +91,25 @@ def _edit_words(table: CueTable, finding: CueFinding) -> str:
 
 
 def _listed(findings: Sequence[CueFinding]) -> str:
-    parts = [f"{_NAMES[finding.cue]} ({times(finding.edit.ratio)})" for finding in findings]
+    parts = [f"{_NAMES[finding.cue]} ({_figures(finding)})" for finding in findings]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def times(ratio: float) -> str:
-    """Write a ratio of losses: "1.43 times"."""
-    return f"{ratio:.2f} times" if ratio < 100 or math.isinf(ratio) else f"{ratio:.0f} times"
+def _figures(finding: CueFinding) -> str:
+    return f"{_digits(finding.edit.ratio)} times" if math.isnan(finding.edit.lost) else f"{_share(finding.edit.lost)}"
+
+
+def _loses(finding: CueFinding) -> str:
+    share = finding.edit.lost
+    return "all of this lead is lost" if share >= 1 else f"{_share(share)} of this lead is lost"
+
+
+def _share(value: float) -> str:
+    """Write a share with two digits."""
+    percent = 100 * value
+    return f"{percent:.0f} %" if abs(percent) >= 9.5 else f"{percent:.1f} %"
+
+
+def _digits(ratio: float) -> str:
+    # Of a weak probe, a thousandth counts.
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.3g}"

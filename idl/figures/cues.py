@@ -67,7 +67,7 @@ def cue_bars(
         ends = np.clip([lows[row], highs[row]], first, last)
         axes.plot(ends, [row, row], color=INK, linewidth=1.2, solid_capstyle="butt")
         axes.annotate(
-            f"{ratios[row]:.3g}  ({lows[row]:.3g} to {highs[row]:.3g})",
+            f"{_digits(ratios[row])}  ({_digits(lows[row])} to {_digits(highs[row])})",
             (1.0, row),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
@@ -118,6 +118,11 @@ def cue_strip(
         foot = page.image.height - FOOT + 6
         page.colour_bar(lefts[0], foot, min(360, page.image.width - lefts[0] - MARGIN), limits, _map(kind), unit)
     return page.pixels()
+
+
+def _digits(ratio: float) -> str:
+    # Of a weak probe, a thousandth counts.
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.3g}"
 
 
 def _coloured(
