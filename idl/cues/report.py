@@ -1,5 +1,6 @@
 """What the cues leave in MLflow; no number is computed here that decides."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -104,7 +105,8 @@ def _metrics(table: CueTable) -> dict[str, float]:
     for edit in (*table.edits, table.constant):
         key = f"cues/{edit.name.replace(' ', '_').replace('-', '_')}"
         metrics |= {f"{key}_ratio": edit.ratio, f"{key}_ratio_low": edit.low, f"{key}_ratio_high": edit.high}
-        metrics[f"{key}_lost"] = edit.lost
+        if not math.isnan(edit.lost):
+            metrics[f"{key}_lost"] = edit.lost
     for name, found in (("predicted", table.predicted), ("true", table.true)):
         if found is not None:
             metrics[f"cues/luminance_{name}_within"] = found.within.estimate

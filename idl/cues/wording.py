@@ -63,7 +63,7 @@ def _second(table: CueTable) -> str:
     if undecided:
         parts.append(f"of {_listed(undecided)} nothing can be said")
     parts.append(_of_luminance(table) if table.predicted else "")
-    words = "; ".join(part for part in parts if part)
+    words = "; ".join(part for part in parts if part) or "there is none of the cues that it does not read"
     return f"{words[:1].upper()}{words[1:]}."
 
 
@@ -106,8 +106,7 @@ def _loses(finding: CueFinding) -> str:
 
 def _share(value: float) -> str:
     """Write a share with two digits."""
-    percent = 100 * value
-    return f"{percent:.0f} %" if abs(percent) >= 9.5 else f"{percent:.1f} %"
+    return f"{value:.0%}" if abs(value) >= 0.095 else f"{value:.1%}"
 
 
 def _digits(ratio: float) -> str:
