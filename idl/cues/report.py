@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from idl import figures
-from idl.cues.reading import READ_SHARE
 from idl.cues.result import CueTable, Reading
 from idl.report import Image, RunReport
 from idl.reporting.shared import model_slug
@@ -81,7 +80,7 @@ def _bars(table: CueTable) -> Image:
         constant=table.constant.ratio,
         title=f"{table.target} from {table.encoder}: which cues are read",
         subtitle=f"test loss with a cue removed / clean, {table.level:.0%} intervals over {table.num_clusters} "
-        f"{table.clusters}s; blue: read (lost of the lead over a constant: above {READ_SHARE:.0%})",
+        f"{table.clusters}s; blue: read",
         highlighted=[label for label, edit in zip(labels, table.edits, strict=True) if edit.name in read],
     )
 

@@ -33,7 +33,7 @@ def _first(table: CueTable) -> str:
     if not table.leads:
         return (
             f"For {table.target}, the probe on {table.encoder} is not better than a constant beyond doubt (its loss is "
-            f"{_share(1 - 1 / table.constant.ratio)} below), so that it reads no cue that could be named."
+            f"{_digits(1 / table.constant.ratio)} times the constant's), so that it reads no cue that could be named."
         )
     below = _share(1 - 1 / table.constant.ratio)
     subject = f"For {table.target}, the probe on {table.encoder}, whose loss is {below} below that of a constant, reads"
