@@ -18,6 +18,7 @@ from idl.cli.building import (
     tracked_run,
     warn,
 )
+from idl.cli.cueing import cues_of, say_cues, with_cues_of
 from idl.cli.finishing import finish
 from idl.cli.group import cli
 from idl.cli.options import (
@@ -29,6 +30,7 @@ from idl.cli.options import (
     run_options,
     scene_split_options,
 )
+from idl.cues import CueTable
 from idl.data.store import Store
 from idl.distributed import announced
 from idl.encoders import Encoder
@@ -61,6 +63,7 @@ study_options = grouped(
     option("--untrained-seeds", _STUDY.untrained_seeds, "Untrained twins of each form."),
     option("--shuffle-seed", _STUDY.shuffle_seed, "Seed of who lends depth maps to whom.", type=click.IntRange(min=0)),
     option("--common-stride", _STUDY.common_stride, "Stride of the null that all are held against, pixels."),
+    option("--cues", "true", "Measure which cues each probe reads.", type=click.Choice(["true", "false"])),
 )
 
 
@@ -100,8 +103,11 @@ def verdict(**options: Any) -> None:
         run = _probed(found, 0, encoder, store, options)
         report = with_answers(run.report, found, 0, reads)
         report = replace(report, texts={**report.texts, **study_report(found, reads, "").texts})
+        table = cues_of(found, 0, run, options)
+        report = report if table is None else with_cues_of(report, found, table, options)
         finish(recorder, _judged(replace(run, report=report), found, 0), encoder, options)
         _say(found)
+        say_cues([] if table is None else [table])
 
 
 @cli.command()
@@ -153,15 +159,21 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
         with tracking.child(recorder, f"{NULL} {options['target']}") as child:
             run = run_probe(config, store, null, cache_folder(options), progress=progress_shown(), shown_names=shown)
             finish(child, run, null, options)
+        tables: dict[int, CueTable] = {}
         for position, encoder in enumerate(encoders):
             with tracking.child(recorder, f"{encoder.name} {options['target']}") as child:
                 run = _probed(found, position, encoder, store, options)
                 report = with_answers(run.report, found, position, reads)
+                table = cues_of(found, position, run, options)
+                if table is not None:
+                    tables[position] = table
+                    report = with_cues_of(report, found, table, options)
                 finish(child, _judged(replace(run, report=report), found, position), encoder, options)
         left_out = recorder.log(study_report(found, reads, ""))
         if left_out:
             warn(f"not finite, and not logged: {', '.join(left_out)}")
         _say(found)
+        say_cues(tables.values())
         click.echo(f"study: {recorder.hint}")
 
 

@@ -2,6 +2,7 @@
 
 from idl.figures.bars import arms_chart, per_scene_error
 from idl.figures.chart import squared
+from idl.figures.cues import cue_bars, cue_strip
 from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
 from idl.figures.intervals import interval_chart
@@ -14,6 +15,8 @@ __all__ = [
     "TILE_SIDE",
     "arms_chart",
     "contact_sheet",
+    "cue_bars",
+    "cue_strip",
     "depth_panel",
     "feature_panel",
     "field_panel",
