@@ -19,7 +19,7 @@ class CuesConfig:
     num_examples: images that are kept for a picture.
     """
 
-    max_images: int = 400
+    max_images: int = 180
     hue_degrees: float = 180.0
     sigma: float = 4.0
     tile: int = 64
