@@ -25,8 +25,8 @@ import click
 import numpy as np
 from nyu_files import NATIVE_SIZE, Planted, plant, write_mat  # pyright: ignore[reportMissingImports]
 
-from idl.data.datasets import DatasetConfig, open_store, reader
-from idl.data.reader import Reader
+from idl.data.datasets import DatasetConfig, open_store
+from idl.data.nyu import NyuReader
 
 IMAGES_AT_ONCE = 4
 DISTINCT = 16
@@ -41,7 +41,12 @@ def noisy(planted: Planted) -> Planted:
     return Planted(rgb, raw_m, inpainted_m, planted.scenes)
 
 
-def read_some(asked: Reader, first: int, last: int) -> None:
+def reader_of(config: DatasetConfig) -> NyuReader:
+    """Read what `open_store` reads."""
+    return NyuReader(Path(config.data), config.protocol, config.depths)
+
+
+def read_some(asked: NyuReader, first: int, last: int) -> None:
     """Decode and resize some images and keep none."""
     for index in range(first, last):
         asked.read(index)
@@ -49,7 +54,7 @@ def read_some(asked: Reader, first: int, last: int) -> None:
 
 def read_all(config: DatasetConfig, workers: int) -> None:
     """Decode and resize all images in `workers` processes."""
-    asked = reader(config)
+    asked = reader_of(config)
     count = len(asked.groups)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         parts = range(0, count, IMAGES_AT_ONCE)
@@ -90,7 +95,7 @@ def main(images: int, workers: int, repeats: int) -> None:
         planted = noisy(plant(DISTINCT, NATIVE_SIZE))
         path = write_mat(Path(folder) / "nyu.mat", planted, repeats=max(1, images // DISTINCT))
         config = DatasetConfig("nyu", str(path))
-        count = len(reader(config).groups)
+        count = len(reader_of(config).groups)
         print(f"{count} images of {NATIVE_SIZE}, {path.stat().st_size / count / 1e6:.2f} MB each; {workers} processes")
         ratios: list[tuple[float, float]] = []
         for repeat in range(repeats):
