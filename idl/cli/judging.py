@@ -14,6 +14,7 @@ from idl.cli.building import (
     dataset_of,
     encoder_of,
     progress_shown,
+    require_layer,
     store_of,
     tracked_run,
     warn,
@@ -94,6 +95,7 @@ def verdict(**options: Any) -> None:
     chosen = _chosen(options)
     with tracked_run("verdict", f"verdict {chosen['encoder']} {options['target']}", options) as recorder:
         dataset = dataset_of(options)
+        require_layer(find_target(config.target), dataset, options)
         encoder = encoder_of(chosen["encoder"], chosen)
         subject = Subject(encoder, task_of(encoder.origin, options["task"]))
         check(config, asked, [subject])
@@ -148,6 +150,7 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
         raise InputError(f"encoders={options['encoders']}: name those that are judged; {NULL} stands beside them.")
     with tracked_run(entry_point, f"{entry_point} {options['target']}", options) as recorder:
         dataset = dataset_of(options)
+        require_layer(find_target(config.target), dataset, options)
         null = encoder_of(NULL, {**_weights_for(NULL, options), "stride": asked.common_stride})
         encoders = [encoder_of(name, _weights_for(name, options)) for name in names]
         subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]

@@ -69,12 +69,12 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) 
     """Make sure, before a dataset is made or read, that the study can be had. Raises InputError."""
     for subject in subjects:
         encoder = subject.encoder
-        check_arms(probe, encoder, config.asked_ks, config.controls)
         if subject.task == UNTRAINED:
             raise InputError(
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
             )
+        check_arms(probe, encoder, config.asked_ks, config.controls)
     names = [subject.encoder.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")

@@ -1,0 +1,141 @@
+"""`verdict`, `compare` and `main` by the command line: what they leave in MLflow, and what they refuse."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.artifacts import load_text
+from mlflow.entities import Run
+from planted import write_pairs
+
+from idl.cli import cli, main
+
+SMALL = ("--dataset", "folder", "--data", "walk", "--workers", "1", "--batch-size", "4", "--device", "cpu")
+# 36 frames in blocks of two: 18 scenes, three of them in the test split. Too few to conclude anything.
+FEW = ("--scene", "block:2", "--ks", "2,all", "--untrained-seeds", "1", "--draws", "800", "--cues", "false")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    write_pairs(tmp_path / "walk", num=36)
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["idl", *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def runs() -> list[Run]:
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")  # pyright: ignore[reportReturnType]
+
+
+def test_a_verdict_is_one_run_with_its_grounds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("verdict", *SMALL, *FEW, "--encoder", "planted:small_network", "--task", "planting")
+    assert run(monkeypatch, *asked) == 0
+    (left,) = runs()
+    said = capfd.readouterr().out
+    assert "INVALID" in said
+    assert "clusters" in said
+    assert left.data.tags["verdict k2"] == left.data.tags["verdict k8"] == "INVALID"
+    assert left.data.params["feature"] == "depth"
+    assert left.data.tags["test_reads_before"] == "0"
+    document = json.loads(load_text(f"runs:/{left.info.run_id}/verdict.json"))
+    assert document["digest"] == left.data.tags["verdict_digest"]
+    # Figures are reported all the same, and one probe is registered, which carries its answer.
+    assert left.data.metrics["k8/arms/trained_test_loss"] > 0
+    (version,) = mlflow.MlflowClient().search_model_versions("name LIKE 'idl-depth-%'")
+    assert version.tags["verdict"] == "INVALID"
+
+    # A second run under other rules has another digest, and says that the test split was read.
+    assert run(monkeypatch, *asked, "--margin", "1.2") == 0
+    second = next(each for each in runs() if each.info.run_id != left.info.run_id)
+    assert second.data.tags["test_reads_before"] == "1"
+    assert second.data.tags["verdict_digest"] != left.data.tags["verdict_digest"]
+
+
+@pytest.mark.slow
+def test_a_study_has_a_run_and_a_child_for_each_encoder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "main", *SMALL, *FEW, "--encoders", "autoencoder") == 0
+    parent = next(each for each in runs() if "mlflow.parentRunId" not in each.data.tags)
+    children = [each for each in runs() if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {child.data.tags["encoder"] for child in children} == {"null", "autoencoder"}
+    assert {each.info.status for each in runs()} == {"FINISHED"}
+    assert parent.data.tags["verdict autoencoder k2"] == "INVALID"
+    assert parent.data.metrics["autoencoder/k10/arms/trained_test_loss"] == pytest.approx(
+        next(child.data.metrics["test_loss"] for child in children if child.data.tags["encoder"] == "autoencoder"),
+        rel=1e-4,
+    )
+    # The same images of all encoders stand side by side.
+    client = mlflow.MlflowClient()
+    shown = [
+        {file.path.partition("%step")[0] for file in client.list_artifacts(child.info.run_id, "images")}
+        for child in children
+    ]
+    assert shown[0] == shown[1]
+    assert "autoencoder, k = 10 (all): INVALID" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verdict", "--feature", "dept"), "did you mean 'depth'"),
+        (("verdict", "--feature", "normals", "--encoder", "autoencoder"), "has no layer 'normals'"),
+        (("verdict", "--task", "juggling"), "no encoder stands for this task"),
+        (("verdict", "--encoder", "planted:small_network"), "Name the task"),
+        (("verdict", "--encoder", "autoencoder", "--task", "imagenet"), "were trained for reconstruction"),
+        (("verdict", "--encoder", "null"), "was not trained for anything"),
+        (("verdict", "--encoder", "autoencoder", "--ks", "11"), "the encoder has 10 channels"),
+        (("verdict", "--encoder", "autoencoder", "--ks", "auto"), "Pass a number or all"),
+        (("verdict", "--encoder", "autoencoder", "--margin", "0.5"), "margin=0.5"),
+        (("verdict", "--encoder", "autoencoder", "--untrained-seeds", "0"), "seeds=0"),
+        (("compare", "--encoders", "null"), "null stands beside them"),
+        (("compare", "--encoders", "autoencoder,autoencoder"), "one is there twice"),
+        (("compare", "--encoders", " , "), "name those that are judged"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_made(
+    arguments: tuple[str, ...],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, arguments[0], *SMALL, *arguments[1:]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not list((folder / "cache").rglob("*.h5"))
+
+
+def test_imagenet_is_never_something_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(folder / "hub"))
+    assert run(monkeypatch, "verdict", *SMALL, "--task", "imagenet") == 2
+    assert "imagenet" in capfd.readouterr().err
+    assert all(each.info.status == "FAILED" for each in runs())
+
+
+def test_main_is_compare() -> None:
+    def of(name: str) -> list[tuple[str | None, object]]:
+        return [(option.name, option.default) for option in cli.commands[name].params]
+
+    assert of("main") == of("compare")
