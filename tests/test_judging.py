@@ -85,7 +85,7 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(
     # The same images of all encoders stand side by side.
     client = mlflow.MlflowClient()
     shown = [
-        {file.path.partition("%step")[0] for file in client.list_artifacts(child.info.run_id, "images")}
+        {file.path.partition("+step")[0] for file in client.list_artifacts(child.info.run_id, "images")}
         for child in children
     ]
     assert shown[0] == shown[1]
