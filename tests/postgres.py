@@ -116,8 +116,13 @@ def _readable(found: Path, folder: Path) -> Path:
     is_open = all(each.stat().st_mode & 0o005 == 0o005 for each in (found, *found.parents))
     if is_open:
         return found
-    # They find their libraries and templates beside themselves.
-    copied = shutil.copytree(found.parent, folder / "programs", symlinks=True)
+    # They find their templates, and the libraries that the package brings, by where they are.
+    package = found.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, folder / libraries.name)
+    copied = folder / package.name / found.parent.name
+    shutil.copytree(found.parent, copied, symlinks=True)
     return copied / found.name
 
 
