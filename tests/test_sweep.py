@@ -256,7 +256,7 @@ def test_stale_trials_of_a_database_are_tried_again(tmp_path: Path, monkeypatch:
         patched.setattr(batches, "retry", lambda *_: None)
         with pytest.raises(SystemExit):
             run(tmp_path, config)
-    monkeypatch.setattr("idl.sweep.storage.GRACE_SECONDS", 2)
+    monkeypatch.setenv("IDL_GRACE_SECONDS", "2")
     result = run(tmp_path, config)
     assert result.num_trained == len(result.trials) == 12
     assert {trial.number for trial in result.trials}.isdisjoint(range(4))

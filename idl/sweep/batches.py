@@ -118,8 +118,9 @@ class Search:
                     told = self._tell(asked, trained)
         except BaseException:
             # This process may live on, and nobody else would take them up.
-            for trial in asked:
-                with suppress(Exception):
+            with suppress(Exception):
+                # The first that fails is the last to be tried: a lost database is waited for.
+                for trial in asked:
                     retry(self.study, self.study.trials[trial.number])
             with suppress(Exception):
                 # Those that the study had been told of are not lost.
@@ -189,18 +190,26 @@ class Search:
 
     def _ask(self, asked: list[OptunaTrial]) -> None:
         """Put into `asked` as many trials as are missing, at most a batch."""
-        retry_gone(self.study)
-        fail_stale(self.study)
-        for _ in range(min(self.config.at_once, self.config.trials - len(self._counted()))):
-            with warnings.catch_warnings():
-                # Of the heartbeat, which is shown here.
-                warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed", category=UserWarning)
-                trial = self.study.ask()
-            asked.append(trial)
-            self.heartbeat.add(trial._trial_id)
-            with self.storage.as_one():
-                suggest(trial, self.space)
-                trial.set_user_attr(WORKER, this_worker())
+        drawn: list[OptunaTrial] = []
+        # Others see lost trials and those that repeat them at once, else they would draw new ones instead; and a batch
+        # when all of it has settings, a worker and a sign of life. They ask after it.
+        with self.storage.as_only(self.study):
+            retry_gone(self.study)
+            fail_stale(self.study)
+            for _ in range(min(self.config.at_once, self.config.trials - len(self._counted()))):
+                with warnings.catch_warnings():
+                    # Of the heartbeat, which is shown here.
+                    warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed", category=UserWarning)
+                    drawn.append(self.study.ask())
+                if self.storage.database is None:
+                    # Seen by others already, and to be given back.
+                    asked.append(drawn[-1])
+                self.heartbeat.show(drawn[-1]._trial_id)
+                with self.storage.as_one([drawn[-1]]):
+                    suggest(drawn[-1], self.space)
+                    drawn[-1].set_user_attr(WORKER, this_worker())
+        asked[:] = drawn
+        self.heartbeat.add(trial._trial_id for trial in asked)
         # Two workers may have asked for the last ones at the same time: the first to ask keeps them.
         kept = {trial.number for trial in self._counted()[: self.config.trials]}
         for position in reversed(range(len(asked))):
@@ -208,9 +217,9 @@ class Search:
                 self.study.tell(asked.pop(position), state=TrialState.FAIL)
 
     def _tell(self, asked: Sequence[OptunaTrial], trained: Sequence[tuple[SweepTrial, Descent]]) -> set[int]:
-        """Write down what came of the trials, all or (in a journal) none; returns those that are still ours."""
+        """Write down what came of the trials, all or (but in memory) none; returns those that are still ours."""
         told = []
-        with self.storage.as_one():
+        with self.storage.as_one(asked):
             for trial, (plain, descent) in zip(asked, trained, strict=True):
                 # Others may have taken a trial for lost, and tried it again.
                 with suppress(UpdateFinishedTrialError):
@@ -249,20 +258,22 @@ class Reports:
 
     def __call__(self, epoch: int, losses: Mapping[int, float]) -> Collection[int]:
         """As `descend` calls it."""
+        if self.search.config.pruner == "none":
+            return ()
         is_due = epoch % self.search.config.report_epochs == 0
         shown = {position: loss for position, loss in losses.items() if is_due or not math.isfinite(loss)}
         if not shown:
             return ()
         ended = []
         with self.search.timed("reporting"):
-            with self.search.storage.as_one():
+            with self.search.storage.as_one(self.asked):
                 for position, loss in shown.items():
                     try:
                         self.asked[position].report(loss / self.unit, epoch)
                     except UpdateFinishedTrialError:
                         # Others have taken it for lost, and try it again.
                         ended.append(position)
-            if self.search.config.pruner != "none":
+            with self.search.storage.as_seen(self.search.study):
                 ended += [
                     position for position in shown if position not in ended and self.asked[position].should_prune()
                 ]

@@ -12,15 +12,33 @@ from typing import Self
 
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-# Of databases, whose workers run on other machines.
-HEARTBEAT_SECONDS = 10
+from idl.errors import InputError
+from idl.sweep.database import Database
+
+# Without a sign of life, after which a trial in a database is tried again: its worker may run on another machine.
 GRACE_SECONDS = 60
+GRACE_VARIABLE = "IDL_GRACE_SECONDS"
+SIGNS_PER_GRACE = 6
 
 WORKER = "worker"
 RETRY_OF = "retry_of"
+
+
+def grace_seconds() -> int:
+    """Return GRACE_SECONDS, or what IDL_GRACE_SECONDS says. Raises InputError where that is no whole number above 1."""
+    given = os.environ.get(GRACE_VARIABLE, "")
+    if not given:
+        return GRACE_SECONDS
+    if not given.isdecimal() or int(given) < 2:
+        raise InputError(f"{GRACE_VARIABLE}={given}: expected whole seconds, 2 or more; the same for all workers.")
+    return int(given)
+
+
+def heartbeat_seconds() -> int:
+    """Return the time between signs of life."""
+    return max(1, grace_seconds() // SIGNS_PER_GRACE)
 
 
 def this_worker() -> str:
@@ -71,7 +89,7 @@ def is_running(trial: FrozenTrial, has_heartbeat: bool) -> bool:
     if worker is None:
         # Just asked for, or its worker ended within the milliseconds until it said whose it is.
         age = datetime.now() - (trial.datetime_start or datetime.min)
-        return age < timedelta(seconds=GRACE_SECONDS)
+        return age < timedelta(seconds=grace_seconds())
     # Without a heartbeat nobody would ever know that a worker elsewhere has ended.
     return not is_gone(worker) and (has_heartbeat or not is_elsewhere(worker))
 
@@ -98,10 +116,11 @@ def enqueue_again(study: Study, trial: FrozenTrial) -> None:
 
 
 class Heartbeat:
-    """Signs of life of trials in a database, one every ten seconds; nothing for other storages."""
+    """Signs of life of trials in a database; nothing for other storages."""
 
-    def __init__(self, database: RDBStorage | None) -> None:
+    def __init__(self, database: Database | None) -> None:
         self._database = database
+        self._seconds = heartbeat_seconds()
         self._trial_ids: tuple[int, ...] = ()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -118,11 +137,14 @@ class Heartbeat:
         if self._database is not None:
             self._thread.join()
 
-    def add(self, trial_id: int) -> None:
-        """Show a trial's first sign of life now, the others with those of the rest."""
+    def show(self, trial_id: int) -> None:
+        """Show a trial's first sign of life now."""
         if self._database is not None:
-            self._database.record_heartbeat(trial_id)
-            self._trial_ids = (*self._trial_ids, trial_id)
+            self._database.show_first_sign(trial_id)
+
+    def add(self, trial_ids: Iterable[int]) -> None:
+        """Show signs of these trials, which others can see by now, from here on."""
+        self._trial_ids = (*self._trial_ids, *trial_ids)
 
     def drop(self, trial_ids: Iterable[int]) -> None:
         """Show no more of these."""
@@ -131,8 +153,8 @@ class Heartbeat:
 
     def _beat(self) -> None:
         assert self._database is not None
-        while not self._ended.wait(HEARTBEAT_SECONDS):
-            for trial_id in self._trial_ids:
-                # A database that cannot be reached now may be there for the next one.
-                with suppress(Exception):
-                    self._database.record_heartbeat(trial_id)
+        while not self._ended.wait(self._seconds):
+            # A database that cannot be reached now may be there for the next one.
+            with suppress(Exception):
+                self._database.show_signs(self._trial_ids)
+        self._database.remove_session()
