@@ -283,7 +283,7 @@ def test_imagenet_without_a_hub_says_what_to_pass(
 def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
     assert "warning: " in (err := capfd.readouterr().err)
-    assert "Is the depth scale right?" in err
+    assert "Is it in metres?" in err
 
 
 @pytest.mark.parametrize("option", ["--split-seed", "--seed", "--workers"])
