@@ -216,7 +216,7 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "split": (walk("evaluate", "--model", DEPTH, "--split", "2:1:1"), "Pass split=auto split_seed=0"),
     "small": (
         walk("probe", "--encoder", "null", "--test-images", "5"),
-        "test_images=5: 0050 has 48 x 40 pixels; crops of at least 256 x 256 do not fit",
+        "test_images=5: 0000 has 48 x 40 pixels; crops of at least 256 x 256 do not fit",
     ),
     "rooms": (
         ("probe", "--encoder", "null", "--test-images", "5", *SMALL),

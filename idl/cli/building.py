@@ -67,9 +67,10 @@ def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
         "max_depth_m": _metres("max_depth", options["max_depth"]),
     }
     config = configured(DatasetConfig, named)
-    require(config)
     if options.get("test_images", 0):
         native_reader(config, options["test_images"])
+    else:
+        require(config)
     return config
 
 

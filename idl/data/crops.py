@@ -77,6 +77,19 @@ def _largest(size: tuple[int, int], protocol: Protocol) -> int:
     return min(bottom - top, (right - left) * protocol.resolution // protocol.width)
 
 
+def require_size(name: str, size: tuple[int, int], count: int, protocol: Protocol) -> None:
+    """Make sure that a crop which is downsampled fits into an image. Raises InputError.
+
+    name, size: of the image, height and width in native pixels. count: crops that are asked for.
+    """
+    if _largest(size, protocol) < protocol.resolution:
+        cut = " inside the protocol's crop" if protocol.crop else ""
+        raise InputError(
+            f"test_images={count}: {name} has {size[0]} x {size[1]} pixels; crops of at least "
+            f"{protocol.resolution} x {protocol.width} do not fit{cut}. Pass test_images=0."
+        )
+
+
 class _Kept:
     """The native images that were read last."""
 
@@ -238,12 +251,7 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
     groups = {image: group_of[store.names[image]] for image in images}
     sizes = [reader.native_size(groups[image]) for image in images]
     for image, size in zip(images, sizes, strict=True):
-        if _largest(size, protocol) < protocol.resolution:
-            cut = " inside the protocol's crop" if protocol.crop else ""
-            raise InputError(
-                f"test_images={count}: {store.names[image]} has {size[0]} x {size[1]} pixels; crops of at least "
-                f"{protocol.resolution} x {protocol.width} do not fit{cut}. Pass test_images=0."
-            )
+        require_size(store.names[image], size, count, protocol)
     recipes = draw(images, sizes, count, seed, protocol)
     of_crops = [recipe.image for recipe in recipes]
     note = (

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from idl.data.crops import require_size
 from idl.data.diode import DiodeReader, diode
 from idl.data.folder import FolderReader
 from idl.data.nyu import CROP, NyuReader
@@ -140,7 +141,7 @@ def native_reader(config: DatasetConfig, test_images: int) -> NativeReader:
     """Return the reader of a dataset whose native images can be cropped.
 
     Raises InputError, which speaks of `test_images`, where there is nothing larger than what is prepared, it cannot be
-    reached image by image, or the protocol measures whole native frames.
+    reached image by image, the first image is too small, or the protocol measures whole native frames.
     """
     asked = f"test_images={test_images}: "
     if config.dataset.endswith(".h5"):
@@ -164,6 +165,8 @@ def native_reader(config: DatasetConfig, test_images: int) -> NativeReader:
             f"{asked}dataset={config.dataset} has no images larger than those that are prepared. Pass test_images=0"
             + (", and more num_scenes= for more test images." if config.dataset == "rooms" else ".")
         )
+    # Before hours of preparation; the others are looked at when the crops are drawn.
+    require_size(found.groups[0].names[0], found.native_size(0), test_images, config.protocol)
     return found
 
 
