@@ -29,6 +29,7 @@ from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, probe
 from idl.protocol import Protocol
+from idl.study.cells import shared_scenes
 
 SMALL = Protocol(resolution=32)
 ALL = ("rgb", "depth", "valid")
@@ -291,6 +292,21 @@ def test_a_crop_without_depth_counts_for_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isfinite(losses), valid)
     assert report.metrics["test_loss"] == pytest.approx(np.average(losses[valid], weights=counts[valid]), rel=1e-6)
     assert all(np.isfinite(value) for name, value in report.metrics.items() if name.startswith("test_"))
+
+
+class SameReader(LargeReader):
+    def native(self, index: int) -> Native:
+        return super().native(0)
+
+
+def test_a_crop_of_an_image_that_was_trained_on_is_found(tmp_path: Path) -> None:
+    """Though it equals none of them: the images that crops are of are compared."""
+    reader = SameReader()
+    store = cropped((prepare(reader, SMALL, tmp_path), reader))
+    split = split_store(store, "auto", 0)
+    tested = [store.names[store.origin(index)] for index in split.indices["test"]]
+    found = shared_scenes(store, split)
+    assert {name for name in tested if any(f"(image {name})" in each for each in found)} == set(tested)
 
 
 def test_what_cannot_be_cropped_is_said(made: tuple[Store, LargeReader], tmp_path: Path) -> None:
