@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from idl import cache
+from idl.data.crops import CroppedStore
 from idl.data.loading import batches
 from idl.data.splits import AUTO, Split, require_rule, split_store
 from idl.data.store import Store
@@ -57,6 +58,8 @@ class ProbeConfig:
     k: components read: a number, "all", or "auto" for the one of lowest validation loss.
     alignment: what a prediction may borrow from its image's truth before it is measured in metres.
     split, split_seed: rule and seed of `split_by_scene`.
+    test_images: random crops that are the test split, which the store must have (`idl.data.crops`); 0: its test images
+      as they are. test_seed: of the crops.
     batch_size: images encoded at once.
     solver: "exact", or "sgd" or "adam", which what follows is about; "auto" is then the k of the exact solver.
     lr, weight_decay, epochs, step_images, patience: as in `Trial`; step_images is its batch_size.
@@ -68,6 +71,8 @@ class ProbeConfig:
     alignment: Alignment = "none"
     split: str = AUTO
     split_seed: int = 0
+    test_images: int = 0
+    test_seed: int = 0
     batch_size: int = 32
     solver: str = "exact"
     lr: float = Trial.lr
@@ -110,6 +115,8 @@ def check(config: ProbeConfig, encoder: Encoder) -> None:
             raise InputError(f"step_images={config.step_images}: expected 1 or more.")
         _trial(config, k or 1)
     require_rule(config.split)
+    if config.test_images < 0:
+        raise InputError(f"test_images={config.test_images}: expected 1 or more, or 0 for the test images as they are.")
     if config.batch_size < 1:
         raise InputError(f"batch_size={config.batch_size}: expected 1 or more.")
 
@@ -265,6 +272,9 @@ def split_of(config: ProbeConfig, store: Store, wanted: Target) -> Split:
     if wanted.layer not in store.layers:
         have = ", ".join(store.layers)
         raise InputError(f"target={wanted.name}: {store.path} has no layer {wanted.layer!r}. It has: {have}.")
+    num_crops = len(store.crops) if isinstance(store, CroppedStore) else 0
+    if num_crops != config.test_images:
+        raise ValueError(f"{config.test_images} test images are asked for, and the store has {num_crops} crops")
     split = split_store(store, config.split, config.split_seed)
     if wanted.identity:
         # What comes from outside is tried before the work starts.

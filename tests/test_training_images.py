@@ -18,6 +18,8 @@ from planted_training import SMALL, LabelledReader, small_store, trained
 from safetensors.torch import load_file
 from torch import Tensor
 
+from idl.data.diode.normals import normals_by_depth, rays
+from idl.data.reader import Sample
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.errors import InputError
@@ -102,6 +104,31 @@ def test_all_layers_are_cropped_and_mirrored_alike(
     assert batch["rgb"].shape == (4, side, side, 3)
     # This layer is stored as the red channel.
     assert torch.equal(batch["red"], batch["rgb"][..., 0])
+
+
+def test_normals_of_mirrored_images_are_those_of_their_depth(tmp_path: Path) -> None:
+    """Of a plane, by finite differences of the depth in the same batch; whole images, so that the camera is known."""
+    normal = np.array([0.4, -0.3, -1.0]) / np.sqrt(1.25)
+    depth_m = (-2.0 / (rays(32, 32) @ normal)).astype(np.float32)
+
+    class PlaneReader(LabelledReader):
+        def read(self, index: int) -> list[Sample]:
+            normals = np.broadcast_to(normal, (32, 32, 3)).astype(np.float16)
+            return [
+                replace(sample, depth_m=depth_m, valid=depth_m > 0, layers={"normals": normals})
+                for sample in super().read(index)
+            ]
+
+    store, split = small_store(tmp_path, PlaneReader(resolution=32))
+    planes = TrainingImages(store, split.indices["train"], ("depth", "normals"), 4, crop=0, flip=True, seed=0)
+    signs = set()
+    for batch in first(planes, 4):
+        for depth, normals in zip(batch["depth"].numpy(), batch["normals"].numpy(), strict=True):
+            by_depth, known = normals_by_depth(depth, depth > 0)
+            np.testing.assert_allclose(normals[known], by_depth[known], atol=2e-3)
+            assert known.sum() == 30 * 30
+            signs.add(np.sign(normals[0, 0, 0]))
+    assert signs == {-1, 1}
 
 
 def test_crops_and_mirror_images_are_pieces_of_the_images(images: TrainingImages) -> None:

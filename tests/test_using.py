@@ -157,6 +157,31 @@ def test_its_own_test_split_gives_the_registered_figures(here: Path, capfd: pyte
     assert tags["dataset_digest"] in captured.out
 
 
+def test_a_probe_is_tested_on_crops_and_measured_on_them_again(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_pairs(here / "large", num=40, size=(260, 300))
+    crops = ("--test-images", "9", "--test-seed", "4")
+    arguments = walk("probe", "--device", "cpu", "--encoder", "null", "--stride", "32", *crops, data="large")
+    assert run(*arguments) == 0
+    probed = newest_run()
+    assert (probed.data.params["num_test"], probed.data.params["test_seed"]) == ("9", "4")
+    versions = mlflow.MlflowClient().search_model_versions("name = 'idl-depth-null'")
+    tags = next(version.tags for version in versions if version.run_id == probed.info.run_id)
+    model = next(f"models:/{version.name}/{version.version}" for version in versions if version.tags == tags)
+    assert run(*walk("evaluate", "--model", model, *crops, data="large")) == 0
+    left = newest_run()
+    assert left.data.metrics["test_rmse"] == pytest.approx(float(tags["test_rmse"]), rel=2e-3)
+    assert left.data.tags["split_digest"] == tags["split_digest"] != tags["scenes_digest"]
+    # Its whole test images were not seen either; other scenes, and crops of other parts, are refused.
+    assert run(*walk("evaluate", "--model", model, data="large")) == 0
+    assert newest_run().data.tags["split_digest"] == tags["scenes_digest"]
+    capfd.readouterr()
+    assert run(*walk("evaluate", "--model", model, "--split", "1:1:2", *crops, data="large")) == 2
+    assert run(*walk("evaluate", "--model", model, "--part", "train", *crops, data="large")) == 2
+    err = capfd.readouterr().err
+    assert "images it learned from might be measured" in err
+    assert "part=train: crops are of the test split. Pass part=test, or test_images=0." in err
+
+
 def test_another_dataset_is_measured_whole(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*walk("evaluate", "--model", DEPTH, "--part", "all", data="other")) == 0
     assert "all_rmse" in capfd.readouterr().out
@@ -189,6 +214,14 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "filter": (("models", "--dataset", "wlak"), "Did you mean walk?"),
     "part": (walk("evaluate", "--model", DEPTH, "--part", "train"), "only its own test split is measured there"),
     "split": (walk("evaluate", "--model", DEPTH, "--split", "2:1:1"), "Pass split=auto split_seed=0"),
+    "small": (
+        walk("probe", "--encoder", "null", "--test-images", "5"),
+        "test_images=5: 0000 has 48 x 40 pixels; crops of at least 256 x 256 do not fit",
+    ),
+    "rooms": (
+        ("probe", "--encoder", "null", "--test-images", "5", *SMALL),
+        "test_images=5: dataset=rooms has no images larger than those that are prepared",
+    ),
     "no evaluated": (walk("evaluate", "--model", "models:/gone/1"), "no registered model gone"),
 }  # fmt: skip
 

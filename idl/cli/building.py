@@ -14,10 +14,12 @@ import torch
 
 from idl import cache, tracking
 from idl.cli.options import AUTO
-from idl.data.datasets import DatasetConfig, open_store, require
+from idl.data.crops import with_crops
+from idl.data.datasets import DatasetConfig, native_reader, open_store, require
 from idl.data.datasets import reader as find_reader
 from idl.data.preparation import store_path
 from idl.data.reader import Archive
+from idl.data.splits import split_store
 from idl.data.store import Store
 from idl.distributed import World, announced, joined, local_device
 from idl.encoders import Encoder, EncoderConfig, build
@@ -65,7 +67,10 @@ def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
         "max_depth_m": _metres("max_depth", options["max_depth"]),
     }
     config = configured(DatasetConfig, named)
-    require(config)
+    if options.get("test_images", 0):
+        native_reader(config, options["test_images"])
+    else:
+        require(config)
     return config
 
 
@@ -87,14 +92,18 @@ def require_layer(wanted: Target, config: DatasetConfig, options: Mapping[str, A
 
 
 def store_of(config: DatasetConfig, options: Mapping[str, Any]) -> Store:
-    """Make or open the dataset, and say what its preparation noticed."""
+    """Make or open the dataset, with the crops that are asked for, and say what its preparation noticed."""
     # The cores that this process may use, where the system tells.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = options["workers"] or cores or 1
     store = open_store(config, cache_folder(options) / "datasets", workers=workers, progress=progress_shown())
     for note in store.notes:
         warn(note)
-    return store
+    count = options.get("test_images", 0)
+    if not count:
+        return store
+    tested = split_store(store, options["split"], options["split_seed"]).indices["test"]
+    return with_crops(store, native_reader(config, count), tested, count, options["test_seed"])
 
 
 def encoder_of(name: str, options: Mapping[str, Any]) -> Encoder:

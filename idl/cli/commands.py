@@ -20,6 +20,7 @@ from idl.cli.building import (
 from idl.cli.finishing import finish, say_result
 from idl.cli.group import cli
 from idl.cli.options import (
+    crops_options,
     dataset_options,
     encoder_name,
     encoder_options,
@@ -81,6 +82,7 @@ def convnext(**options: Any) -> None:
 @encoder_options
 @stride_option
 @split_options
+@crops_options
 @probe_options
 @run_options
 def probe(**options: Any) -> None:

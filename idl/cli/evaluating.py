@@ -13,6 +13,7 @@ from idl.cli.finishing import say_result
 from idl.cli.group import cli
 from idl.cli.options import (
     alignment_option,
+    crops_options,
     dataset_options,
     model_option,
     option,
@@ -40,6 +41,7 @@ SHOWN += ("angle_mean_deg", "angle_mean_deg_pooled", "angle_median_deg", "angle_
 @model_option
 @dataset_options
 @scene_split_options
+@crops_options
 @option(
     "--part", "test", "Images that are measured; all: of a dataset not fitted on.", type=click.Choice(get_args(Part))
 )
@@ -49,6 +51,8 @@ def evaluate(**options: Any) -> None:
     """Measure a registered probe: on another dataset, or on its own test split."""
     part: Part = options["part"]
     require_rule(options["split"])
+    if options["test_images"] and part != "test":
+        raise InputError(f"part={part}: crops are of the test split. Pass part=test, or test_images=0.")
     name = f"evaluate {options['model'].removeprefix('models:/')} {Path(options['dataset']).stem}"
     with tracked_run("evaluate", name, options) as recorder:
         dataset = dataset_of(options)
@@ -74,7 +78,7 @@ def evaluate(**options: Any) -> None:
         measured = measure(probe.module, store, order, reference, target, protocol, probe.stride, terminal, label=part)
         encoder = {name: probe.version.tags.get(name, "") for name in ("encoder", "encoder_digest", "weights", "task")}
         model = MeasuredModel(probe.version.uri, probe.card, probe.protocol, encoder)
-        asked = {name: options[name] for name in ("split", "split_seed", "alignment")}
+        asked = {name: options[name] for name in ("split", "split_seed", "test_images", "test_seed", "alignment")}
         report = measurement_report(
             MeasurementFindings(
                 model, store, split, part, order, protocol, target, measured, limits, asked, (*store.notes, *notes)
@@ -123,7 +127,9 @@ def _require_unseen(probe: RegisteredProbe, store: Store, split: Split, part: Pa
             f"part={part}: {probe.version.uri} was fitted on {store.name}; only its own test split is measured there. "
             "Pass part=test."
         )
-    if split.digest != probe.version.tags["split_digest"]:
+    tags = probe.version.tags
+    # Its own scenes, as crops or whole: none of them was seen.
+    if split.scenes_digest != tags.get("scenes_digest", tags["split_digest"]):
         run = probe.run
         told = f" Pass split={run['split']} split_seed={run['split_seed']}, as its run did." if "split" in run else ""
         raise InputError(

@@ -24,6 +24,7 @@ from idl.cli.finishing import finish
 from idl.cli.group import cli
 from idl.cli.options import (
     Command,
+    crops_options,
     dataset_options,
     encoder_options,
     grouped,
@@ -83,6 +84,7 @@ batch_option = option("--batch-size", _PROBE.batch_size, "Images encoded at once
 @dataset_options
 @encoder_options
 @scene_split_options
+@crops_options
 @batch_option
 @study_options
 @run_options
@@ -118,6 +120,7 @@ def verdict(**options: Any) -> None:
 @option("--weights", "auto", "Of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
 @dataset_options
 @scene_split_options
+@crops_options
 @batch_option
 @study_options
 @run_options
@@ -132,6 +135,7 @@ def compare(**options: Any) -> None:
 @option("--weights", "auto", "Of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
 @dataset_options
 @scene_split_options
+@crops_options
 @batch_option
 @study_options
 @run_options

@@ -105,6 +105,16 @@ scene_split_options = grouped(
     ),
 )
 
+crops_options = grouped(
+    option(
+        "--test-images",
+        _PROBE.test_images,
+        "Random crops of the test scenes' native images that are tested on; 0: the test images as they are.",
+        type=click.IntRange(min=0),
+    ),
+    option("--test-seed", _PROBE.test_seed, "Seed of the crops.", type=click.IntRange(min=0)),
+)
+
 split_options = grouped(
     option("--target", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory."),
     scene_split_options,

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from idl.data.crops import require_size
 from idl.data.diode import DiodeReader, diode
 from idl.data.folder import FolderReader
 from idl.data.nyu import CROP, NyuReader
 from idl.data.preparation import prepare
-from idl.data.reader import Archive, Reader
+from idl.data.reader import Archive, NativeReader, Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
 from idl.errors import InputError
@@ -134,6 +135,39 @@ def require(config: DatasetConfig) -> None:
         _open(config)
     else:
         reader(config)
+
+
+def native_reader(config: DatasetConfig, test_images: int) -> NativeReader:
+    """Return the reader of a dataset whose native images can be cropped.
+
+    Raises InputError, which speaks of `test_images`, where there is nothing larger than what is prepared, it cannot be
+    reached image by image, the first image is too small, or the protocol measures whole native frames.
+    """
+    asked = f"test_images={test_images}: "
+    if config.dataset.endswith(".h5"):
+        raise InputError(
+            f"{asked}{config.dataset} holds prepared images only, not the larger ones that crops are cut from. Pass "
+            "the dataset that it was made of, or test_images=0."
+        )
+    if config.protocol.is_native:
+        raise InputError(
+            f"{asked}protocol={config.protocol.name} measures whole native frames, not crops. Pass "
+            f"protocol={Protocol.name}, or test_images=0."
+        )
+    found = reader(config)
+    if isinstance(found, Archive):
+        raise InputError(
+            f"{asked}{found.source} is an archive, which can only be gone through from beginning to end. Unpack it, "
+            "or pass test_images=0."
+        )
+    if not isinstance(found, NativeReader):
+        raise InputError(
+            f"{asked}dataset={config.dataset} has no images larger than those that are prepared. Pass test_images=0"
+            + (", and more num_scenes= for more test images." if config.dataset == "rooms" else ".")
+        )
+    # Before hours of preparation; the others are looked at when the crops are drawn.
+    require_size(found.groups[0].names[0], found.native_size(0), test_images, config.protocol)
+    return found
 
 
 def open_store(config: DatasetConfig, folder: Path, *, workers: int = 1, progress: Progress = silent) -> Store:

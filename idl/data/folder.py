@@ -8,7 +8,8 @@ Integer depth is divided by `depth_scale`; float .npy is metres.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from PIL import Image
 
-from idl.data.reader import Group, Sample
+from idl.data.reader import Group, Native, NativeReader, Sample
 from idl.data.resizing import resize_depth, resize_rgb
 from idl.errors import InputError
 from idl.protocol import Protocol
@@ -28,7 +29,7 @@ DEFAULT_BLOCK = 10
 
 
 @dataclass(frozen=True)
-class FolderReader:
+class FolderReader(NativeReader):
     """Reads a folder of pairs in the order of their names.
 
     root: the folder.
@@ -107,6 +108,17 @@ class FolderReader:
 
     def read(self, index: int) -> list[Sample]:
         """Read one pair and bring it to the protocol's square. Raises InputError naming the file."""
+        native = self.native(index)
+        resized_m, kept = resize_depth(native.depth_m, native.valid, self.protocol)
+        rgb = resize_rgb(native.image, self.protocol)
+        return [Sample(self._pairs[index].name, self.groups[index].scene, rgb, resized_m, kept)]
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Look at the image's header. Raises InputError naming the file."""
+        return rgb_size(self._pairs[index].rgb)
+
+    def native(self, index: int) -> Native:
+        """Read one pair. Raises InputError naming the file."""
         pair = self._pairs[index]
         image = read_rgb(pair.rgb)
         depth_m, valid = _read_depth(pair.depth, self.depth_scale, self.invalid_values)
@@ -124,8 +136,7 @@ class FolderReader:
         crop = self.protocol.crop
         if crop is not None and (crop[1] > size[0] or crop[3] > size[1]):
             raise InputError(f"{pair.rgb}: crop {crop} does not fit into {size[1]} x {size[0]} pixels.")
-        resized_m, kept = resize_depth(depth_m, valid, self.protocol)
-        return [Sample(pair.name, self.groups[index].scene, resize_rgb(image, self.protocol), resized_m, kept)]
+        return Native(image, depth_m, valid)
 
     @cached_property
     def _pairs(self) -> "Sequence[_Pair]":
@@ -200,9 +211,21 @@ def _first_known(stem: Path, ending: str, known: set[Path]) -> Path | None:
 
 def read_rgb(path: Path) -> Image.Image:
     """Read an image as RGB. Raises InputError naming the file."""
+    with _image(path) as image:
+        return image.convert("RGB")
+
+
+def rgb_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header. Raises InputError naming the file."""
+    with _image(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _image(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable image ({error}). Replace it or take it out.") from error
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
 
 from idl.progress import Progress
 
@@ -32,6 +33,22 @@ class Sample:
     valid: Bool[np.ndarray, "H W"]
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     side: str = ""
+
+
+@dataclass(frozen=True)
+class Native:
+    """An RGB-D pair as it was taken, before it is brought to the protocol's size.
+
+    image: RGB. depth_m: metres along the optical axis; what stands where it is not valid does not matter.
+    valid: True where `depth_m` is a real measurement, before the protocol's erosion.
+    normals: as in `Sample`, float32; None where the dataset has none. defined: where there is a normal.
+    """
+
+    image: Image.Image
+    depth_m: Float32[np.ndarray, "H W"]
+    valid: Bool[np.ndarray, "H W"]
+    normals: Float32[np.ndarray, "H W 3"] | None = None
+    defined: Bool[np.ndarray, "H W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,23 @@ class Noted(ABC):
     @abstractmethod
     def notes(self) -> Sequence[str]:
         """What people should know of this choice of data, a line each; kept in the store."""
+
+
+class NativeReader(ABC):
+    """What a reader of one image a group may also have: any of them at the size that it was taken at."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> Sequence[Group]:
+        """As of a `Reader`."""
+
+    @abstractmethod
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Height and width of image `index`, pixels, without decoding it. Raises InputError naming the file."""
+
+    @abstractmethod
+    def native(self, index: int) -> Native:
+        """Read image `index`. May be called from several threads. Raises InputError naming the file."""
 
 
 class StreamedReader(Reader, ABC):

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float16, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, UInt8
 from PIL import Image
 
 from idl.protocol import Crop, Protocol
@@ -28,13 +28,35 @@ def centred_box(height: int, width: int, crop: Crop | None, size: tuple[int, int
     return x, y, x + box_width, y + box_height
 
 
-@lru_cache(maxsize=16)
-def _area_weights(start: float, stop: float, num_pixels: int, num_cells: int) -> Float64[np.ndarray, "cells pixels"]:
-    """Length of the overlap of each cell of [start, stop) with each native pixel, over the length of a cell."""
+# (rank, cells): the native pixels that a cell overlaps, and over which share of its length.
+_Overlaps = tuple[Int64[np.ndarray, "rank cells"], Float64[np.ndarray, "rank cells"]]
+
+
+# A crop's sides are its own: rows and columns of one, and of those that are made beside it.
+@lru_cache(maxsize=64)
+def _overlaps(start: float, stop: float, num_pixels: int, num_cells: int) -> _Overlaps:
+    """Length of the overlap of each cell of [start, stop) with each native pixel that it touches, over its own."""
     edges = np.linspace(start, stop, num_cells + 1)
-    pixel = np.arange(num_pixels)
-    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return np.clip(overlap, 0, None) * num_cells / (stop - start)
+    most = int(np.ceil((stop - start) / num_cells)) + 1
+    pixel = np.floor(edges[:-1]).astype(np.int64) + np.arange(most)[:, None]
+    overlap = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
+    # Beyond the last pixel nothing overlaps but by rounding.
+    pixel = np.minimum(pixel, num_pixels - 1)
+    return pixel, np.clip(overlap, 0, None) * num_cells / (stop - start)
+
+
+def _averaged(
+    values: Float[np.ndarray, "*maps H W"], rows: _Overlaps, columns: _Overlaps
+) -> Float[np.ndarray, "*maps height width"]:
+    """Average over cells, each map by itself, in the type of `values`."""
+    # A cell touches two to four pixels a side: a product with the matrix of all overlaps took ten times as long.
+    for pixels, shares in (rows, columns):
+        shares = shares.astype(values.dtype)[..., None]
+        total = values[..., pixels[0], :] * shares[0]
+        for pixel, share in zip(pixels[1:], shares[1:], strict=True):
+            total += values[..., pixel, :] * share
+        values = np.ascontiguousarray(np.swapaxes(total, -1, -2))
+    return values
 
 
 def resize_rgb(image: Image.Image, protocol: Protocol) -> UInt8[np.ndarray, "height width 3"]:
@@ -60,10 +82,9 @@ def resize_depth(
     valid = eroded(valid, protocol.erosion)
     height, width = depth_m.shape
     left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
-    rows = _area_weights(top, bottom, height, protocol.resolution)
-    columns = _area_weights(left, right, width, protocol.width).T
-    share = rows @ valid.astype(np.float64) @ columns
-    total = rows @ np.where(valid, depth_m, 0).astype(np.float64) @ columns
+    cells = _overlaps(top, bottom, height, protocol.resolution), _overlaps(left, right, width, protocol.width)
+    share = _averaged(valid.astype(np.float64), *cells)
+    total = _averaged(np.where(valid, depth_m, 0).astype(np.float64), *cells)
     # The share of a wholly valid cell is 1 up to rounding.
     kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0)
     return np.where(kept, total / np.where(kept, share, 1), 0).astype(np.float32), kept
@@ -79,12 +100,10 @@ def resize_normals(
     """
     height, width = defined.shape
     left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
+    cells = _overlaps(top, bottom, height, protocol.resolution), _overlaps(left, right, width, protocol.width)
     # float32, as half precision is what is kept.
-    rows = _area_weights(top, bottom, height, protocol.resolution).astype(np.float32)
-    columns = _area_weights(left, right, width, protocol.width).T.astype(np.float32)
-    share = rows @ defined.astype(np.float32) @ columns
-    known = np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0))
-    total = rows @ known @ columns
+    share = _averaged(defined.astype(np.float32), *cells)
+    total = _averaged(np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0)), *cells)
     length = np.sqrt(np.square(total).sum(axis=0))
     # Below a thousandth of the share, what is left of opposite normals is rounding.
     kept = (share >= protocol.min_valid_share - 1e-5) & (share > 0) & (length > 1e-3 * share)
@@ -103,6 +122,14 @@ def eroded(valid: Bool[np.ndarray, "H W"], reach: int) -> Bool[np.ndarray, "H W"
             grown[tuple(before)] |= missing[tuple(after)]
         missing = grown
     return ~missing
+
+
+def within_range(
+    depth_m: Float32[np.ndarray, "*size"], valid: Bool[np.ndarray, "*size"], protocol: Protocol
+) -> tuple[Float32[np.ndarray, "*size"], Bool[np.ndarray, "*size"]]:
+    """Depth, metres, and its mask as a store has them: what is outside the protocol's range is 0 and not valid."""
+    kept = valid & (depth_m >= protocol.min_depth_m) & (depth_m <= protocol.max_depth_m)
+    return np.where(kept, depth_m, np.float32(0)), kept
 
 
 def native_truth(

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from idl.data.reader import Reader, Sample
+from idl.data.resizing import within_range
 from idl.data.store import TEXTS, dataset_of
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
@@ -61,10 +62,9 @@ def _write_samples(file: h5py.File, reader: Reader, protocol: Protocol, segment:
     for index in segment.groups:
         # Written image by image: a segment held in memory, and stacked, took 250 MB in all on rooms; this takes 160.
         for sample in reader.read(index):
-            valid = sample.valid & (sample.depth_m >= protocol.min_depth_m) & (sample.depth_m <= protocol.max_depth_m)
+            depth, valid = within_range(sample.depth_m, sample.valid, protocol)
             if not valid.any():
                 continue
-            depth = np.where(valid, sample.depth_m, np.float32(0))
             maps = {"rgb": sample.rgb, "depth": depth, "valid": valid, **sample.layers}
             # Nothing is measured on the published training side: its images may go without.
             if protocol.is_native and (NATIVE in maps or sample.side != "train"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from idl.data.crops import CroppedStore
 from idl.data.store import Store
 from idl.errors import InputError
 
@@ -22,12 +23,18 @@ class Split:
     """Image indices of the three splits, none of them empty, no scene in two of them.
 
     train: in a seeded random order (the basis is fitted on the first of them); val, test: in the store's order.
-    scenes: the scenes of each split. digest: of the scenes of each split and the order of `train`.
+    scenes: the scenes of each split. digest: of the scenes of each split and the order of `train`, and of the crops
+      where the test split is made of crops. scenes_digest: without the crops.
     """
 
     indices: Mapping[str, tuple[int, ...]]
     scenes: Mapping[str, tuple[str, ...]]
     digest: str
+    scenes_digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.scenes_digest:
+            object.__setattr__(self, "scenes_digest", self.digest)
 
 
 def split_by_scene(
@@ -72,8 +79,27 @@ def split_by_scene(
 
 
 def split_store(store: Store, rule: str, seed: int) -> Split:
-    """Divide a prepared dataset, as `split_by_scene` does."""
-    return split_by_scene(store.scenes, rule, seed=seed, is_sequential=store.is_sequential, sides=store.sides)
+    """Divide a prepared dataset, as `split_by_scene` does; where it has crops, they are the test split.
+
+    Raises InputError where crops are of scenes that are not the test split's under this rule.
+    """
+    split = split_by_scene(store.scenes, rule, seed=seed, is_sequential=store.is_sequential, sides=store.sides)
+    return _tested_on_crops(split, store) if isinstance(store, CroppedStore) else split
+
+
+def _tested_on_crops(split: Split, store: CroppedStore) -> Split:
+    # A crop has its image's scene, which is on one side; the crops come last, so that train and val are as without.
+    crops = tuple(index for index in split.indices["test"] if index in store.crops)
+    if len(crops) < len(store.crops):
+        raise InputError(
+            f"split: {len(store.crops) - len(crops)} of {len(store.crops)} crops are of scenes that are not tested "
+            "under it. Draw them under the same split and split_seed."
+        )
+    seen = {store.scenes[index] for index in crops}
+    scenes = {**split.scenes, "test": tuple(scene for scene in split.scenes["test"] if scene in seen)}
+    described = json.dumps([split.digest, store.crops_digest])
+    digest = hashlib.sha256(described.encode()).hexdigest()[:16]
+    return Split({**split.indices, "test": crops}, scenes, digest, split.digest)
 
 
 def uses_published(rule: str, sides: Sequence[str]) -> bool:

@@ -92,14 +92,21 @@ class Store:
 
         Raises InputError where a layer is not there or an image cannot be read.
         """
-        missing = [layer for layer in layers if layer not in self.layers]
-        if missing:
-            have = ", ".join(self.layers)
-            raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
+        self._require(layers)
         try:
             return {layer: self._read_layer(layer, indices) for layer in layers}
         except (OSError, KeyError) as error:
             raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
+
+    def origin(self, index: int) -> int:
+        """The image in the file that image `index` is, or is a crop of."""
+        return index
+
+    def _require(self, layers: Sequence[str]) -> None:
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            have = ", ".join(self.layers)
+            raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
 
     def _read_layer(self, layer: str, indices: Sequence[int]) -> np.ndarray:
         plain = self._plain_layers.get(layer)

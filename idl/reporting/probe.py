@@ -144,6 +144,7 @@ def probe_version(findings: Findings, model: nn.Module, probe: LinearProbe) -> M
     }
     tags = conditions | {
         "dataset": findings.store.name,
+        "scenes_digest": findings.split.scenes_digest,
         "kind": findings.target.kind,
         # Of its panels' colours, for pictures that are made with it.
         "shown_range": ",".join(f"{end:.4g}" for end in findings.shown_range),

@@ -51,7 +51,8 @@ def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
         if scene in split.scenes["test"] or (name == "train" and scene in split.scenes["val"])
     )
     seen: dict[bytes, str] = {}
-    order = [(name, index) for name in SPLITS for index in split.indices[name]]
+    # Of crops, the images that they are of: a crop is no other image's equal even where its image is.
+    order = [*dict.fromkeys((name, store.origin(index)) for name in SPLITS for index in split.indices[name])]
     with progress("leakage", len(order)) as advance:
         position = 0
         for read in batches(store, ("rgb",), [index for _, index in order], 32):

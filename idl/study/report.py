@@ -77,6 +77,7 @@ def _params(study: Study) -> dict[str, Any]:
         "feature": study.plan.probe.target,
         "dataset": study.plan.store.name,
         "split": study.plan.probe.split,
+        "test_images": study.plan.probe.test_images,
         "ks": config.ks,
         "margin": config.margin,
         "level": config.level,

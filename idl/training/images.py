@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from idl.data.crops import DIRECTIONS, MIRRORED_AXES
 from idl.data.loading import batches
 from idl.data.store import Store
 
@@ -19,8 +20,8 @@ _ORDER, _CHANGE = 0x0DE2, 0xC409
 class TrainingImages:
     """The training split as an endless row of batches; batch t is the same in every run with the same settings.
 
-    layers: of the store, each (batch, H, W) or (batch, H, W, channels). A layer of directions (normals) would have
-      to change its signs in a mirror image, and is none of those that are trained on here.
+    layers: of the store, each (batch, H, W) or (batch, H, W, channels). In a mirror image directions are mirrored too:
+      normals change the sign of x. There is no flip upside down: gravity would point the wrong way.
     batch_size: images a step over all ranks; a last batch that would not be full is left out of its epoch.
     crop: side of random crops, pixels; 0: whole images. flip: mirror each image or not, at even chances.
     """
@@ -74,10 +75,15 @@ class TrainingImages:
         if self.flip:
             chosen = torch.from_numpy(is_flipped)
             changed = {
-                name: torch.where(chosen.view(-1, *(1,) * (images.ndim - 1)), images.flip(2), images)
+                name: torch.where(chosen.view(-1, *(1,) * (images.ndim - 1)), _mirrored(name, images), images)
                 for name, images in changed.items()
             }
         return changed
+
+
+def _mirrored(layer: str, images: Tensor) -> Tensor:
+    mirrored = images.flip(2)
+    return mirrored * mirrored.new_tensor(MIRRORED_AXES) if layer in DIRECTIONS else mirrored
 
 
 def to_network(batch: Batch, device: torch.device) -> Batch:

@@ -9,7 +9,7 @@ from PIL import Image
 from idl.data.diode.layout import SIDES, Frame
 from idl.data.diode.normals import jumps, to_camera
 from idl.data.folder import read_rgb
-from idl.data.reader import Sample
+from idl.data.reader import Native, Sample
 from idl.data.resizing import eroded, native_truth, resize_depth, resize_normals, resize_rgb
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
@@ -18,8 +18,23 @@ from idl.protocol import NATIVE, Protocol
 def read_frame(frame: Frame, files: Mapping[str, Path], protocol: Protocol, *, with_native: bool) -> Sample:
     """Read a frame and bring it to the protocol's size.
 
-    files: paths of "rgb", "depth", "mask" and, where there are any, "normals".
-    with_native: the sample has the layer of native truth.
+    with_native: the sample has the layer of native truth. The rest is as in `read_native`.
+    """
+    native = read_native(files, protocol)
+    resized_m, kept = resize_depth(native.depth_m, native.valid, protocol)
+    layers: dict[str, np.ndarray] = {}
+    if native.normals is not None and native.defined is not None:
+        defined = native.defined & eroded(native.valid, protocol.erosion)
+        layers["normals"] = resize_normals(native.normals, defined, protocol)
+    if with_native:
+        layers[NATIVE] = native_truth(native.depth_m, native.valid, protocol)
+    rgb = resize_rgb(native.image, protocol)
+    return Sample(frame.name, frame.scene, rgb, resized_m, kept, layers, SIDES[frame.part])
+
+
+def read_native(files: Mapping[str, Path], protocol: Protocol) -> Native:
+    """Read a frame's files: paths of "rgb", "depth", "mask" and, where there are any, "normals".
+
     A pixel is valid where the mask says so and its depth is finite and above 0. With an erosion, also pixels at a jump
     in depth count as missing before the mask is eroded: the mask marks holes, the spurious returns sit beside jumps.
     Raises InputError, naming the file, where one cannot be read or is of another size than the image.
@@ -30,15 +45,9 @@ def read_frame(frame: Frame, files: Mapping[str, Path], protocol: Protocol, *, w
         valid = _read_mask(files["mask"], image) & np.isfinite(depth_m) & (depth_m > 0)
     if protocol.erosion:
         valid &= ~jumps(depth_m, valid)
-    resized_m, kept = resize_depth(depth_m, valid, protocol)
-    layers: dict[str, np.ndarray] = {}
-    if "normals" in files:
-        normals, defined = to_camera(_read_normals(files["normals"], image))
-        layers["normals"] = resize_normals(normals, defined & eroded(valid, protocol.erosion), protocol)
-    if with_native:
-        layers[NATIVE] = native_truth(depth_m, valid, protocol)
-    rgb = resize_rgb(image, protocol)
-    return Sample(frame.name, frame.scene, rgb, resized_m, kept, layers, SIDES[frame.part])
+    if "normals" not in files:
+        return Native(image, depth_m, valid)
+    return Native(image, depth_m, valid, *to_camera(_read_normals(files["normals"], image)))
 
 
 def _read_depth(path: Path, image: Image.Image) -> np.ndarray:

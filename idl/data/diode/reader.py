@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from idl.data.diode.frames import read_frame
+from idl.data.diode.frames import read_frame, read_native
 from idl.data.diode.layout import SIDES, Found, Frame, catalogue, select
-from idl.data.reader import Group, Noted, Sample
+from idl.data.folder import rgb_size
+from idl.data.reader import Group, Native, NativeReader, Noted, Sample
 from idl.errors import InputError
 from idl.protocol import Protocol
 
@@ -20,7 +21,7 @@ _DEEPEST = 8
 
 
 @dataclass(frozen=True)
-class DiodeReader(Noted):
+class DiodeReader(Noted, NativeReader):
     """Reads the frames that are under a folder, whichever of train, val, indoors and outdoor that is.
 
     root: the folder that holds train/ or val/, or one below them.
@@ -62,8 +63,19 @@ class DiodeReader(Noted):
     def read(self, index: int) -> list[Sample]:
         """Read one frame. Raises InputError naming the file."""
         frame = self._frames[index]
-        files = {part: Path(path) for part, path in self._found[frame].items()}
-        return [read_frame(frame, files, self.protocol, with_native=is_native(frame, self._frames, self.protocol))]
+        with_native = is_native(frame, self._frames, self.protocol)
+        return [read_frame(frame, self._files_of(index), self.protocol, with_native=with_native)]
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Look at the image's header. Raises InputError naming the file."""
+        return rgb_size(self._files_of(index)["rgb"])
+
+    def native(self, index: int) -> Native:
+        """Read one frame. Raises InputError naming the file."""
+        return read_native(self._files_of(index), self.protocol)
+
+    def _files_of(self, index: int) -> Mapping[str, Path]:
+        return {part: Path(path) for part, path in self._found[self._frames[index]].items()}
 
     @property
     def has_frames(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idl.data.nyu.labeled import LabeledFile
 from idl.data.nyu.sides import read_sides
-from idl.data.reader import Group, Sample
+from idl.data.reader import Group, Native, NativeReader, Sample
 from idl.data.resizing import native_truth, resize_depth, resize_rgb
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
@@ -25,7 +25,7 @@ CROP = (44, 471, 40, 601)
 
 
 @dataclass(frozen=True)
-class NyuReader:
+class NyuReader(NativeReader):
     """Reads the labelled set in the order of the file; the names are "0001" and so on, as the splits count.
 
     data: nyu_depth_v2_labeled.mat, or a folder that holds it. Where splits.mat lies beside it, its sides are used.
@@ -82,13 +82,21 @@ class NyuReader:
 
     def read(self, index: int) -> list[Sample]:
         """Read one image and bring it to the protocol's size. Raises InputError naming the file and the image."""
-        image, depth_m, valid = self._labeled.read(index)
-        resized_m, kept = resize_depth(depth_m, valid, self.protocol)
+        native = self.native(index)
+        resized_m, kept = resize_depth(native.depth_m, native.valid, self.protocol)
         # Of all images, not of the published test side only: another split may test on any of them.
-        layers = {NATIVE: native_truth(depth_m, valid, self.protocol)} if self.protocol.is_native else {}
+        layers = {NATIVE: native_truth(native.depth_m, native.valid, self.protocol)} if self.protocol.is_native else {}
         group = self.groups[index]
-        rgb = resize_rgb(image, self.protocol)
+        rgb = resize_rgb(native.image, self.protocol)
         return [Sample(group.names[0], group.scene, rgb, resized_m, kept, layers, self._sides[index])]
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """All images have one size."""
+        return self.size
+
+    def native(self, index: int) -> Native:
+        """Read one image. Raises InputError naming the file and the image."""
+        return Native(*self._labeled.read(index))
 
     @cached_property
     def _path(self) -> Path:

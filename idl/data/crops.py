@@ -1,0 +1,273 @@
+"""Random crops of native images as a test split: drawn as recipes, made when they are read, never stored.
+
+A crop is a part of one image of a prepared dataset, cut from the frame at the size that it was taken at, resized to the
+protocol's size as whole images are, and mirrored in half the cases. Depth stays what it was: metres along the optical
+axis of the camera that took the whole frame. What changes is the field of view, so that a thing of the same depth
+looks up to twice as large as in the whole frame.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+
+import numpy as np
+
+from idl.data.reader import Native, NativeReader
+from idl.data.resizing import eroded, resize_depth, resize_normals, resize_rgb, within_range
+from idl.data.store import Store
+from idl.errors import InputError
+from idl.protocol import Crop, Protocol
+
+# Raised whenever a recipe changes its meaning.
+CROPS_VERSION = 1
+# Height of the smallest crop over that of the largest that fits: a field of view from the half to the whole.
+LEAST_SHARE = 0.5
+# What can be made of a native image; a store's further layers are not there for crops.
+LAYERS = ("rgb", "depth", "valid", "normals")
+# Layers of vectors in camera coordinates, and what a mirror makes of x, y and z: what leaned right leans left.
+DIRECTIONS, MIRRORED_AXES = ("normals",), (-1, 1, 1)
+# Native images that are kept at once: a batch begins with the image that the last one ended with.
+IMAGES_KEPT = 2
+# Resizing leaves Python's lock; beyond a few threads, memory is the limit.
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """What a crop is. image: of the store. box: (top, bottom, left, right), native pixels."""
+
+    image: int
+    box: Crop
+    is_mirrored: bool
+
+
+def draw(
+    images: Sequence[int], sizes: Sequence[tuple[int, int]], count: int, seed: int, protocol: Protocol
+) -> tuple[CropRecipe, ...]:
+    """Draw crops, as many of each image as of any other up to one, in the order of `images`.
+
+    sizes: height and width of each image, native pixels; at least the protocol's inside its crop.
+    The height of a crop is uniform between the protocol's resolution, or LEAST_SHARE of the largest that fits if that
+    is more, and the largest that fits; its place is uniform over those where it fits.
+    """
+    generator = np.random.default_rng([seed, 0xC409])
+    per_image = np.full(len(images), count // len(images))
+    per_image[generator.permutation(len(images))[: count % len(images)]] += 1
+    recipes = []
+    for image, size, number in zip(images, sizes, per_image.tolist(), strict=True):
+        top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
+        most = _largest(size, protocol)
+        least = max(protocol.resolution, round(LEAST_SHARE * most))
+        for height in generator.integers(least, most + 1, number).tolist():
+            width = height * protocol.width // protocol.resolution
+            y = int(generator.integers(top, bottom - height + 1))
+            x = int(generator.integers(left, right - width + 1))
+            recipes.append(CropRecipe(image, (y, y + height, x, x + width), bool(generator.random() < 0.5)))
+    return tuple(recipes)
+
+
+def _largest(size: tuple[int, int], protocol: Protocol) -> int:
+    """Height of the largest part of the protocol's shape that fits into the protocol's crop of a frame."""
+    top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
+    return min(bottom - top, (right - left) * protocol.resolution // protocol.width)
+
+
+def require_size(name: str, size: tuple[int, int], count: int, protocol: Protocol) -> None:
+    """Make sure that a crop which is downsampled fits into an image. Raises InputError.
+
+    name, size: of the image, height and width in native pixels. count: crops that are asked for.
+    """
+    if _largest(size, protocol) < protocol.resolution:
+        cut = " inside the protocol's crop" if protocol.crop else ""
+        raise InputError(
+            f"test_images={count}: {name} has {size[0]} x {size[1]} pixels; crops of at least "
+            f"{protocol.resolution} x {protocol.width} do not fit{cut}. Pass test_images=0."
+        )
+
+
+class _Kept:
+    """The native images that were read last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._images: dict[int, tuple[Native, np.ndarray]] = {}
+
+    def get(self, image: int, read: Callable[[int], tuple[Native, np.ndarray]]) -> tuple[Native, np.ndarray]:
+        """Return an image, which `read` reads where it is not kept."""
+        with self._lock:
+            found = self._images.pop(image, None)
+            if found is None:
+                found = read(image)
+            # The youngest last.
+            self._images[image] = found
+            while len(self._images) > IMAGES_KEPT:
+                del self._images[next(iter(self._images))]
+            return found
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+        # Another process reads its own.
+        return _Kept, ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CroppedStore(Store):
+    """A prepared dataset with crops behind its images: image `num_whole` and after are crops, the rest is as it was.
+
+    It has the layers that crops have. Its digest is that of the dataset, which training and validation are on; the
+    crops have their own, `crops_digest`, which goes into the split's.
+
+    reader: of the dataset. recipes: of the crops, in order. groups: the reader's group of each image that has crops.
+    """
+
+    reader: NativeReader
+    recipes: tuple[CropRecipe, ...]
+    groups: Mapping[int, int]
+    _kept: _Kept = field(default_factory=_Kept, repr=False, compare=False)
+
+    @property
+    def num_whole(self) -> int:
+        """Images that are no crops."""
+        return len(self.names) - len(self.recipes)
+
+    @property
+    def crops(self) -> range:
+        """Indices of the crops."""
+        return range(self.num_whole, len(self.names))
+
+    @cached_property
+    def crops_digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the recipes."""
+        described = json.dumps([CROPS_VERSION, [list(asdict(recipe).values()) for recipe in self.recipes]])
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def origin(self, index: int) -> int:
+        """The image in the file that image `index` is, or is a crop of."""
+        return index if index < self.num_whole else self.recipes[index - self.num_whole].image
+
+    def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
+        """Read some layers of some images, in the order of `indices`: name to (image, ...).
+
+        Crops of one image are made of one reading of it. Raises InputError as `Store.read` and the reader do.
+        """
+        is_crop = [index >= self.num_whole for index in indices]
+        if not any(is_crop):
+            return super().read(layers, indices)
+        if not all(is_crop):
+            return self._mixed(layers, indices, is_crop)
+        self._require(layers)
+        recipes = [self.recipes[index - self.num_whole] for index in indices]
+        rows = {layer: np.empty((len(indices), *_shape(layer, self.protocol)), _TYPES[layer]) for layer in layers}
+
+        def make(native: Native, valid: np.ndarray, row: int) -> None:
+            for layer, values in _layers(native, valid, recipes[row], layers, self.protocol).items():
+                rows[layer][row] = values
+
+        # Made while the next image is read; a list of an image's crops at a time, so that few images are held.
+        with ThreadPoolExecutor(_num_threads()) as pool:
+            pending = []
+            for image in dict.fromkeys(recipe.image for recipe in recipes):
+                native, valid = self._kept.get(image, self._read_native)
+                for made in pending:
+                    made.result()
+                mine = [row for row, recipe in enumerate(recipes) if recipe.image == image]
+                pending = [pool.submit(make, native, valid, row) for row in mine]
+            for made in pending:
+                made.result()
+        return rows
+
+    def _mixed(
+        self, layers: Sequence[str], indices: Sequence[int], is_crop: Sequence[bool]
+    ) -> Mapping[str, np.ndarray]:
+        parts = {kind: [row for row, each in enumerate(is_crop) if each == kind] for kind in (False, True)}
+        reads = {kind: self.read(layers, [indices[row] for row in rows]) for kind, rows in parts.items()}
+        order = np.argsort([*parts[False], *parts[True]])
+        return {layer: np.concatenate([reads[False][layer], reads[True][layer]])[order] for layer in layers}
+
+    def _read_native(self, image: int) -> tuple[Native, np.ndarray]:
+        """Read an image of the store, and its mask after the protocol's erosion."""
+        native = self.reader.native(self.groups[image])
+        # Of the whole frame: at the edge of a crop, a hole beyond it counts too.
+        return native, eroded(native.valid, self.protocol.erosion)
+
+
+_TYPES = {"rgb": np.uint8, "depth": np.float32, "valid": np.bool_, "normals": np.float16}
+
+
+def _shape(layer: str, protocol: Protocol) -> tuple[int, ...]:
+    return (*protocol.size, 3) if layer in ("rgb", "normals") else protocol.size
+
+
+def _num_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
+
+
+def _layers(
+    native: Native, valid: np.ndarray, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """Make layers of one crop.
+
+    valid: the native mask after erosion. A dataset whose other images have normals has none here where they are zeros.
+    """
+    top, bottom, left, right = recipe.box
+    part = np.s_[top:bottom, left:right]
+    # The crop is a frame of its own from here on.
+    whole = replace(protocol, crop=None, erosion=0)
+    made: dict[str, np.ndarray] = {}
+    if "rgb" in layers:
+        made["rgb"] = resize_rgb(native.image.crop((left, top, right, bottom)), whole)
+    if "depth" in layers or "valid" in layers:
+        resized_m, kept = resize_depth(native.depth_m[part], valid[part], whole)
+        made["depth"], made["valid"] = within_range(resized_m, kept, protocol)
+    if "normals" in layers:
+        made["normals"] = np.zeros(_shape("normals", protocol), np.float16)
+        if native.normals is not None and native.defined is not None:
+            made["normals"] = resize_normals(native.normals[part], (native.defined & valid)[part], whole)
+    if recipe.is_mirrored:
+        made = {layer: values[:, ::-1] for layer, values in made.items()}
+        made |= {layer: made[layer] * np.array(MIRRORED_AXES, np.float16) for layer in DIRECTIONS if layer in made}
+    return {layer: made[layer] for layer in layers}
+
+
+def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count: int, seed: int = 0) -> CroppedStore:
+    """Put `count` random crops of some images behind a prepared dataset's own.
+
+    reader: of the dataset that the store was made of. images: those of its test split.
+    Raises InputError where there cannot be that many, an image is not in the reader's dataset, or one is too small.
+    """
+    protocol = store.protocol
+    if count < 1 or seed < 0:
+        name, value, least = ("test_images", count, 1) if count < 1 else ("test_seed", seed, 0)
+        raise InputError(f"{name}={value}: expected {least} or more.")
+    group_of = {name: index for index, group in enumerate(reader.groups) for name in group.names}
+    missing = [store.names[image] for image in images if store.names[image] not in group_of]
+    if missing:
+        raise InputError(f"test_images={count}: {store.path} has an image {missing[0]}, which its source has not.")
+    groups = {image: group_of[store.names[image]] for image in images}
+    sizes = [reader.native_size(groups[image]) for image in images]
+    for image, size in zip(images, sizes, strict=True):
+        require_size(store.names[image], size, count, protocol)
+    recipes = draw(images, sizes, count, seed, protocol)
+    of_crops = [recipe.image for recipe in recipes]
+    note = (
+        f"The test split is {count} random crops (seed {seed}) of {len(set(of_crops))} native images, half of them "
+        f"mirrored; sides from {min(_height(recipe) for recipe in recipes)} to "
+        f"{max(_height(recipe) for recipe in recipes)} native pixels, downsampled to {protocol.resolution}."
+    )
+    known = {each.name: getattr(store, each.name) for each in fields(Store)} | {
+        "names": store.names + tuple(f"{store.names[k]}-crop{number:05d}" for number, k in enumerate(of_crops)),
+        "scenes": store.scenes + tuple(store.scenes[k] for k in of_crops),
+        "sides": store.sides + tuple(store.sides[k] for k in of_crops) if store.sides else (),
+        "layers": tuple(layer for layer in store.layers if layer in LAYERS),
+        "notes": (*store.notes, note),
+    }
+    return CroppedStore(**known, reader=reader, recipes=recipes, groups=groups)
+
+
+def _height(recipe: CropRecipe) -> int:
+    return recipe.box[1] - recipe.box[0]
