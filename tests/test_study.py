@@ -19,6 +19,7 @@ from idl.pipeline import ProbeConfig
 from idl.protocol import Protocol
 from idl.study.cells import clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
+from idl.study.page import page_content, provenance
 from idl.study.report import study_report, with_answers
 from idl.study.run import Study, Subject, check, plan, study
 from idl.study.wording import markdown
@@ -104,7 +105,8 @@ def test_few_scenes_conclude_nothing(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_was_found(found: Study) -> None:
-    report = study_report(found, test_reads=4, page="<p>page</p>")
+    content = page_content(found, {}, (), (), provenance(found, 4, "idl compare", "today"))
+    report = study_report(found, content)
     document = json.loads(report.texts["verdict.json"])
     assert [cell["outcome"] for cell in document["cells"]] == [str(verdict.outcome) for verdict in found.verdicts]
     assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import click
@@ -32,7 +33,7 @@ from idl.cli.options import (
     run_options,
     scene_split_options,
 )
-from idl.cues import CueTable
+from idl.cli.repeating import command_line
 from idl.data.store import Store
 from idl.distributed import announced
 from idl.encoders import Encoder
@@ -40,10 +41,11 @@ from idl.errors import InputError
 from idl.figures import squared
 from idl.pipeline import ProbeConfig
 from idl.pipeline import probe as run_probe
-from idl.report import Run
+from idl.report import Image, Run
 from idl.study.cells import COMMON_NULL, Clusters
 from idl.study.config import StudyConfig
-from idl.study.report import study_report, with_answers
+from idl.study.page import EncoderCues, PageContent, cues_part, page_content, provenance
+from idl.study.report import documents, study_report, with_answers
 from idl.study.run import Plan, Study, Subject, check, plan, study
 from idl.study.wording import meaning
 from idl.targets import target as find_target
@@ -106,9 +108,17 @@ def verdict(**options: Any) -> None:
         found = study(planned, [subject], cache_folder(options), progress=progress_shown())
         run = _probed(found, 0, encoder, store, options)
         report = with_answers(run.report, found, 0, reads)
-        report = replace(report, texts={**report.texts, **study_report(found, reads, "").texts})
+        panels = {encoder.name: run.report.panels}
+        if found.results[0].common_null is not None:
+            # Only what the null has too: stage, normalisation and arguments are the encoder's.
+            null = encoder_of(NULL, {"device": options["device"], "stride": asked.common_stride})
+            panels = {NULL: _null_probed(found, null, options).report.panels, **panels}
         table = cues_of(found, 0, run, options)
-        report = report if table is None else with_cues_of(report, found, table, options)
+        parts = []
+        if table is not None:
+            report = with_cues_of(report, found, table, options)
+            parts.append(cues_part(table, report.figures))
+        report = replace(report, texts={**report.texts, **documents(_content(found, panels, parts, reads))})
         finish(recorder, _judged(replace(run, report=report), found, 0), encoder, options)
         _say(found)
         say_cues([] if table is None else [table])
@@ -162,25 +172,28 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
         store = store_of(dataset, options)
         planned, reads = _fixed(recorder, config, asked, store)
         found = study(planned, subjects, cache_folder(options), progress=progress_shown())
-        shown = _shown(found)
+        panels = {}
         with tracking.child(recorder, f"{NULL} {options['target']}") as child:
-            run = run_probe(config, store, null, cache_folder(options), progress=progress_shown(), shown_names=shown)
+            run = _null_probed(found, null, options)
+            panels[NULL] = run.report.panels
             finish(child, run, null, options)
-        tables: dict[int, CueTable] = {}
+        tables, parts = [], []
         for position, encoder in enumerate(encoders):
             with tracking.child(recorder, f"{encoder.name} {options['target']}") as child:
                 run = _probed(found, position, encoder, store, options)
+                panels[encoder.name] = run.report.panels
                 report = with_answers(run.report, found, position, reads)
                 table = cues_of(found, position, run, options)
                 if table is not None:
-                    tables[position] = table
                     report = with_cues_of(report, found, table, options)
+                    tables.append(table)
+                    parts.append(cues_part(table, report.figures))
                 finish(child, _judged(replace(run, report=report), found, position), encoder, options)
-        left_out = recorder.log(study_report(found, reads, ""))
+        left_out = recorder.log(study_report(found, _content(found, panels, parts, reads)))
         if left_out:
             warn(f"not finite, and not logged: {', '.join(left_out)}")
         _say(found)
-        say_cues(tables.values())
+        say_cues(tables)
         click.echo(f"study: {recorder.hint}")
 
 
@@ -235,6 +248,20 @@ def _probed(found: Study, position: int, encoder: Encoder, store: Store, options
     config = replace(found.plan.probe, k=str(k))
     folder = cache_folder(options)
     return run_probe(config, store, encoder, folder, progress=progress_shown(), shown_names=_shown(found))
+
+
+def _null_probed(found: Study, null: Encoder, options: Mapping[str, Any]) -> Run:
+    """Run the ordinary probe of the null, on the grid that all are held against."""
+    config, store, folder = found.plan.probe, found.plan.store, cache_folder(options)
+    return run_probe(config, store, null, folder, progress=progress_shown(), shown_names=_shown(found))
+
+
+def _content(
+    found: Study, panels: Mapping[str, Mapping[str, Image]], cues: Sequence[EncoderCues], reads: int
+) -> PageContent:
+    """Bring all that the report says together."""
+    made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return page_content(found, panels, _shown(found), cues, provenance(found, reads, command_line(), made_at))
 
 
 def _judged(run: Run, found: Study, position: int) -> Run:

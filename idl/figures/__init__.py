@@ -6,13 +6,14 @@ from idl.figures.cues import cue_bars, cue_strip
 from idl.figures.curves import loss_over_k
 from idl.figures.features import feature_panel
 from idl.figures.intervals import interval_chart
-from idl.figures.panels import depth_panel, field_panel, normals_panel
+from idl.figures.panels import PanelParts, depth_panel, field_panel, normals_panel, panel_parts
 from idl.figures.search import TILE_SIDE, importance_chart, search_history, search_plane, trial_sheet, with_predictions
 from idl.figures.sheet import contact_sheet
 from idl.figures.training import recognised, reconstructions
 
 __all__ = [
     "TILE_SIDE",
+    "PanelParts",
     "arms_chart",
     "contact_sheet",
     "cue_bars",
@@ -24,6 +25,7 @@ __all__ = [
     "interval_chart",
     "loss_over_k",
     "normals_panel",
+    "panel_parts",
     "per_scene_error",
     "recognised",
     "reconstructions",

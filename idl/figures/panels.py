@@ -1,5 +1,7 @@
 """One image, its truth, its prediction and the error between them in a row, for MLflow's image grid."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -12,6 +14,36 @@ TILE_TOP = 66
 BAR_TOP = TILE_TOP + TILE_HEIGHT + 10
 PANEL_HEIGHT = BAR_TOP + 46
 BALL_SIDE = 40
+
+
+@dataclass(frozen=True)
+class PanelParts:
+    """The tiles of a panel without their words, and the keys to the colours of the values and of the errors."""
+
+    rgb: UInt8[np.ndarray, "height width 3"]
+    truth: UInt8[np.ndarray, "height width 3"]
+    prediction: UInt8[np.ndarray, "height width 3"]
+    error: UInt8[np.ndarray, "height width 3"]
+    value_key: UInt8[np.ndarray, "key_height key_width 3"]
+    error_key: UInt8[np.ndarray, "key_height width 3"]
+
+
+def panel_parts(panel: UInt8[np.ndarray, "height width 3"]) -> PanelParts:
+    """Take any panel of this module apart, to be laid out anew."""
+    width = (panel.shape[1] - 2 * MARGIN - 3 * GAP) // 4
+    lefts = [MARGIN + i * (width + GAP) for i in range(4)]
+    rgb, truth, prediction, error = (
+        panel[TILE_TOP : TILE_TOP + TILE_HEIGHT, left : left + width].copy() for left in lefts
+    )
+    keys = panel[BAR_TOP - 2 :]
+    return PanelParts(
+        rgb,
+        truth,
+        prediction,
+        error,
+        keys[:, lefts[1] : lefts[2] + width].copy(),
+        keys[:, lefts[3] : lefts[3] + width].copy(),
+    )
 
 
 def depth_panel(

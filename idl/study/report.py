@@ -10,6 +10,7 @@ from idl.arms import ArmsResult
 from idl.report import Image, RunReport
 from idl.reporting.shared import CONTEXTS, dataset_inputs, model_slug
 from idl.study.cells import COMMON_NULL, Question
+from idl.study.page import PageContent, document, page
 from idl.study.run import Study
 from idl.study.wording import markdown
 from idl.verdict import Comparison, Interval, Verdict
@@ -17,11 +18,8 @@ from idl.verdict import Comparison, Interval, Verdict
 PAGE, DOCUMENT = "verdict.html", "verdict.json"
 
 
-def study_report(study: Study, test_reads: int, page: str) -> RunReport:
-    """All answers of a study in one run.
-
-    test_reads: how many runs had read this test split before. page: the report as HTML.
-    """
+def study_report(study: Study, content: PageContent) -> RunReport:
+    """All answers of a study in one run. content: of its page, and of the same as JSON."""
     metrics = {
         f"{_slug(study, question)}/{name}": value
         for question, verdict in _answers(study)
@@ -30,14 +28,19 @@ def study_report(study: Study, test_reads: int, page: str) -> RunReport:
     everyone = range(len(study.subjects))
     return RunReport(
         params=_params(study) | {"encoders": ", ".join(subject.encoder.name for subject in study.subjects)},
-        metrics=metrics | {"test_reads_before": float(test_reads)},
+        metrics=metrics | {"test_reads_before": float(content.provenance.test_reads)},
         figures={name: image for position in everyone for name, image in _figures(study, position).items()},
         tables={"arms.csv": _arms_table(study, everyone)},
-        texts={DOCUMENT: json.dumps(study.document(), indent=1), PAGE: page},
+        texts=documents(content),
         datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
         description=markdown(study),
         tags=_tags(study) | {f"verdict {_slug(study, q)} k{q.k}": str(v.outcome) for q, v in _answers(study)},
     )
+
+
+def documents(content: PageContent) -> dict[str, str]:
+    """The report for people and for programs, by artifact path."""
+    return {PAGE: page(content), DOCUMENT: json.dumps(document(content), indent=1, allow_nan=False)}
 
 
 def with_answers(report: RunReport, study: Study, position: int, test_reads: int) -> RunReport:

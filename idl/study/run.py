@@ -15,7 +15,7 @@ from idl.progress import Progress, prefixed, silent
 from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
 from idl.targets import target
-from idl.verdict import Verdict, decide, document
+from idl.verdict import Verdict, decide
 
 # As an encoder's origin names it.
 UNTRAINED = "none"
@@ -54,10 +54,6 @@ class Study:
     questions: tuple[Question, ...]
     verdicts: tuple[Verdict, ...]
     clusters: str
-
-    def document(self) -> dict[str, object]:
-        """Return the verdicts as `idl.verdict.SCHEMA` describes them."""
-        return document(self.verdicts, self.plan.config.rules, self.plan.split.digest)
 
     def of_encoder(self, position: int) -> tuple[tuple[Question, Verdict], ...]:
         """Return one encoder's questions and answers."""

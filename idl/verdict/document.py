@@ -113,14 +113,15 @@ def document(verdicts: Sequence[Verdict], config: VerdictConfig, split_digest: s
         "config": config.to_dict(),
         "cells": cells,
     }
-    return {name: _plain(value) for name, value in content.items()}
+    return {name: plain(value) for name, value in content.items()}
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Bring nested mappings, sequences and numbers into what JSON holds: what is not finite becomes null."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, str) else value

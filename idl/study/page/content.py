@@ -1,0 +1,189 @@
+"""What a report says, as plain values: all that the page and the JSON are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from idl.report import Image
+from idl.verdict import Interval, Verdict, VerdictConfig
+
+
+@dataclass(frozen=True)
+class ArmLosses:
+    """An arm before it saw the test split: mean squared errors in target units squared. k: components it reads."""
+
+    name: str
+    k: int
+    train_loss: float
+    val_loss: float
+
+
+@dataclass(frozen=True)
+class TypicalError:
+    """Root of a mean squared error on the test split, target units, of what people compare first."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One encoder at one k. is_all: k is all that the encoder has. meaning: the answer for people.
+
+    typical: what is known without the network, then with it untrained and trained; empty where it was not measured.
+    """
+
+    k: int
+    is_all: bool
+    meaning: str
+    verdict: Verdict
+    fits: tuple[ArmLosses, ...]
+    typical: tuple[TypicalError, ...]
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Losses over k of one arm, target units squared; of a form of untrained twins, the means over its seeds."""
+
+    name: str
+    k: tuple[int, ...]
+    train_loss: tuple[float, ...]
+    val_loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncoderPart:
+    """A frozen encoder, its answers and its curves. task: what it was trained for; source: where its weights are from.
+
+    answers: by rising k.
+    """
+
+    name: str
+    task: str
+    architecture: str
+    weights: str
+    source: str
+    digest: str
+    stride: int
+    channels: int
+    answers: tuple[Answer, ...]
+    curves: tuple[LossCurve, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one encoder's probe makes of a test image. typical: root of its mean squared error there, if known."""
+
+    encoder: str
+    typical: float | None
+    prediction: Image
+    error: Image
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A test image. role: "best", "median" or "worst" for the last encoder. legends: of values and of errors."""
+
+    role: str
+    name: str
+    rgb: Image
+    truth: Image
+    predictions: tuple[Prediction, ...]
+    legends: tuple[Image, Image]
+
+
+@dataclass(frozen=True)
+class EditLine:
+    """The frozen probe on images that were edited. removed: the cue that is gone, in words.
+
+    loss: mean squared error, target units squared. log_ratio: ln(loss / loss on the images as they are).
+    lost: share of the probe's lead over a constant that is lost; NaN where it has none.
+    reading: what is said of the cue, "" where the edit decides about none.
+    """
+
+    name: str
+    removed: str
+    loss: float
+    log_ratio: Interval
+    lost: float
+    reading: str
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's, with luminance. name: of what."""
+
+    name: str
+    value: Interval
+
+
+@dataclass(frozen=True)
+class EncoderCues:
+    """What an encoder's probe reads.
+
+    clean_loss: on the images as they are, target units squared. num_images: that were measured.
+    edits: the best constant is the last. sentences: derived from the figures.
+    strip: example images, predictions beneath; strip_words: what it shows, for who does not see it.
+    """
+
+    encoder: str
+    clean_loss: float
+    num_images: int
+    edits: tuple[EditLine, ...]
+    correlations: tuple[Correlation, ...]
+    sentences: tuple[str, ...]
+    strip: Image | None = None
+    strip_words: str = ""
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """A split of the dataset."""
+
+    name: str
+    num_images: int
+    num_scenes: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the figures come from.
+
+    digests: of dataset, split, protocol, and of the rules with the split ("verdict"), by these names.
+    versions: of packages, by name. command: that gives these figures again. made_at: day and time, UTC.
+    test_reads: how many runs had read this test split before.
+    """
+
+    dataset: str
+    source: str
+    splits: tuple[SplitSize, ...]
+    digests: Mapping[str, str]
+    versions: Mapping[str, str]
+    command: str
+    made_at: str
+    test_reads: int
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """A report.
+
+    feature, kind, unit: the target's name, its kind ("depth", "field" or "normals") and unit.
+    clusters: "scene" or "scan", what is drawn anew as a whole. notes: what a reader must know.
+    cues: empty where none were measured.
+    """
+
+    feature: str
+    kind: str
+    unit: str
+    clusters: str
+    rules: VerdictConfig
+    encoders: tuple[EncoderPart, ...]
+    images: tuple[ShownImage, ...]
+    cues: tuple[EncoderCues, ...]
+    notes: tuple[str, ...]
+    provenance: Provenance
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """All answers, encoder by encoder."""
+        return tuple(answer for encoder in self.encoders for answer in encoder.answers)
