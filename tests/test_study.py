@@ -22,7 +22,7 @@ from idl.study.config import StudyConfig
 from idl.study.page import page_content, provenance
 from idl.study.report import study_report, with_answers
 from idl.study.run import Study, Subject, check, plan, study
-from idl.study.wording import markdown
+from idl.study.wording import markdown, meaning
 from idl.verdict import Outcome
 
 PROBE = ProbeConfig(batch_size=8)
@@ -64,8 +64,13 @@ def test_a_feature_that_is_built_in_is_beyond_the_pixels_and_not_learned(found: 
     assert set(outcomes(found, 0).values()) <= {Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE}
     for _, verdict in found.of_encoder(0):
         assert verdict.beyond_pixels.log_ratio.low > CONFIG.rules.margin
+        # A word of caution about LEARNED stands beside no other answer.
         assert verdict.caution is not None
-        assert verdict.caution in markdown(found)
+        assert verdict.caution not in markdown(
+            replace(found, questions=found.questions[:2], verdicts=found.verdicts[:2])
+        )
+        said = replace(verdict, outcome=Outcome.LEARNED)
+        assert verdict.caution in meaning(found, found.questions[0], said)
 
 
 def test_what_the_pixels_hold_is_not_learned(found: Study) -> None:

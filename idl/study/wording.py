@@ -26,7 +26,7 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
     words = _MEANINGS[verdict.outcome].format(
         encoder=subject.encoder.name, task=subject.task, feature=study.plan.probe.target
     )
-    if verdict.caution and verdict.outcome is not Outcome.INVALID:
+    if verdict.caution and verdict.outcome is Outcome.LEARNED:
         words += f" {verdict.caution}"
     return words
 
