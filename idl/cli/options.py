@@ -41,6 +41,12 @@ dataset_options = grouped(
         _DATASET.data,
         "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu); folder or .tar.gz (diode).",
     ),
+    option(
+        "--download",
+        _DATASET.download,
+        "true: fetch nyu, or diode's train and val, into data first; or names: labeled, splits; train, val, "
+        "train_normals, val_normals.",
+    ),
     option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
     option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
     option("--subset", _DATASET.subset, "Of diode: all, indoors, outdoor, or scenes with commas between them."),
