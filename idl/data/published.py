@@ -20,7 +20,9 @@ PUBLISHED = {
             2_972_037_809,
             "520609c519fba3ba5ac58c8fefcc3530",
         ),
-        "splits": Remote("splits.mat", f"{_NYU}/indoor_seg_sup/splits.mat", md5="08e3c3aea27130ac7c01ffd739a4535f"),
+        "splits": Remote(
+            "splits.mat", f"{_NYU}/indoor_seg_sup/splits.mat", 2_626, md5="08e3c3aea27130ac7c01ffd739a4535f"
+        ),
     },
     "diode": {
         name: Remote(f"{name}.tar.gz", f"{_DIODE}/{name}.tar.gz", md5=md5)

@@ -5,27 +5,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from idl.data.reader import Native
 from idl.data.splits import AUTO, SPLITS, split_by_scene, uses_published
 from idl.doctor.finding import Finding
 from idl.doctor.measures import Measured, measure
 from idl.errors import InputError
 from idl.progress import Progress
 
-# From an index to an image, its depth in metres and where that is valid; raises InputError.
-Native = Callable[[int], tuple[object, np.ndarray, np.ndarray]]
-
 
 def look(
-    native: Native, names: Sequence[str], indices: Sequence[int], progress: Progress
+    native: Callable[[int], Native], names: Sequence[str], indices: Sequence[int], progress: Progress
 ) -> tuple[list[Measured], list[Finding]]:
-    """Measure images, and say which of them cannot be read."""
+    """Measure images, and say which of them cannot be read. native: raises InputError for these."""
     measured: list[Measured] = []
     refused: list[str] = []
     with progress("look", len(indices)) as advance:
         for index in indices:
             try:
-                image, depth_m, valid = native(index)
-                measured.append(measure(names[index], np.asarray(image), depth_m, valid))
+                read = native(index)
+                measured.append(measure(names[index], np.asarray(read.image), read.depth_m, read.valid))
             except InputError as error:
                 refused.append(str(error))
             advance(1)

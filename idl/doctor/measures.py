@@ -11,6 +11,8 @@ from PIL import Image
 _WHITE, _WHITE_SHARE = 250, 0.95
 # Pixels; edges are compared on images about so high.
 _EDGES_HEIGHT = 96
+# Of log depth, from one of these pixels to the next: a jump counts as a jump, however far.
+_JUMP = 0.1
 # How depth may lie on its image, besides as it should.
 AS_IS, TURNS = "as it is", ("mirrored", "upside down", "turned by 180 degrees")
 
@@ -69,23 +71,40 @@ def _frame(white: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
 def _edges(
     grey: Float[np.ndarray, "H W"], depth_m: Float[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
 ) -> dict[str, float]:
+    # Here, because it takes a while to import.
+    from scipy.ndimage import gaussian_filter
+
     step = max(1, grey.shape[0] // _EDGES_HEIGHT)
-    sparse = np.where(valid, depth_m, np.nan)[::step, ::step]
-    small = Image.fromarray(grey.astype(np.float32)).resize(sparse.shape[::-1], Image.Resampling.BOX)
-    in_image = _steepness(np.asarray(small))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        in_depth = _steepness(np.log(np.where(sparse > 0, sparse, np.nan)))
+    known = valid[::step, ::step] & (depth_m[::step, ::step] > 0)
+    small = Image.fromarray(grey.astype(np.float32)).resize(known.shape[::-1], Image.Resampling.BOX)
+    in_image = _steepness(gaussian_filter(np.asarray(small, np.float64), 0.7))
+    in_image = gaussian_filter(np.minimum(in_image, np.quantile(in_image, 0.95)), 1)
+    log_m = np.log(np.where(known, depth_m[::step, ::step], 1)).astype(np.float64)
+    # Smoothed before and after: on 24 frames of a head-worn time-of-flight camera, a third of them holes, the
+    # correlation is then 0.20 as it is and at most 0.03 when turned; without, it is 0.00.
+    steep = np.minimum(_steepness(_smoothed(log_m, known, 1.5)), _JUMP)
+    in_depth = _smoothed(np.nan_to_num(steep), np.isfinite(steep), 1)
+    in_depth[~np.isfinite(steep)] = np.nan
     turned = (in_depth, in_depth[:, ::-1], in_depth[::-1], in_depth[::-1, ::-1])
     return {name: _correlation(in_image, each) for name, each in zip((AS_IS, *TURNS), turned, strict=True)}
 
 
-def _steepness(values: np.ndarray) -> np.ndarray:
+def _smoothed(
+    values: Float[np.ndarray, "H W"], known: Bool[np.ndarray, "H W"], sigma: float
+) -> Float[np.ndarray, "H W"]:
+    """Gaussian average of the known values only; nan where hardly any is near."""
+    from scipy.ndimage import gaussian_filter
+
+    weight = gaussian_filter(known.astype(np.float64), sigma)
+    total = gaussian_filter(np.where(known, values, 0), sigma)
+    return np.where(weight > 0.3, total / np.maximum(weight, 1e-9), np.nan)
+
+
+def _steepness(values: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     if min(values.shape) < 2:
         return np.full(values.shape, np.nan)
     down, across = np.gradient(values)
-    found = np.hypot(down, across)
-    # A jump counts as a jump, however far.
-    return np.minimum(found, np.nanquantile(found, 0.95)) if np.isfinite(found).any() else found
+    return np.hypot(down, across)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -177,6 +177,6 @@ def registration(images: Sequence[Measured]) -> Finding:
             )
         is_better &= bool(gain.mean() < -3 * error)
     mean = float(straight.mean())
-    if not is_better:
+    if not is_better or mean < 0.05:
         return Finding("registration", "note", f"not to be told: edges of image and depth agree little ({mean:.2f})")
     return Finding("registration", "ok", f"edges of image and depth agree (correlation {mean:.2f})")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 
 from idl.data.datasets import DatasetConfig, reader
-from idl.data.reader import Archive
+from idl.data.reader import Archive, Native
 from idl.data.store import Store
 from idl.doctor import pixels
 from idl.doctor.finding import Diagnosis, Finding, spread
@@ -28,9 +28,9 @@ def examine_store(config: DatasetConfig, sample: int, checksums: bool, progress:
     except InputError as error:
         return Diagnosis("store", str(path), 0, 0, (Finding("store", "bad", str(error)),))
 
-    def native(index: int) -> tuple[object, np.ndarray, np.ndarray]:
+    def native(index: int) -> Native:
         read = store.read(("rgb", "depth", "valid"), [index])
-        return read["rgb"][0], read["depth"][0], read["valid"][0]
+        return Native(Image.fromarray(read["rgb"][0]), read["depth"][0], read["valid"][0])
 
     images, refused = look(native, store.names, spread(store.num_images, sample), progress)
     protocol = store.protocol
