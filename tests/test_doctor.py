@@ -252,6 +252,9 @@ def test_diode_with_frames_that_are_not_whole(tree: Path) -> None:
     first.write_bytes(first.read_bytes()[:500])
     assert "not whole" in text(diode(tree), "file sizes")
     assert diode(tree).reason
+    normals = min(tree.rglob("*_normal.npy"))
+    normals.write_bytes(normals.read_bytes()[:500])
+    assert "normals files" in text(diode(tree), "file sizes") or str(normals) in text(diode(tree), "file sizes")
     second.unlink()
     found = diode(tree)
     assert "(no depth)" in found.reason
@@ -332,6 +335,7 @@ def test_a_store_and_a_damaged_one(tmp_path: Path) -> None:
     found = diagnose(DatasetConfig(str(store.path)))
     assert not found.reason
     assert "60 images of walk" in text(found, "store")
+    assert run("doctor", "folder", str(store.path), "--sample", "1") == 0
     damaged = tmp_path / "damaged.h5"
     damaged.write_bytes(store.path.read_bytes()[:2000])
     assert "not a whole store" in diagnose(DatasetConfig(str(damaged))).reason

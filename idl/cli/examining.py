@@ -51,4 +51,6 @@ def _asked(what: tuple[str, ...], config: DatasetConfig) -> DatasetConfig:
     dataset = what[0] if what else config.dataset
     if not dataset:
         raise InputError("dataset: none given. Pass one, and its path, as in `idl doctor nyu PATH`.")
-    return replace(config, dataset=dataset, data=what[1] if len(what) == 2 else config.data)
+    data = what[1] if len(what) == 2 else config.data
+    # `idl doctor rooms STORE.h5`: the store says itself what it is of.
+    return replace(config, dataset=data if data.endswith(".h5") else dataset, data=data)

@@ -10,6 +10,7 @@ from idl.data.diode.frames import read_native
 from idl.data.diode.layout import NEEDED, Frame
 from idl.data.diode.normals import STORED_AXES, axes_by_depth
 from idl.data.diode.reader import PLAUSIBLE_MEDIAN_M
+from idl.data.reader import Native
 from idl.doctor import pixels
 from idl.doctor.finding import Finding, several
 from idl.doctor.looking import look
@@ -77,7 +78,12 @@ def _normals(files: Iterable[Files], protocol: Protocol) -> Iterator[Finding]:
     for each in files:
         if "normals" not in each:
             continue
-        stored = np.load(each["normals"], allow_pickle=False).astype(np.float32)
+        try:
+            stored = np.load(each["normals"], allow_pickle=False).astype(np.float32)
+        except (OSError, ValueError, EOFError) as error:
+            line = " ".join(str(error).split())
+            yield Finding("normals", "bad", f"{each['normals']}: cannot be read ({line})", "Unpack it again.")
+            return
         native = read_native({part: each[part] for part in NEEDED}, protocol)
         depth_m, valid = native.depth_m, native.valid
         if stored.shape != (*depth_m.shape, 3):
