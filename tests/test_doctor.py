@@ -15,13 +15,11 @@ from planted import write_pairs
 from test_cli import run
 
 from idl.data.datasets import DatasetConfig, open_store
-from idl.data.folder import FolderReader
 from idl.doctor import Diagnosis, diagnose, pixels
 from idl.doctor.finding import spread
 from idl.doctor.measures import Measured, measure
 from idl.doctor.table import conclusion, lines
 from idl.errors import InputError
-from idl.protocol import Protocol
 
 MAT = "nyu_depth_v2_labeled.mat"
 
@@ -387,16 +385,3 @@ def test_the_reason_is_one_line(tmp_path: Path) -> None:
     assert conclusion(found) == f"probing cannot go ahead: {tmp_path}: no {MAT} in it"
     with pytest.raises(InputError, match="erosion"):
         diagnose(DatasetConfig("nyu", str(tmp_path), erosion=-1))
-
-
-REAL = Path(__file__).parents[2] / "shared" / "real" / "hololens"
-
-
-@pytest.mark.skipif(not REAL.exists(), reason=f"no real frames at {REAL}")
-def test_real_frames_are_told_from_mirrored_and_from_bgr_ones() -> None:
-    dataset = FolderReader(REAL, Protocol())
-    frames = [dataset.native(index) for index in spread(len(dataset.groups), 16)]
-    straight = [measure("", np.asarray(image), depth_m, valid) for image, depth_m, valid in frames]
-    assert [pixels.registration(straight).level, pixels.channel_order(straight).level] == ["ok", "ok"]
-    turned = [measure("", np.asarray(image)[:, ::-1, ::-1], depth_m, valid) for image, depth_m, valid in frames]
-    assert [pixels.registration(turned).level, pixels.channel_order(turned).level] == ["doubt", "doubt"]
