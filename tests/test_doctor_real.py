@@ -18,7 +18,7 @@ REAL = Path(__file__).parents[2] / "shared" / "real" / "hololens"
 def test_real_frames_are_told_from_mirrored_and_from_bgr_ones() -> None:
     dataset = FolderReader(REAL, Protocol())
     frames = [dataset.native(index) for index in spread(len(dataset.groups), SAMPLE)]
-    straight = [measure("", np.asarray(image), depth_m, valid) for image, depth_m, valid in frames]
+    straight = [measure("", np.asarray(each.image), each.depth_m, each.valid) for each in frames]
     assert [pixels.registration(straight).level, pixels.channel_order(straight).level] == ["ok", "ok"]
-    turned = [measure("", np.asarray(image)[:, ::-1, ::-1], depth_m, valid) for image, depth_m, valid in frames]
+    turned = [measure("", np.asarray(each.image)[:, ::-1, ::-1], each.depth_m, each.valid) for each in frames]
     assert [pixels.registration(turned).level, pixels.channel_order(turned).level] == ["doubt", "doubt"]

@@ -10,7 +10,6 @@ from idl.data.diode.frames import read_native
 from idl.data.diode.layout import NEEDED, Frame
 from idl.data.diode.normals import STORED_AXES, axes_by_depth
 from idl.data.diode.reader import PLAUSIBLE_MEDIAN_M
-from idl.data.reader import Native
 from idl.doctor import pixels
 from idl.doctor.finding import Finding, several
 from idl.doctor.looking import look
