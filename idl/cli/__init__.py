@@ -3,6 +3,7 @@
 from idl.cli import (  # noqa: F401  (they add their commands to the group)
     commands,
     evaluating,
+    examining,
     judging,
     listing,
     sweeping,

@@ -15,7 +15,7 @@ import torch
 from idl import cache, tracking
 from idl.cli.options import AUTO
 from idl.data.crops import with_crops
-from idl.data.datasets import DatasetConfig, native_reader, open_store, require
+from idl.data.datasets import DatasetConfig, fetch, native_reader, open_store, require
 from idl.data.datasets import reader as find_reader
 from idl.data.preparation import store_path
 from idl.data.reader import Archive
@@ -59,7 +59,7 @@ def configured(kind: type[Any], options: Mapping[str, Any]) -> Any:
 
 
 def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
-    """What is asked of the dataset, looked at before anything is built or made."""
+    """What is asked of the dataset, looked at before anything is built or made; fetched where that is asked for."""
     named = {
         **options,
         "protocol_name": options["protocol"],
@@ -67,6 +67,8 @@ def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
         "max_depth_m": _metres("max_depth", options["max_depth"]),
     }
     config = configured(DatasetConfig, named)
+    # On every rank: those that come second wait for the first.
+    fetch(config, progress_shown())
     if options.get("test_images", 0):
         native_reader(config, options["test_images"])
     else:

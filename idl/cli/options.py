@@ -34,6 +34,20 @@ def option(name: str, default: object, text: str, **further: Any) -> Callable[[C
 # Every default below is the dataclass's.
 _DATASET, _ENCODER, _PROBE = DatasetConfig(), EncoderConfig(), ProbeConfig()
 
+# How raw data is read, whatever is done with it.
+reading_options = grouped(
+    option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
+    option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
+    option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
+    option("--subset", _DATASET.subset, "Of diode: all, indoors, outdoor, or scenes with commas between them."),
+    option(
+        "--depths",
+        _DATASET.depths,
+        "What is truth in nyu: the sensor's depth, or that with its holes filled in.",
+        type=click.Choice(list(DEPTHS)),
+    ),
+)
+
 dataset_options = grouped(
     option("--dataset", _DATASET.dataset, "rooms, folder, nyu, diode, or the path of a prepared store (.h5)."),
     option(
@@ -41,20 +55,18 @@ dataset_options = grouped(
         _DATASET.data,
         "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu); folder or .tar.gz (diode).",
     ),
-    option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
-    option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
-    option("--subset", _DATASET.subset, "Of diode: all, indoors, outdoor, or scenes with commas between them."),
+    option(
+        "--download",
+        _DATASET.download,
+        "true: fetch nyu, or diode's train and val, into data first; or names: labeled, splits; train, val, "
+        "train_normals, val_normals.",
+    ),
+    reading_options,
     option(
         "--erosion",
         _DATASET.erosion,
         "Native pixels by which valid depth is eroded; of diode also beside jumps in depth.",
         type=click.IntRange(min=0),
-    ),
-    option(
-        "--depths",
-        _DATASET.depths,
-        "What is truth in nyu: the sensor's depth, or that with its holes filled in.",
-        type=click.Choice(list(DEPTHS)),
     ),
     option(
         "--protocol",
@@ -66,7 +78,6 @@ dataset_options = grouped(
     option("--num-scenes", _DATASET.num_scenes, "Scenes of rooms."),
     option("--views", _DATASET.views, "Views of each scene of rooms."),
     option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
-    option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
 )
 
 model_option = option("--model", "", "Registered probe: models:/NAME@ALIAS or models:/NAME/VERSION.")

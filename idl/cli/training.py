@@ -52,7 +52,7 @@ _ASKED = (
     "split_seed",
     "preset",
 )
-_ELSEWHERE = ("cache", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
+_ELSEWHERE = ("cache", "download", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
 
 
 def training_options(defaults: TrainingConfig) -> Callable[[Command], Command]:

@@ -10,6 +10,7 @@ from idl.data.diode import DiodeReader, diode
 from idl.data.folder import FolderReader
 from idl.data.nyu import CROP, NyuReader
 from idl.data.preparation import prepare
+from idl.data.published import NOTHING, fetch_published
 from idl.data.reader import Archive, NativeReader, Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
@@ -28,6 +29,7 @@ class DatasetConfig:
     dataset: name in `READERS`, or the path of a prepared store (.h5). Of the rest, a store is asked for the protocol,
       the range and the erosion only: whether they are its own.
     data: path of the raw data ("folder", "nyu", "diode").
+    download: what is fetched into `data` first ("nyu", "diode"): "false", "true" or names in `PUBLISHED`.
     depth_scale: units per metre of integer depth maps ("folder").
     invalid_values: integers that mean missing depth ("folder"), with commas between them.
     scene: what a scene is ("folder"): auto, folder or block:N.
@@ -41,6 +43,7 @@ class DatasetConfig:
 
     dataset: str = "rooms"
     data: str = ""
+    download: str = NOTHING
     depth_scale: float = 1000.0
     invalid_values: str = "0,65535"
     scene: str = "auto"
@@ -127,6 +130,13 @@ def reader(config: DatasetConfig) -> Reader | Archive:
             f"dataset={config.dataset}: no such dataset.{hint} Pass one of {', '.join(READERS)}, or a store's .h5."
         )
     return READERS[config.dataset](config)
+
+
+def fetch(config: DatasetConfig, progress: Progress = silent) -> None:
+    """Fetch the published files that `config` asks for, unless they are there. Raises InputError."""
+    # Hours are not spent on what is refused in the end.
+    _ = config.protocol
+    fetch_published(config.dataset, config.download, config.data, progress)
 
 
 def require(config: DatasetConfig) -> None:

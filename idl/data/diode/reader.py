@@ -53,17 +53,17 @@ class DiodeReader(Noted, NativeReader):
     @property
     def groups(self) -> Sequence[Group]:
         """One group a frame."""
-        return groups_of(self._frames)
+        return groups_of(self.frames)
 
     @property
     def notes(self) -> Sequence[str]:
         """What outdoor frames ask for."""
-        return notes_of(self._frames, self.protocol)
+        return notes_of(self.frames, self.protocol)
 
     def read(self, index: int) -> list[Sample]:
         """Read one frame. Raises InputError naming the file."""
-        frame = self._frames[index]
-        with_native = is_native(frame, self._frames, self.protocol)
+        frame = self.frames[index]
+        with_native = is_native(frame, self.frames, self.protocol)
         return [read_frame(frame, self._files_of(index), self.protocol, with_native=with_native)]
 
     def native_size(self, index: int) -> tuple[int, int]:
@@ -75,27 +75,29 @@ class DiodeReader(Noted, NativeReader):
         return read_native(self._files_of(index), self.protocol)
 
     def _files_of(self, index: int) -> Mapping[str, Path]:
-        return {part: Path(path) for part, path in self._found[self._frames[index]].items()}
+        return {part: Path(path) for part, path in self.found[self.frames[index]].items()}
 
     @property
     def has_frames(self) -> bool:
         """Something under the folder is named as a file of DIODE's is."""
-        return bool(self._found)
+        return bool(self.found)
 
     @cached_property
-    def _found(self) -> Found:
+    def found(self) -> Found:
+        """Every file of DIODE's under the folder, by frame. Raises InputError where one is there twice."""
         # Not resolved: where train/ is a link, its name is that of the link.
         return catalogue((path, path) for path in _files(str(self.root.absolute())))
 
     @cached_property
-    def _frames(self) -> tuple[Frame, ...]:
-        return select(self._found, self.subset, str(self.root))
+    def frames(self) -> tuple[Frame, ...]:
+        """The frames of the subset, in order. Raises InputError where one is not whole, or there are none."""
+        return select(self.found, self.subset, str(self.root))
 
     @cached_property
     def _files_digest(self) -> str:
         files = hashlib.sha256()
-        for frame in self._frames:
-            for part, path in sorted(self._found[frame].items()):
+        for frame in self.frames:
+            for part, path in sorted(self.found[frame].items()):
                 status = Path(path).stat()
                 files.update(f"{frame.file(part)} {status.st_size} {status.st_mtime_ns}\n".encode())
         return files.hexdigest()

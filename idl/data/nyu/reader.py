@@ -98,6 +98,11 @@ class NyuReader(NativeReader):
         """Read one image. Raises InputError naming the file and the image."""
         return Native(*self._labeled.read(index))
 
+    @property
+    def sides(self) -> Sequence[str]:
+        """Side of the published split of each image, "" where there is no split beside the file."""
+        return self._sides
+
     @cached_property
     def _path(self) -> Path:
         if self.data.is_dir():

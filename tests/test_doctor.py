@@ -1,0 +1,387 @@
+"""The doctor's findings: each on data that has just this wrong with it, and none on data that has not."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diode_files import SCANS, pack_as_published, view, write_frame, write_tree
+from nyu_files import Planted, plant, write_mat, write_splits
+from PIL import Image
+from planted import write_pairs
+from test_cli import run
+
+from idl.data.datasets import DatasetConfig, open_store
+from idl.doctor import Diagnosis, diagnose, pixels
+from idl.doctor.finding import spread
+from idl.doctor.measures import Measured, measure
+from idl.doctor.table import conclusion, lines
+from idl.errors import InputError
+
+MAT = "nyu_depth_v2_labeled.mat"
+
+
+def levels(found: Diagnosis) -> dict[str, str]:
+    """The worst level of each check."""
+    order = ("ok", "note", "missing", "doubt", "bad")
+    worst: dict[str, str] = {}
+    for finding in found.findings:
+        worst[finding.check] = max(worst.get(finding.check, "ok"), finding.level, key=order.index)
+    return worst
+
+
+def text(found: Diagnosis, check: str) -> str:
+    return " / ".join(f"{each.found} {each.advice}" for each in found.findings if each.check == check)
+
+
+# What is measured of pixels, on scenes made of rectangles.
+
+
+def scene(seed: int, warm: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture of rectangles, each of its own colour and depth in metres, a tenth of them without depth."""
+    generator = np.random.default_rng(seed)
+    rgb = np.full((96, 128, 3), 128, np.uint8)
+    depth_m = np.full((96, 128), 4.0, np.float32)
+    for _ in range(8):
+        top, left = generator.integers(0, 80), generator.integers(0, 110)
+        part = np.s_[top : top + generator.integers(10, 40), left : left + generator.integers(10, 40)]
+        rgb[part] = generator.integers(20, 200, 3)
+        depth_m[part] = generator.uniform(1, 6)
+    rgb[..., 2] = np.minimum(rgb[..., 0], rgb[..., 2]) * warm
+    valid = generator.random(depth_m.shape) > 0.1
+    return rgb, depth_m, valid
+
+
+def pictures(
+    change: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple] = lambda *each: each, num: int = 12
+) -> list[Measured]:
+    return [measure(f"{seed}", *change(*scene(seed, 0.7))) for seed in range(num)]
+
+
+def test_sound_pictures_raise_no_doubt() -> None:
+    images = pictures()
+    found = (
+        pixels.blank(images),
+        pixels.resolution(images, (96, 128)),
+        pixels.units(images, (0.5, 6.0)),
+        pixels.depth_range(images, (0.4, 10.0), (1e-3, 10.0)),
+        pixels.holes(images, are_expected=True),
+        pixels.white_frame(images, None),
+        pixels.channel_order(images),
+        pixels.registration(images),
+    )
+    assert [each.level for each in found] == ["ok"] * len(found), found
+
+
+@pytest.mark.parametrize(
+    ("turned", "word"),
+    [(np.s_[:, ::-1], "mirrored"), (np.s_[::-1], "upside down"), (np.s_[::-1, ::-1], "turned by 180 degrees")],
+)
+def test_depth_that_is_turned_against_its_image_is_seen(turned: tuple, word: str) -> None:
+    found = pixels.registration(pictures(lambda rgb, depth_m, valid: (rgb, depth_m[turned], valid[turned])))
+    assert found.level == "doubt"
+    assert word in found.found
+
+
+def test_depth_of_another_image_is_not_called_registered() -> None:
+    others = [measure(f"{seed}", scene(seed)[0], *scene(seed + 100)[1:]) for seed in range(12)]
+    assert pixels.registration(others).level == "note"
+
+
+def test_bgr_is_doubted_and_grey_is_left_open() -> None:
+    swapped = pixels.channel_order(pictures(lambda rgb, *rest: (rgb[..., ::-1], *rest)))
+    assert swapped.level == "doubt"
+    assert "a guess" in swapped.found
+    grey = pictures(lambda rgb, *rest: (rgb[..., :1].repeat(3, axis=-1), *rest))
+    assert pixels.channel_order(grey).level == "note"
+
+
+def test_millimetres_are_doubted_with_what_would_fit() -> None:
+    millimetres = pictures(lambda rgb, depth_m, valid: (rgb, depth_m * 1000, valid))
+    found = pixels.units(millimetres, (0.5, 6.0))
+    assert (found.level, "Divided by 1000 it would fit" in found.advice) == ("doubt", True)
+    # Read with 1 unit per metre where there are 1000.
+    assert "1000 or 5000 would fit" in pixels.units(millimetres, (0.5, 6.0), is_scaled=1.0).advice
+    assert pixels.depth_range(millimetres, (0.4, 10.0), (1e-3, 10.0)).level == "doubt"
+
+
+def test_holes() -> None:
+    filled = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.ones_like(valid)))
+    assert pixels.holes(filled, are_expected=True).level == "doubt"
+    assert pixels.holes(filled, are_expected=False).level == "ok"
+    sparse = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.random.default_rng(0).random(valid.shape) < 0.2))
+    assert "80% of the pixels" in pixels.holes(sparse, are_expected=True).found
+    empty = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.zeros_like(valid)), num=3)
+    assert "3 images, the first 0" in pixels.holes(empty, are_expected=True).found
+    assert pixels.units(empty, (0.5, 6.0)).level == "bad"
+
+
+def test_a_white_frame_is_fine_only_where_the_crop_takes_it_away() -> None:
+    def framed(rgb: np.ndarray, *rest: np.ndarray) -> tuple:
+        inner = np.zeros(rgb.shape[:2], bool)
+        inner[5:-4, 3:-6] = True
+        return (np.where(inner[..., None], rgb, 255).astype(np.uint8), *rest)
+
+    images = pictures(framed)
+    assert images[0].frame == (5, 4, 3, 6)
+    assert pixels.white_frame(images, None).level == "doubt"
+    assert pixels.white_frame(images, (5, 92, 3, 122)).level == "ok"
+    assert pixels.white_frame(images, (4, 92, 3, 122)).level == "doubt"
+    assert pixels.white_frame(pictures(), None).level == "ok"
+    assert pixels.white_frame(pictures(), None, is_expected=True).level == "doubt"
+
+
+def test_blank_images_and_several_sizes() -> None:
+    blank = pictures(lambda rgb, *rest: (np.full_like(rgb, 90), *rest), num=2)
+    assert "2 images, the first 0" in pixels.blank(blank).found
+    several = [*pictures(num=2), measure("small", *(each[:48] for each in scene(0)))]
+    assert "96 x 128 (2), 48 x 128 (1)" in pixels.resolution(several).found
+
+
+def test_the_sample_is_spread_over_all() -> None:
+    assert spread(100, 5) == (0, 25, 50, 74, 99)
+    assert spread(3, 24) == spread(3, 0) == (0, 1, 2)
+    assert spread(9, 1) == (4,)
+
+
+# NYU.
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return plant(6, (480, 640), [f"s_{k:04d}" for k in range(6)])
+
+
+@pytest.fixture(scope="module")
+def nyu(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nyu")
+    write_mat(folder / MAT, planted)
+    write_splits(folder / "splits.mat", range(1, 5), range(5, 7))
+    return folder
+
+
+def few(planted: Planted, **changed: np.ndarray) -> Planted:
+    parts = {"rgb": planted.rgb[:3], "raw_m": planted.raw_m[:3], "inpainted_m": planted.inpainted_m[:3], **changed}
+    return Planted(**parts, scenes=planted.scenes[:3])  # pyright: ignore[reportArgumentType]
+
+
+def test_nyu_is_described_and_left_as_it_is(nyu: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in nyu.iterdir()}
+    assert run("doctor", "nyu", str(nyu), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["can_probe"], told["num_images"], told["num_looked_at"]) == (True, 6, 6)
+    found = levels(diagnose(DatasetConfig("nyu", str(nyu)), 6))
+    # It is smaller than what was published, and everything else is as it should be.
+    assert {check for check, level in found.items() if level == "doubt"} == {"file", "count", "published split"}
+    for check in ("layout", "scenes", "split", "resolution", "units", "holes", "in-painted depth", "white frame"):
+        assert found[check] == "ok"
+    assert {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in nyu.iterdir()} == before
+
+
+def test_nyu_with_another_checksum(nyu: Path) -> None:
+    without, with_them = (diagnose(DatasetConfig("nyu", str(nyu)), 1, checksums=each) for each in (False, True))
+    assert (levels(without)["checksum"], levels(with_them)["checksum"]) == ("note", "doubt")
+    assert "published 520609c519fba3ba5ac58c8fefcc3530" in text(with_them, "checksum")
+
+
+def test_nyu_without_its_split_and_with_one_from_0(nyu: Path, tmp_path: Path) -> None:
+    os.link(nyu / MAT, tmp_path / MAT)
+    config = DatasetConfig("nyu", str(tmp_path))
+    assert levels(diagnose(config, 1))["published split"] == "missing"
+    write_splits(tmp_path / "splits.mat", range(4), range(4, 6))
+    assert "counts the images from 0" in diagnose(config, 1).reason
+
+
+def test_nyu_with_one_depth_in_both_places_or_swapped(planted: Planted, tmp_path: Path) -> None:
+    for name, raw_m, inpainted_m, line in (
+        ("copied", planted.inpainted_m, planted.inpainted_m, "one is a copy of the other"),
+        ("swapped", planted.inpainted_m, planted.raw_m, "Are the two swapped?"),
+    ):
+        changed = few(planted, raw_m=raw_m[:3], inpainted_m=inpainted_m[:3])
+        found = diagnose(DatasetConfig("nyu", str(write_mat(tmp_path / name / MAT, changed))))
+        assert line in text(found, "in-painted depth")
+        assert "was it filled in" in text(found, "holes")
+
+
+def test_nyu_that_cannot_be_read(nyu: Path, planted: Planted, tmp_path: Path) -> None:
+    lacking = write_mat(tmp_path / "lacking.mat", few(planted), leave_out=("rawDepths",))
+    assert "no array `rawDepths`" in diagnose(DatasetConfig("nyu", str(lacking))).reason
+    turned = write_mat(tmp_path / "turned.mat", few(planted, rgb=planted.rgb[:3].transpose(0, 2, 1, 3)))
+    assert "the axes of a MATLAB file" in diagnose(DatasetConfig("nyu", str(turned))).reason
+    cut = tmp_path / "cut.mat"
+    cut.write_bytes((nyu / MAT).read_bytes()[:-200_000])
+    assert "fetch it again" in diagnose(DatasetConfig("nyu", str(cut))).reason
+    (tmp_path / f"{MAT}.part").write_bytes(bytes(10))
+    nothing = diagnose(DatasetConfig("nyu", str(tmp_path)))
+    assert "no nyu_depth_v2_labeled.mat in it" in nothing.reason
+    assert "10 bytes so far" in text(nothing, "download")
+
+
+# DIODE.
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    write_tree(tmp_path / "diode", per_scan=1)
+    return tmp_path / "diode"
+
+
+def diode(root: Path, sample: int = 0) -> Diagnosis:
+    return diagnose(DatasetConfig("diode", str(root)), sample)
+
+
+def test_diode_is_described(tree: Path) -> None:
+    found = diode(tree)
+    told = levels(found)
+    assert not found.reason
+    assert "4 of 8574 frames" in text(found, "train/indoors")
+    # The generated frames are small, which is said; nothing else is doubted.
+    assert {check for check, level in told.items() if level == "doubt"} == {"resolution"}
+    assert told["normals' axes"] == told["mask types"] == told["units"] == told["split"] == "ok"
+    assert "float64 in 1" in text(found, "mask types")
+    assert "beyond 10 m it is left out" in text(found, "depth range")
+
+
+def test_diode_with_frames_that_are_not_whole(tree: Path) -> None:
+    first, second, *_ = sorted(tree.rglob("*_depth.npy"))
+    first.write_bytes(first.read_bytes()[:500])
+    assert "not whole" in text(diode(tree), "file sizes")
+    assert diode(tree).reason
+    normals = min(tree.rglob("*_normal.npy"))
+    normals.write_bytes(normals.read_bytes()[:500])
+    assert "normals files" in text(diode(tree), "file sizes") or str(normals) in text(diode(tree), "file sizes")
+    second.unlink()
+    found = diode(tree)
+    assert "(no depth)" in found.reason
+    assert levels(found)["layout"] == "bad"
+
+
+def test_diode_with_odd_masks_and_normals(tree: Path) -> None:
+    for path in tree.rglob("*_depth_mask.npy"):
+        np.save(path, np.load(path).astype(np.uint8) * 255)
+    for path in tree.rglob("*_normal.npy"):
+        # x down instead of right, and of length 2.
+        np.save(path, 2 * np.load(path)[..., [1, 0, 2]])
+    next(iter(sorted(tree.rglob("*_normal.npy")))).unlink()
+    found = diode(tree)
+    told = levels(found)
+    assert told["mask values"] == told["normals' axes"] == told["normals' length"] == "doubt"
+    assert "of 1 of 7 frames" in text(found, "normals")
+    assert not found.reason
+
+
+def test_diode_of_which_the_metadata_file_listed_the_frames(tmp_path: Path) -> None:
+    """612 of 771: made of links to one frame."""
+    for place, scan, count in (("indoors", SCANS[5], 300), ("outdoor", SCANS[6], 312)):
+        made = write_frame(tmp_path / "one", scan, 0, view(0, (24, 32)))
+        folder = tmp_path / "many" / scan
+        folder.mkdir(parents=True)
+        for number in range(count):
+            for suffix in (".png", "_depth.npy", "_depth_mask.npy"):
+                os.link(f"{made}{suffix}", folder / f"{made.name[:11]}_{place}_{number:03d}_000{suffix}")
+    found = diode(tmp_path / "many", sample=2)
+    assert levels(found)["val/indoors"] == levels(found)["val/outdoor"] == "doubt"
+    assert "612 in val, as the metadata file lists" in text(found, "val/indoors")
+    # Two scenes cannot be divided by three.
+    assert levels(found)["split"] == "bad"
+
+
+def test_diode_in_archives(tree: Path, tmp_path: Path) -> None:
+    packed = pack_as_published(tree, tmp_path / "tars")
+    shutil.rmtree(packed.parent / "diode")
+    before = sorted(packed.rglob("*"))
+    found = diagnose(DatasetConfig("diode", str(packed)), 3, checksums=True)
+    assert sorted(packed.rglob("*")) == before
+    assert not found.reason
+    assert found.num_looked_at == 5
+    assert text(found, "checksum").count("published") == 4
+    whole = (packed / "val.tar.gz").read_bytes()
+    (packed / "val.tar.gz").write_bytes(whole[: len(whole) // 2])
+    assert "is cut off" in diagnose(DatasetConfig("diode", str(packed))).reason
+
+
+# Folders, stores, rooms.
+
+
+def test_a_folder_and_what_is_in_no_pair(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "walk", num=60)
+    config = DatasetConfig("folder", str(tmp_path / "walk"))
+    found = diagnose(config)
+    assert set(levels(found).values()) <= {"ok", "note"}
+    assert (found.num_images, found.num_looked_at) == (60, 24)
+    Image.new("RGB", (40, 48)).save(tmp_path / "walk/alone.png")
+    assert "without depth: alone.png" in text(diagnose(config), "images alone")
+    (tmp_path / "walk/rgb/0000.png").write_bytes(b"nothing")
+    assert "1 of 24 images cannot be read" in diagnose(config).reason
+    (tmp_path / "walk/depth/0001.png").unlink()
+    assert "no depth beside it" in diagnose(config).reason
+
+
+def test_a_folder_in_other_units(tmp_path: Path) -> None:
+    write_pairs(tmp_path, num=30, scale=5000)
+    found = diagnose(DatasetConfig("folder", str(tmp_path), depth_scale=10.0))
+    assert "5000" in text(found, "units")
+    assert levels(found)["units"] == "doubt"
+
+
+def test_a_store_and_a_damaged_one(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "walk", num=60)
+    store = open_store(DatasetConfig("folder", str(tmp_path / "walk")), tmp_path)
+    found = diagnose(DatasetConfig(str(store.path)))
+    assert not found.reason
+    assert "60 images of walk" in text(found, "store")
+    assert run("doctor", "folder", str(store.path), "--sample", "1") == 0
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(store.path.read_bytes()[:2000])
+    assert "not a whole store" in diagnose(DatasetConfig(str(damaged))).reason
+
+
+def test_rooms() -> None:
+    found = diagnose(DatasetConfig("rooms", num_scenes=20, views=1), 1)
+    assert not found.reason
+    assert found.num_looked_at == 1
+
+
+# The table and the exit code.
+
+
+def test_the_table_fits_into_80_columns(nyu: Path, tree: Path) -> None:
+    for found in (diagnose(DatasetConfig("nyu", str(nyu)), 1), diode(tree, 1)):
+        told = lines(found, 80)
+        # A path that is longer than a line stands in one of its own.
+        assert [line for line in told if len(line) > 80 and "/" not in line] == []
+        assert told[-1].startswith("probing can go ahead")
+        for finding in found.findings:
+            assert any(line.startswith(f"{finding.level} ") and finding.check in line for line in told)
+
+
+def test_exit_codes(
+    nyu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("doctor", "--dataset", "nyu", "--data", str(nyu), "--sample", "1") == 0
+    assert "probing can go ahead" in capsys.readouterr().out
+    assert run("doctor", "nyu", str(tmp_path)) == 1
+    assert "probing cannot go ahead" in capsys.readouterr().out
+    for arguments, line in (
+        (("nyu", str(tmp_path / "none")), "no such file or folder"),
+        (("nyuu", str(nyu)), "expected rooms, folder, nyu, diode"),
+        (("nyu",), "no data given"),
+        ((), "dataset: none given"),
+        (("none.h5",), "no such file"),
+        (("nyu", "a", "b"), "expected a dataset and a path"),
+    ):
+        assert run("doctor", *arguments) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert line in said[0]
+
+
+def test_the_reason_is_one_line(tmp_path: Path) -> None:
+    found = diagnose(DatasetConfig("nyu", str(tmp_path)))
+    assert conclusion(found) == f"probing cannot go ahead: {tmp_path}: no {MAT} in it"
+    with pytest.raises(InputError, match="erosion"):
+        diagnose(DatasetConfig("nyu", str(tmp_path), erosion=-1))
