@@ -170,6 +170,11 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
         subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]
         check(config, asked, subjects)
         store = store_of(dataset, options)
+        size = store.protocol.size
+        if any(side % asked.common_stride for side in size):
+            raise InputError(
+                f"common_stride={asked.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass 8."
+            )
         planned, reads = _fixed(recorder, config, asked, store)
         found = study(planned, subjects, cache_folder(options), progress=progress_shown())
         panels = {}

@@ -79,7 +79,7 @@ def _bars(table: CueTable) -> Image:
         [edit.high for edit in table.edits],
         constant=table.constant.ratio,
         title=f"{table.target} from {table.encoder}: which cues are read",
-        subtitle=f"test loss with a cue removed / clean, {table.level:.0%} intervals over {table.num_clusters} "
+        subtitle=f"test loss with a cue removed / clean, {100 * table.level:g} % intervals over {table.num_clusters} "
         f"{table.clusters}s; blue: read",
         highlighted=[label for label, edit in zip(labels, table.edits, strict=True) if edit.name in read],
     )

@@ -44,7 +44,7 @@ def _first(table: CueTable) -> str:
     words = (
         f"{subject} {'mostly ' if others else ''}{_NAMES[most.cue]}: on images that are {_edit_words(table, most)} "
         f"{_loses(most)} (loss {_digits(most.edit.ratio)} times as high, "
-        f"{table.level:.0%} interval {_digits(most.edit.low)} to {_digits(most.edit.high)})"
+        f"{100 * table.level:g} % interval {_digits(most.edit.low)} to {_digits(most.edit.high)})"
     )
     return f"{words}; it reads {_listed(others)} too." if others else f"{words}."
 

@@ -198,11 +198,17 @@ def _open(config: DatasetConfig) -> Store:
         asked = replace(made, min_depth_m=near_m, max_depth_m=far_m)
     else:
         asked = config.protocol
-    names = [name for name in ("name", "min_depth_m", "max_depth_m") if getattr(made, name) != getattr(asked, name)]
+    # 0 is the default, and asks for nothing.
+    asked = replace(asked, erosion=config.erosion or made.erosion)
+    names = [
+        name
+        for name in ("name", "min_depth_m", "max_depth_m", "erosion")
+        if getattr(made, name) != getattr(asked, name)
+    ]
     if names:
         told = ", ".join(f"{name} is {getattr(made, name)}, not {getattr(asked, name)}" for name in names)
         raise InputError(
             f"{store.path}: was prepared under another protocol ({told}). Pass the dataset it was made of, or leave "
-            "protocol, min_depth and max_depth to it."
+            "protocol, min_depth, max_depth and erosion to it."
         )
     return store

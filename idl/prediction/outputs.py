@@ -155,6 +155,8 @@ class Folder:
             colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
         else:
             colours = colourise(map_[0], everywhere, self.limits, DEPTH_MAP)
+        # The sign that the values are those of its record: no other's may lie beside them, whenever this is broken off.
+        picture.unlink(missing_ok=True)
         _replace(values, content.getvalue())
         _replace(picture, _png(colours, self._record(photograph)))
         return num_beyond

@@ -43,7 +43,7 @@ def clusters_of(store: Store, indices: Sequence[int], clusters: Clusters, fewest
 
 
 def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tuple[str, ...]:
-    """Name the scenes that are in two splits, or whose test images are, pixel for pixel, in another split too."""
+    """Name the scenes that are in two splits, and the images that are, pixel for pixel, in an earlier split too."""
     found = dict.fromkeys(
         scene
         for name in ("train", "val")

@@ -151,7 +151,7 @@ def _arms_chart(study: Study, question: Question, verdict: Verdict) -> Image:
         [arm.mse.low for arm in arms],
         [arm.mse.high for arm in arms],
         title=f"{study.plan.probe.target} from {question.name}",
-        subtitle=f"test loss{f', {square}' if square else ''}, with {study.plan.config.level:.0%} intervals over "
+        subtitle=f"test loss{f', {square}' if square else ''}, with {100 * study.plan.config.level:g} % intervals over "
         f"{verdict.num_clusters} {study.clusters}s; less is better",
         highlighted=("trained", "trained+pixels"),
     )
@@ -165,7 +165,7 @@ def _comparisons_chart(study: Study, question: Question, verdict: Verdict) -> Im
         [comparison.log_ratio.low for comparison in rows],
         [comparison.log_ratio.high for comparison in rows],
         title=f"{question.name}: {verdict.outcome}",
-        subtitle="ln of the loss without it over the loss with it; all of them right of the margin: LEARNED",
+        subtitle="ln of the loss without it over the loss with it; LEARNED needs all of them right of the margin",
         highlighted=(rows[0].name, rows[1].name),
         reference=study.plan.config.rules.margin,
         reference_name="margin",

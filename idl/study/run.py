@@ -15,7 +15,7 @@ from idl.progress import Progress, prefixed, silent
 from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
 from idl.targets import target
-from idl.verdict import Verdict, decide
+from idl.verdict import Verdict, decide, require_draws
 
 # As an encoder's origin names it.
 UNTRAINED = "none"
@@ -63,6 +63,7 @@ class Study:
 
 def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) -> None:
     """Make sure, before a dataset is made or read, that the study can be had. Raises InputError."""
+    num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
         if subject.task == UNTRAINED:
@@ -70,7 +71,8 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) 
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
             )
-        check_arms(probe, encoder, config.asked_ks, config.controls)
+        num_questions += len(set(check_arms(probe, encoder, config.asked_ks, config.controls).values()))
+    require_draws(num_questions, config.rules)
     names = [subject.encoder.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
@@ -90,6 +92,9 @@ def study(planned: Plan, subjects: Sequence[Subject], cache_folder: Path, *, pro
     """
     config, store, split = planned.config, planned.store, planned.split
     encoders = [subject.encoder for subject in subjects]
+    for encoder in encoders:
+        # All of them before the first one's test images are read.
+        encoder.require(*store.protocol.size)
     shared = shared_scenes(store, split, progress)
     results = []
     for encoder in encoders:

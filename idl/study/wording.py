@@ -6,12 +6,12 @@ from idl.verdict import Outcome, Verdict
 
 _MEANINGS = {
     Outcome.LEARNED: (
-        "Trained for {task}, {encoder} has learned something about {feature} that a linear probe reads, and that "
-        "neither the image's own pixels nor the same network without its training hold."
+        "Trained for {task}, {encoder} has learned something about {feature}: a linear probe reads there what it does "
+        "not read in the image's own pixels, nor in the same network without its training."
     ),
     Outcome.NOT_LEARNED: (
-        "What a linear probe reads of {feature} in {encoder}, trained for {task}, is no more than the image's own "
-        "pixels, or the same network without its training, hold as well."
+        "Trained for {task}, {encoder} adds less than the margin of {margin} to what a linear probe reads of {feature} "
+        "in the image's own pixels, or in the same network without its training."
     ),
     Outcome.INCONCLUSIVE: (
         "Whether {encoder}, trained for {task}, has learned something about {feature} cannot be told from these images."
@@ -24,7 +24,10 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
     """Say what the answer means, in a sentence or two."""
     subject = study.subjects[question.encoder]
     words = _MEANINGS[verdict.outcome].format(
-        encoder=subject.encoder.name, task=subject.task, feature=study.plan.probe.target
+        encoder=subject.encoder.name,
+        task=subject.task,
+        feature=study.plan.probe.target,
+        margin=f"{100 * (study.plan.config.margin - 1):.3g} %",
     )
     if verdict.caution and verdict.outcome is Outcome.LEARNED:
         words += f" {verdict.caution}"

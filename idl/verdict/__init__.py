@@ -4,7 +4,7 @@ Values in, values out: numpy arrays by arm name in, frozen dataclasses out, and 
 """
 
 from idl.verdict.config import VerdictConfig
-from idl.verdict.decision import decide
+from idl.verdict.decision import decide, require_draws
 from idl.verdict.document import SCHEMA, document
 from idl.verdict.evidence import Cell, Evidence, Shuffled, Training, untrained_and_pixels
 from idl.verdict.intervals import Interval
@@ -35,5 +35,6 @@ __all__ = [
     "VerdictConfig",
     "decide",
     "document",
+    "require_draws",
     "untrained_and_pixels",
 ]

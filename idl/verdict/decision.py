@@ -54,10 +54,7 @@ def decide(
     twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
     if twice:
         raise InputError(f"cell {twice[0]!r} is there twice. Give every cell of a grid its own name.")
-    # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
-    needed = math.ceil(4 * len(cells) / (config.alpha / 2))
-    if config.draws < needed:
-        raise InputError(f"draws={config.draws}: too few for {len(cells)} cells. Pass {needed} or more.")
+    require_draws(len(cells), config)
     measured = [_measure(cell, config, described) for cell in cells]
     tested = [index for index, verdict in enumerate(measured) if all(gate.passed for gate in verdict.gates)]
     adjusted = dict(zip(tested, holm([measured[index].p for index in tested]), strict=True))
@@ -65,6 +62,14 @@ def decide(
         _concluded(replace(verdict, adjusted_p=adjusted.get(index), num_tested=len(tested)), config)
         for index, verdict in enumerate(measured)
     )
+
+
+def require_draws(num_cells: int, config: VerdictConfig) -> None:
+    """Raise InputError where the bootstrap's draws are too few for any of so many cells to be LEARNED."""
+    # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
+    needed = math.ceil(4 * num_cells / (config.alpha / 2))
+    if config.draws < needed:
+        raise InputError(f"draws={config.draws}: too few for {num_cells} cells. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:

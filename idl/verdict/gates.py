@@ -43,6 +43,6 @@ def _converged(training: Training, limit: float) -> Gate:
 def _apart(training: Training) -> Gate:
     shared = list(training.shared_scenes)
     if not shared:
-        return Gate("splits apart", True, "no scene is in two splits")
+        return Gate("splits apart", True, "no scene and no image is in two splits")
     more = ", ..." if len(shared) > 3 else ""
-    return Gate("splits apart", False, f"{len(shared)} scenes are in two splits: {', '.join(shared[:3])}{more}")
+    return Gate("splits apart", False, f"found in two splits ({len(shared)}): {', '.join(shared[:3])}{more}")

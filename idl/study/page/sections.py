@@ -31,7 +31,7 @@ def comparisons(content: PageContent) -> Markup:
             Row(arm_words(each.above[0].removesuffix("+pixels")), "alone", each.log_ratio) for each in verdict.seeds
         ]
     caption = (
-        f"How many times the loss would be without it; the line is the {content.rules.level:.0%} interval, "
+        f"How many times the loss would be without it; the line is the {100 * content.rules.level:g} % interval, "
         f"dashed the margin of \N{MULTIPLICATION SIGN}{math.exp(margin):.3g}"
     )
     reasons = [
@@ -67,7 +67,7 @@ def arms(content: PageContent) -> Markup:
             ]
             caption = (
                 f"Mean squared error on the test images{f', {square}' if square else ''}, with "
-                f"{content.rules.level:.0%} intervals over {answer.verdict.num_clusters} {content.clusters}s; "
+                f"{100 * content.rules.level:g} % intervals over {answer.verdict.num_clusters} {content.clusters}s; "
                 "less is better"
             )
             plots.append(
