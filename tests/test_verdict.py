@@ -209,7 +209,7 @@ def test_same_seed_same_verdict_and_another_seed_other_draws() -> None:
         (Training({"constant": 1.0, "trained": math.nan}, {}), 40, "no fit worse than constant"),
         (Training({"constant": 1.0}, {"trained": 0.011, "pixels": 0.0}), 40, r"excess loss at most 1.10% \(trained\)"),
         (Training({"constant": 1.0}, {"trained": math.nan, "pixels": 0.5}), 40, "fits converged"),
-        (Training({"constant": 1.0}, {}, ("attic", "hall")), 40, "2 scenes are in two splits: attic, hall"),
+        (Training({"constant": 1.0}, {}, ("attic", "hall")), 40, "2 found in two splits: attic, hall"),
         (sound_training(), 9, "9, of 10 or more"),
         (sound_training(), 1, "1, of 10 or more"),
     ],

@@ -45,4 +45,4 @@ def _apart(training: Training) -> Gate:
     if not shared:
         return Gate("splits apart", True, "no scene and no image is in two splits")
     more = ", ..." if len(shared) > 3 else ""
-    return Gate("splits apart", False, f"found in two splits ({len(shared)}): {', '.join(shared[:3])}{more}")
+    return Gate("splits apart", False, f"{len(shared)} found in two splits: {', '.join(shared[:3])}{more}")
