@@ -20,7 +20,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from idl import cache
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import ALONE, World
@@ -204,8 +204,7 @@ class EncodedDataset:
     def _encode(self, rgb: UInt8[Tensor, "batch H W 3"]) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
         with torch.inference_mode():
-            # A view of the stored order: the batch is channels_last without a copy.
-            images = rgb.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            images = images_of(rgb.to(self.device))
             features = self._encoder(images)
             null = null_map(images, *features.shape[2:])
             if self.device.type == "cuda":

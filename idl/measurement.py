@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.store import Store
 from idl.evaluation import IMAGES_AT_A_TIME, NUM_PANELS, PanelValues, spread
 from idl.fitting import read_target
@@ -63,7 +63,7 @@ def measure(
         for read in batches(store, ("rgb", *_layers(target)), order, IMAGES_AT_A_TIME):
             truth = Truth(*_of(target, read))
             with torch.inference_mode():
-                output = padded(model, read["rgb"].permute(0, 3, 1, 2).float() / 255, stride)
+                output = padded(model, images_of(read["rgb"]), stride)
                 measured = measure.measure(_encoded(output, target), truth, is_whole=True)
             counts.append(truth.valid.sum(dim=(1, 2), dtype=torch.float64).numpy())
             rows.append(measured.rows)

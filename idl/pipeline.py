@@ -13,7 +13,7 @@ from torch import Tensor
 
 from idl import cache
 from idl.data.crops import CroppedStore
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.splits import AUTO, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.descending import arm_of, train_trials, training_set
@@ -224,7 +224,7 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
     shown = split.indices["val"][0]
     rgb = store.read(("rgb",), [shown])["rgb"]
     with torch.inference_mode():
-        image = torch.from_numpy(rgb).to(encoder.device).permute(0, 3, 1, 2).float() / 255
+        image = images_of(torch.from_numpy(rgb).to(encoder.device))
         features = encoder(image)[0].cpu()
     findings = EncoderFindings(store, split, wanted, encoder, constant, store.names[shown], rgb[0], features)
     return Run(encoder_report(findings), encoder_version(findings))

@@ -16,7 +16,7 @@ from idl.arms.fits import FittedArms, fit_all
 from idl.arms.losses import squared_errors
 from idl.arms.result import MeasuredArm
 from idl.arms.sources import JointMaps, ShuffledMaps
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.splits import SPLITS, Split
 from idl.data.store import Store
 from idl.encoders import Encoder
@@ -133,7 +133,7 @@ class Measuring:
         """Give the first training images, RGB in [0, 1]."""
         order = self.split.indices["train"][:CALIBRATION_IMAGES]
         for read in batches(self.store, ("rgb",), order, CALIBRATION_BATCH):
-            yield read["rgb"].permute(0, 3, 1, 2).float() / 255
+            yield images_of(read["rgb"])
 
     def images_per_s(self) -> dict[str, float]:
         """Speed of each encoder that was run, by the name that it was opened under."""

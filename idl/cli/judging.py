@@ -1,6 +1,6 @@
 """The commands that answer: `verdict` of one encoder, `compare` and `main` of several beside the null."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -24,7 +24,6 @@ from idl.cli.cueing import cues_of, say_cues, with_cues_of
 from idl.cli.finishing import finish
 from idl.cli.group import cli
 from idl.cli.options import (
-    Command,
     crops_options,
     dataset_options,
     encoder_options,
@@ -71,16 +70,27 @@ study_options = grouped(
 )
 
 
-def feature_option() -> Callable[[Command], Command]:
-    """What is asked for: a target, by the name that the question gives it."""
-    return option("--feature", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory.")
-
+feature_option = option(
+    "--feature", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory."
+)
 
 batch_option = option("--batch-size", _PROBE.batch_size, "Images encoded at once.")
 
+compare_options = grouped(
+    feature_option,
+    option("--encoders", COMPARED, "Encoders that are judged, with commas between; the null stands beside them."),
+    option("--weights", "auto", "Of a ConvNeXt or timm model: auto, imagenet, shipped or random."),
+    dataset_options,
+    scene_split_options,
+    crops_options,
+    batch_option,
+    study_options,
+    run_options,
+)
+
 
 @cli.command()
-@feature_option()
+@feature_option
 @option("--task", "", "What the encoder was trained for; names the encoder where none is given.")
 @option("--encoder", "", "As for probe; empty: the one that stands for the task, or convnext.")
 @dataset_options
@@ -125,30 +135,14 @@ def verdict(**options: Any) -> None:
 
 
 @cli.command()
-@feature_option()
-@option("--encoders", COMPARED, "Encoders that are judged, with commas between; the null stands beside them.")
-@option("--weights", "auto", "Of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
-@dataset_options
-@scene_split_options
-@crops_options
-@batch_option
-@study_options
-@run_options
+@compare_options
 def compare(**options: Any) -> None:
     """Hold null, autoencoder and ConvNeXt against each other: the whole study in one command."""
     _compare("compare", options)
 
 
 @cli.command(name="main")
-@feature_option()
-@option("--encoders", COMPARED, "Encoders that are judged, with commas between; the null stands beside them.")
-@option("--weights", "auto", "Of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
-@dataset_options
-@scene_split_options
-@crops_options
-@batch_option
-@study_options
-@run_options
+@compare_options
 def whole_study(**options: Any) -> None:
     """The study, which a bare `mlflow run .` is: the same as compare."""
     _compare("main", options)

@@ -15,7 +15,7 @@ from idl.cues.config import CuesConfig
 from idl.cues.correlation import pixel_sums
 from idl.cues.reading import FLAT, GREY, HUE, LOW_PASS, REMOVED, TILES, TURNED
 from idl.cues.result import CueExample
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.fitting import read_target
@@ -96,7 +96,7 @@ class Seen:
             layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
             for read in batches(store, layers, indices, config.batch_size):
                 truth, valid = (each.to(encoder.device) for each in read_target(target, read))
-                rgb = read["rgb"].to(encoder.device).permute(0, 3, 1, 2).float() / 255
+                rgb = images_of(read["rgb"].to(encoder.device))
                 names = [store.names[index] for index in indices[first : first + len(rgb)]]
                 held = [row for row in range(len(rgb)) if first + row in shown]
                 pictures, shown_values = [], []

@@ -12,6 +12,14 @@ from idl.data.store import Store
 BATCHES_AHEAD = 3
 
 
+def images_of(rgb: Tensor) -> Tensor:
+    """Bring stored RGB, uint8 (batch, H, W, 3), to what networks read: float32 (batch, 3, H, W) in [0, 1].
+
+    A view of the stored order: the batch is channels_last without a copy.
+    """
+    return rgb.permute(0, 3, 1, 2).float().div_(255)
+
+
 def batches(
     store: Store, layers: Sequence[str], indices: Sequence[int], batch_size: int, first: int = 0
 ) -> Generator[Mapping[str, Tensor]]:

@@ -45,6 +45,21 @@ def rendered(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
+def write_beside(axes: Axes, row: int, words: str) -> None:
+    """Write words right of the axes, at the height of a row."""
+    axes.annotate(
+        words,
+        (1.0, row),
+        xycoords=("axes fraction", "data"),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        fontsize=9.5,
+        color=INK,
+        annotation_clip=False,
+    )
+
+
 def squared(unit: str) -> str:
     """Return the unit of a squared error: "m" becomes "m²", "ln m" "(ln m)²", and "1" (no unit) nothing."""
     if unit == "1":

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from idl.figures.canvas import Page
-from idl.figures.chart import ACCENT, FAINT, HEAD_IN, INK, MUTED, RULE, blank_chart, place, rendered
+from idl.figures.chart import ACCENT, FAINT, HEAD_IN, INK, MUTED, RULE, blank_chart, place, rendered, write_beside
 from idl.figures.colour import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb, resized
 from idl.figures.colour import FAINT as FAINT_RGB
 
@@ -66,17 +66,7 @@ def cue_bars(
             axes.barh(row, ratios[row] - 1.0, left=1.0, height=0.5, color=colour)
         ends = np.clip([lows[row], highs[row]], first, last)
         axes.plot(ends, [row, row], color=INK, linewidth=1.2, solid_capstyle="butt")
-        axes.annotate(
-            f"{_digits(ratios[row])}  ({_digits(lows[row])} to {_digits(highs[row])})",
-            (1.0, row),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=9.5,
-            color=INK,
-            annotation_clip=False,
-        )
+        write_beside(axes, row, f"{_digits(ratios[row])}  ({_digits(lows[row])} to {_digits(highs[row])})")
     return rendered(figure)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from idl.figures.chart import ACCENT, FAINT, HEAD_IN, INK, RULE, blank_chart, place, rendered
+from idl.figures.chart import ACCENT, FAINT, HEAD_IN, INK, RULE, blank_chart, place, rendered, write_beside
 
 WIDTH_IN = 8.0
 
@@ -64,15 +64,5 @@ def interval_chart(
             axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot([middle[row]], [row], color=colour, marker="o", markersize=6)
             words = f"{middle[row]:.3g}  ({low[row]:.3g} to {high[row]:.3g})"
-        axes.annotate(
-            words,
-            (1.0, row),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=9.5,
-            color=INK,
-            annotation_clip=False,
-        )
+        write_beside(axes, row, words)
     return rendered(figure)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from idl.data.crops import DIRECTIONS, MIRRORED_AXES
-from idl.data.loading import batches
+from idl.data.loading import batches, images_of
 from idl.data.store import Store
 
 Batch = Mapping[str, Tensor]
@@ -89,6 +89,5 @@ def _mirrored(layer: str, images: Tensor) -> Tensor:
 def to_network(batch: Batch, device: torch.device) -> Batch:
     """Bring a batch to `device`: "rgb" as float32 (batch, 3, H, W) in [0, 1], channels_last; the rest as it is."""
     moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    # A view of the stored order: channels_last without a copy.
-    moved["rgb"] = moved["rgb"].permute(0, 3, 1, 2).float().div_(255)
+    moved["rgb"] = images_of(moved["rgb"])
     return moved

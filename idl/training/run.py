@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from idl.data.loading import images_of
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import World
@@ -97,7 +98,7 @@ def _findings(
     shown = split.indices["val"][0]
     rgb = store.read(("rgb",), [shown])["rgb"]
     with torch.inference_mode():
-        image = torch.from_numpy(rgb).to(encoder.device).permute(0, 3, 1, 2).float() / 255
+        image = images_of(torch.from_numpy(rgb).to(encoder.device))
         features = encoder(image)[0].cpu()
     return TrainingFindings(
         store=store,

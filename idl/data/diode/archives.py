@@ -39,17 +39,8 @@ def find_archives(path: Path) -> tuple[Path, ...]:
     return (path, normals) if normals.is_file() else (path,)
 
 
-@dataclass(frozen=True)
-class DiodeArchives(Archive):
-    """The archives, before it is known what is in them.
-
-    path: what was asked for. archives: the .tar.gz files. subset: as in DiodeReader.
-    """
-
-    path: Path
-    archives: tuple[Path, ...]
-    protocol: Protocol
-    subset: str = "all"
+class _Archived:
+    """What holds of archives whether it is known what is in them or not."""
 
     @property
     def is_deterministic(self) -> bool:
@@ -65,6 +56,19 @@ class DiodeArchives(Archive):
     def plausible_median_m(self) -> tuple[float, float]:
         """As of a tree."""
         return PLAUSIBLE_MEDIAN_M
+
+
+@dataclass(frozen=True)
+class DiodeArchives(_Archived, Archive):
+    """The archives, before it is known what is in them.
+
+    path: what was asked for. archives: the .tar.gz files. subset: as in DiodeReader.
+    """
+
+    path: Path
+    archives: tuple[Path, ...]
+    protocol: Protocol
+    subset: str = "all"
 
     @property
     def name(self) -> str:
@@ -96,7 +100,7 @@ class DiodeArchives(Archive):
 
 
 @dataclass(frozen=True)
-class IndexedArchives(Noted, StreamedReader):
+class IndexedArchives(_Archived, Noted, StreamedReader):
     """The archives, when it is known what is in them.
 
     files: the names of the frames' files in each archive. spool: folder that files are set aside in.
@@ -105,21 +109,6 @@ class IndexedArchives(Noted, StreamedReader):
     origin: DiodeArchives
     files: tuple[tuple[str, ...], ...]
     spool: Path
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Files decide, not a recipe."""
-        return False
-
-    @property
-    def is_sequential(self) -> bool:
-        """Scenes are places, in no order."""
-        return False
-
-    @property
-    def plausible_median_m(self) -> tuple[float, float]:
-        """As of a tree."""
-        return PLAUSIBLE_MEDIAN_M
 
     @property
     def name(self) -> str:
