@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 import mlflow
 import pytest
+from command_line import run
 from mlflow.artifacts import load_text
 from mlflow.entities import Run
 from planted import SmallNetwork, write_pairs
 from safetensors.torch import save_file
 
 from idl import cache
-from idl.cli import cli, main
+from idl.cli import cli
 from idl.tracking.quiet import quiet
 
 EDGES = "examples.edge_distance:target"
@@ -38,19 +39,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pairs(tmp_path / "walk", num=60)
     yield tmp_path  # pyright: ignore[reportReturnType]
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
-
-
-def run(*arguments: str) -> int:
-    """Run the command line in this process; return its exit code."""
-    before = sys.argv
-    sys.argv = ["idl", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def walk(command: str, *arguments: str) -> tuple[str, ...]:

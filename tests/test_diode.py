@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from command_line import run
 from diode_files import MASK_TYPES, SCANS, View, view, write_frame, write_tree
 from PIL import Image
-from test_cli import run
 
 from idl.data.datasets import DatasetConfig, require
 from idl.data.diode import DiodeReader, diode

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run
 from diode_files import SCANS, pack_as_published, view, write_frame, write_tree
 from nyu_files import Planted, plant, write_mat, write_splits
 from PIL import Image
 from planted import write_pairs
-from test_cli import run
 
 from idl.data.datasets import DatasetConfig, open_store
 from idl.doctor import Diagnosis, diagnose, pixels

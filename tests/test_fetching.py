@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run
 from nyu_files import plant, write_mat, write_splits
-from test_cli import run
 
 from idl.data import datasets, fetching, published
 from idl.data.datasets import DatasetConfig

@@ -1,17 +1,17 @@
 """`verdict`, `compare` and `main` by the command line: what they leave in MLflow, and what they refuse."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+from command_line import run
 from mlflow.artifacts import load_text
 from mlflow.entities import Run
 from planted import write_pairs
 
-from idl.cli import cli, main
+from idl.cli import cli
 
 SMALL = ("--dataset", "folder", "--data", "walk", "--workers", "1", "--batch-size", "4", "--device", "cpu")
 # 36 frames in blocks of two: 18 scenes, three of them in the test split. Too few to conclude anything.
@@ -29,24 +29,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["idl", *arguments])
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def runs() -> list[Run]:
     return mlflow.search_runs(search_all_experiments=True, output_format="list")  # pyright: ignore[reportReturnType]
 
 
-def test_a_verdict_is_one_run_with_its_grounds(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     asked = ("verdict", *SMALL, *FEW, "--encoder", "planted:small_network", "--task", "planting")
-    assert run(monkeypatch, *asked) == 0
+    assert run(*asked) == 0
     (left,) = runs()
     said = capfd.readouterr().out
     assert "INVALID" in said
@@ -62,17 +51,15 @@ def test_a_verdict_is_one_run_with_its_grounds(
     assert version.tags["verdict"] == "INVALID"
 
     # A second run under other rules has another digest, and says that the test split was read.
-    assert run(monkeypatch, *asked, "--margin", "1.2") == 0
+    assert run(*asked, "--margin", "1.2") == 0
     second = next(each for each in runs() if each.info.run_id != left.info.run_id)
     assert second.data.tags["test_reads_before"] == "1"
     assert second.data.tags["verdict_digest"] != left.data.tags["verdict_digest"]
 
 
 @pytest.mark.slow
-def test_a_study_has_a_run_and_a_child_for_each_encoder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "main", *SMALL, *FEW, "--encoders", "autoencoder") == 0
+def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("main", *SMALL, *FEW, "--encoders", "autoencoder") == 0
     parent = next(each for each in runs() if "mlflow.parentRunId" not in each.data.tags)
     children = [each for each in runs() if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {child.data.tags["encoder"] for child in children} == {"null", "autoencoder"}
@@ -114,10 +101,9 @@ def test_bad_input_is_one_line_and_nothing_is_made(
     arguments: tuple[str, ...],
     message: str,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, arguments[0], *SMALL, *arguments[1:]) == 2
+    assert run(arguments[0], *SMALL, *arguments[1:]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
@@ -129,7 +115,7 @@ def test_imagenet_is_never_something_else(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(folder / "hub"))
-    assert run(monkeypatch, "verdict", *SMALL, "--task", "imagenet") == 2
+    assert run("verdict", *SMALL, "--task", "imagenet") == 2
     assert "imagenet" in capfd.readouterr().err
     assert all(each.info.status == "FAILED" for each in runs())
 

@@ -14,11 +14,12 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from mlflow.artifacts import download_artifacts, load_text
 from mlflow.entities import Run
 from PIL import Image
 from planted import write_pairs
-from test_cli import SMALL, run
+from test_cli import SMALL
 
 from idl.probes.linear_probe import LinearProbe
 from idl.sweep import batches

@@ -15,27 +15,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from command_line import run
 from mlflow.entities import Run
 from PIL import Image
 from planted import write_pairs
 
-from idl.cli import main
-
 DEPTH = "models:/idl-depth-null@champion"
 SMALL = ("--workers", "1", "--cache", "cache")
-
-
-def run(*arguments: str) -> int:
-    """Run the command line in this process; return its exit code."""
-    before = sys.argv
-    sys.argv = ["idl", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def walk(command: str, *arguments: str, data: str = "walk") -> tuple[str, ...]:

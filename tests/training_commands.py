@@ -1,11 +1,7 @@
 """`idl autoencoder` and `idl pretrain` on a few rooms, for the tests of the command line."""
 
-import sys
-
 import mlflow
 from mlflow.entities import Run
-
-from idl.cli import main
 
 # 12 rooms of 2 views: 8 rooms to train on, 4 steps an epoch.
 SMALL = ("--dataset", "tiny.h5", "--split", "8:2:2", "--batch-size", "4", "--device", "cpu", "--workers", "1")
@@ -13,19 +9,6 @@ NARROW = ("--n-hid", "4", "--num-blocks", "1", "--latent-channels", "2", "--crop
 AUTOENCODER = ("autoencoder", *SMALL, *NARROW, "--epochs", "3", "--validate-every", "4", "--arithmetic", "float32")
 PRETRAIN = ("pretrain", *SMALL, "--crop", "0", "--epochs", "1", "--lr", "2e-4", "--arithmetic", "float32")
 ROOMS = ("--dataset", "rooms", "--num-scenes", "12", "--views", "2", *SMALL[2:])
-
-
-def run(*arguments: str) -> int:
-    """Run the command line in this process; return its exit code."""
-    before = sys.argv
-    sys.argv = ["idl", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def all_runs() -> list[Run]:

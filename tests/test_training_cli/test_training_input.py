@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from command_line import run
 from planted import write_pairs
-from training_commands import NARROW, PRETRAIN, ROOMS, SMALL, all_runs, run
+from training_commands import NARROW, PRETRAIN, ROOMS, SMALL, all_runs
 
 BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "no_latents": (("autoencoder", *ROOMS, "--latent-channels", "0"), "latent_channels=0: "),

@@ -11,10 +11,11 @@ from typing import Any
 
 import mlflow
 import pytest
+from command_line import run
 from mlflow.artifacts import list_artifacts
 from planted_training import CPU, signalled
 from torch import Tensor
-from training_commands import AUTOENCODER, NARROW, PRETRAIN, ROOMS, all_runs, run
+from training_commands import AUTOENCODER, NARROW, PRETRAIN, ROOMS, all_runs
 
 from idl.cli import cli
 from idl.data.store import Store
