@@ -94,19 +94,24 @@ class Notes:
     """A recorder that keeps what it is given, and may do something at a step."""
 
     at: Mapping[int, Callable[[], object]] = field(default_factory=dict)
-    curves: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     panels: list[tuple[int, str]] = field(default_factory=list)
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        self.curves.append((step, dict(values)))
-        if "train_loss" in values and step in self.at:
-            self.at[step]()
+    def log_curves(self, curves: Mapping[str, Mapping[int, float]]) -> None:
+        for name, points in curves.items():
+            self.points.setdefault(name, []).extend(sorted(points.items()))
+        for step in curves.get("train_loss", {}):
+            if step in self.at:
+                self.at[step]()
 
     def log_panels(self, panels: Mapping[str, Image], step: int) -> None:
         self.panels += [(step, key) for key in panels]
 
+    def last_step(self, name: str) -> int:
+        return max((step for step, _ in self.points.get(name, [])), default=-1)
+
     def curve(self, name: str) -> list[tuple[int, float]]:
-        return [(step, values[name]) for step, values in self.curves if name in values]
+        return self.points.get(name, [])
 
 
 def signalled(number: int) -> Callable[[], None]:

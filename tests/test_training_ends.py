@@ -1,5 +1,7 @@
 """Where a training ends: at its last step, converged, or diverged with the last good checkpoint kept."""
 
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_training import MIXTURE, OFFSET, Linear, Notes, small_store, trained
+from planted_training import MIXTURE, OFFSET, Linear, Notes, signalled, small_store, trained
 from torch import Tensor
 
 from idl.data.splits import Split
@@ -123,9 +125,9 @@ def test_the_kept_weights_are_those_that_were_measured(made: tuple[Store, Split]
     objective = Linear([9.0, 8.0, 1.0, 2.0, 3.0, 4.0])
 
     class Watching(Notes):
-        def log_metrics(self, values: Any, step: int) -> None:
-            super().log_metrics(values, step)
-            if "val_loss" in values:
+        def log_curves(self, curves: Any) -> None:
+            super().log_curves(curves)
+            if "val_loss" in curves:
                 seen.append({name: tensor.clone() for name, tensor in objective.module.state_dict().items()})
 
     left = trained(objective, CONFIG, made, tmp_path, recorder=Watching())
@@ -140,9 +142,9 @@ def test_patience_is_counted_over_an_interruption(made: tuple[Store, Split], tmp
     whole = trained(Linear(losses), CONFIG, made, tmp_path / "whole")
 
     class Interrupting(Notes):
-        def log_metrics(self, values: Any, step: int) -> None:
-            super().log_metrics(values, step)
-            if step == 6:
+        def log_curves(self, curves: Any) -> None:
+            super().log_curves(curves)
+            if 6 in curves.get("train_loss", {}):
                 raise KeyboardInterrupt
 
     config = replace(CONFIG, checkpoint_minutes=0)
@@ -151,6 +153,43 @@ def test_patience_is_counted_over_an_interruption(made: tuple[Store, Split], tmp
     # Its own checkpoint is of step 5, after the look at step 4.
     left = trained(Linear(losses[3:]), config, made, tmp_path / "cut", resume=True)
     assert (left.step, left.is_converged) == (whole.step, whole.is_converged) == (8, True)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+@pytest.mark.parametrize(("name", "step"), [("train_loss", 10), ("train_loss", 12), ("val_loss", 12), ("lr", 18)])
+def test_a_run_that_was_killed_has_each_point_once(
+    made: tuple[Store, Split], tmp_path: Path, name: str, step: int, is_written: bool
+) -> None:
+    """What a killed process had written behind its last checkpoint is done again, and not written again."""
+
+    class KilledError(Exception):
+        pass
+
+    class Killing(Notes):
+        def log_curves(self, curves: Any) -> None:
+            if step not in curves.get(name, {}):
+                return super().log_curves(curves)
+            if is_written:
+                super().log_curves(curves)
+            raise KilledError
+
+    config = replace(CONFIG, epochs=10, patience=100, validate_every=6)
+    whole = Notes()
+    trained(Linear(), config, made, tmp_path / "whole", recorder=whole)
+
+    folder, kept = tmp_path / "cut", tmp_path / "kept"
+    cut = Killing({6: signalled(signal.SIGINT)})
+    with pytest.raises(KeyboardInterrupt):
+        trained(Linear(), config, made, folder, recorder=cut)
+    shutil.copytree(folder, kept)
+    with pytest.raises(KilledError):
+        trained(Linear(), config, made, folder, recorder=cut, resume=True)
+    left = Notes(points=cut.points)
+    trained(Linear(), config, made, kept, recorder=left, resume=True)
+    for curve in ("train_loss", "lr", "val_loss"):
+        assert left.curve(curve) == whole.curve(curve)
+    steps = [at for at, _ in left.curve("images_per_s")]
+    assert steps == [at for at, _ in whole.curve("images_per_s")]
 
 
 def test_a_planted_function_is_recovered(made: tuple[Store, Split], tmp_path: Path) -> None:
@@ -164,9 +203,10 @@ def test_a_planted_function_is_recovered(made: tuple[Store, Split], tmp_path: Pa
     torch.testing.assert_close(left.state["bias"], OFFSET, atol=1e-3, rtol=0)
     assert not left.is_converged
     assert left.step == left.num_steps == 900
-    # Twenty looks and the untrained network; a line of the curves every ten steps.
+    # Twenty looks and the untrained network; every step.
     assert [step for step, _ in notes.curve("val_loss")] == list(range(0, 901, 45))
-    assert {*range(10, 901, 10)} <= {step for step, _ in notes.curve("train_loss")}
+    assert [step for step, _ in notes.curve("train_loss")] == [step for step, _ in notes.curve("lr")]
+    assert [step for step, _ in notes.curve("train_loss")] == list(range(1, 901))
     assert notes.curve("train_loss")[-1][1] < 1e-5 * notes.curve("train_loss")[0][1]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idl.tracking.quiet import quiet
-from idl.tracking.recorder import METRICS_PER_REQUEST, finite_points
+from idl.tracking.recorder import METRICS_PER_REQUEST, points_of
 
 if TYPE_CHECKING:
     from idl.report import RunReport
@@ -55,8 +55,7 @@ class TrialRuns:
         from mlflow.entities import RunTag
 
         run_id = self._run_ids[number]
-        last = 1 + max(map(len, report.curves.values()), default=-1)
-        points = iter([*finite_points(report.curves), *finite_points({}, report.metrics, last)])
+        points = iter(points_of(report))
         tags = [RunTag(name, value) for name, value in report.tags.items()]
         with quiet():
             client = _client()

@@ -5,10 +5,9 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,9 +74,7 @@ class Recorder:
             client = self._client()
             self._log_params(client, report.params)
             self._log_batch(client, "tags", tags)
-            self._log_curves(client, report.curves)
-            # Behind the curves: the value that mlflow shows for a name is that of its last step.
-            self._log_metrics(client, report.metrics, step=1 + max(map(len, report.curves.values()), default=-1))
+            self._log_points(client, points_of(report))
             if report.datasets:
                 client.log_inputs(self.run_id, datasets=[_input(dataset) for dataset in report.datasets])
         with quiet(transfer=True):
@@ -94,10 +91,16 @@ class Recorder:
                 client.log_image(self.run_id, picture, key=_panel_key(key), step=0)
         return left_out
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write one step of curves, in one request; values that are not finite are left out."""
+    def log_curves(self, curves: Mapping[str, Mapping[int, float]]) -> None:
+        """Write points of curves, by name and step, in one request; values that are not finite are left out."""
         with quiet():
-            self._log_metrics(self._client(), values, step)
+            named = ((name, value, at) for name, curve in curves.items() for at, value in curve.items())
+            self._log_points(self._client(), finite_points(named))
+
+    def last_step(self, name: str) -> int:
+        """Return the highest step that a curve of the run has a point of; -1 where it has none."""
+        with quiet():
+            return max((point.step for point in self._client().get_metric_history(self.run_id, name)), default=-1)
 
     def log_panels(self, panels: Mapping[str, "Image"], step: int) -> None:
         """Write one step of pictures, which MLflow's image grid shows with a slider over the steps.
@@ -149,27 +152,25 @@ class Recorder:
         while batch := list(islice(entities, PARAMS_PER_REQUEST)):
             client.log_batch(self.run_id, **{kind: batch})
 
-    def _log_curves(self, client: Any, curves: Mapping[str, Sequence[float]]) -> None:
-        points = iter(finite_points(curves))
-        while batch := list(islice(points, METRICS_PER_REQUEST)):
-            client.log_batch(self.run_id, metrics=batch)
-
-    def _log_metrics(self, client: Any, values: Mapping[str, float], step: int) -> None:
-        finite = iter(finite_points({}, values, step))
-        while batch := list(islice(finite, METRICS_PER_REQUEST)):
-            client.log_batch(self.run_id, metrics=batch)
+    def _log_points(self, client: Any, points: Sequence[Any]) -> None:
+        for first in range(0, len(points), METRICS_PER_REQUEST):
+            client.log_batch(self.run_id, metrics=points[first : first + METRICS_PER_REQUEST])
 
 
-def finite_points(
-    curves: Mapping[str, Sequence[float]], values: Mapping[str, float] = MappingProxyType({}), step: int = 0
-) -> list[Any]:
-    """Return mlflow's metrics of curves, from step 1, and of single values at `step`; those that are finite."""
+def points_of(report: "RunReport") -> list[Any]:
+    """Return mlflow's metrics of a report that are finite: its curves, from step 1, and its values behind them."""
+    # The value that mlflow shows for a name is that of its last step.
+    last = 1 + max(map(len, report.curves.values()), default=-1)
+    named = [(name, value, at) for name, curve in report.curves.items() for at, value in enumerate(curve, start=1)]
+    return finite_points([*named, *((name, value, last) for name, value in report.metrics.items())])
+
+
+def finite_points(named: Iterable[tuple[str, float, int]]) -> list[Any]:
+    """Return mlflow's metrics of (name, value, step), those that are finite."""
     from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
     now = get_current_time_millis()
-    named = [(name, value, at) for name, curve in curves.items() for at, value in enumerate(curve, start=1)]
-    named += [(name, value, step) for name, value in values.items()]
     return [Metric(name, float(value), now, at) for name, value, at in named if math.isfinite(value)]
 
 

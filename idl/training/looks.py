@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,18 +13,6 @@ from idl.training.images import Batch, to_network
 from idl.training.objective import Forward, Objective
 
 SHOWN_IMAGES = 6
-
-
-class Recorder(Protocol):
-    """What a training logs with."""
-
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write one step of curves."""
-        ...
-
-    def log_panels(self, panels: Mapping[str, Image], step: int) -> None:
-        """Write one step of pictures."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import World
-from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.schedule import rate_at
 from idl.training.checkpoints import Checkpoints
@@ -27,57 +26,26 @@ from idl.training.checks import (
     settings_of,
 )
 from idl.training.config import TrainingConfig, resolved
+from idl.training.curves import STEPS_A_LINE, Curves, Recorder
 from idl.training.images import Batch, TrainingImages, to_network
 from idl.training.interruption import Interruption, noticed
-from idl.training.looks import Recorder, Validation
+from idl.training.looks import Validation
 from idl.training.objective import Objective
+from idl.training.standing import DivergedError, Standing, Trained
 
 # Looks at the validation split where their distance is not given.
 LOOKS = 20
-# A line of the curves for so many steps: a request to the tracking server takes 10 ms, a step of a small network 100.
-STEPS_A_LINE = 10
 # Ranks that take longer for a step ask each other after every one whether to stop.
 LONG_STEP_S = 0.5
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What came out.
-
-    state: the weights with the lowest validation loss, on the CPU.
-    step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
-    metrics: what `Objective.evaluate` says of `state`. untrained: the same before the first step.
-    images_per_s: of the training steps since it was begun or resumed, all ranks together; None where there was none.
-    notes: a line each, for people: a damaged checkpoint that was passed over.
-    """
-
-    state: Mapping[str, Tensor]
-    step: int
-    num_steps: int
-    is_converged: bool
-    metrics: Mapping[str, float]
-    untrained: Mapping[str, float]
-    images_per_s: float | None
-    notes: tuple[str, ...] = ()
-
-
 @dataclass
-class _Standing:
-    """Where the training stands beside weights and optimiser.
+class _Line:
+    """Steps whose points are not written yet."""
 
-    gained: the validation loss at the last look that was a gain.
-    """
-
-    step: int = 0
-    looks_without_gain: int = 0
-    gained: float = float("inf")
-    untrained: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-
-
-class DivergedError(InputError):
-    """The loss is no number any more, or never fell below that of the untrained network."""
+    losses: list[Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def train(
@@ -153,7 +121,7 @@ class _Run:
         recorder: Recorder | None,
         asked: Mapping[str, object],
     ) -> None:
-        self.standing = _Standing()
+        self.standing = Standing()
         self._objective = objective
         self._config = config
         self._store = store
@@ -163,6 +131,7 @@ class _Run:
         self._device = device
         self._world = world
         self._recorder = recorder
+        self._curves = Curves(recorder)
         self._look_every = config.validate_every or max(1, num_steps // LOOKS)
         self._validation = Validation.spread(
             objective,
@@ -190,7 +159,8 @@ class _Run:
         require_same(state["settings"], self._settings)
         self._module.load_state_dict(state["module"])
         self._optimiser.load_state_dict(state["optimiser"])
-        self.standing = _Standing(**state["standing"])
+        self.standing = Standing(**state["standing"])
+        self._curves = Curves(self._recorder, is_resumed=True)
         return notes
 
     def steps(self, interruption: Interruption) -> Iterator[int]:
@@ -202,34 +172,35 @@ class _Run:
             standing.gained = standing.untrained["loss"]
             self._log_look(standing.untrained)
         saved = time.monotonic()
-        losses: list[Tensor] = []
-        line_seconds = 0.0
+        line = _Line()
         with closing(self._images.stream(standing.step, self._world.rank, self._world.size)) as stream:
             while standing.step < self._num_steps and not self._is_converged:
                 start = time.perf_counter()
-                losses.append(self._step(next(stream)))
+                line.rates.append(self._set_rate())
+                line.losses.append(self._step(next(stream)))
                 standing.step += 1
                 is_end = standing.step == self._num_steps
                 is_look = is_end or standing.step % self._look_every == 0
                 is_line = is_look or standing.step % STEPS_A_LINE == 0
                 # Waits for the device, so that the clock stops when the steps are done.
-                mean = self._mean(losses) if is_line else None
+                losses = self._over_ranks(line.losses) if is_line else None
                 seconds = time.perf_counter() - start
-                line_seconds += seconds
+                line.seconds += seconds
                 self._seconds += seconds
                 self._num_timed += 1
-                if mean is not None:
-                    self._log_line(mean, len(losses) * self._config.batch_size / line_seconds)
-                    losses, line_seconds = [], 0.0
+                if losses is not None:
+                    self._end_line(losses, line)
+                    line = _Line()
                 if is_look:
                     self._look()
                 yield standing.step
                 is_due = time.monotonic() - saved >= 60 * self._config.checkpoint_minutes
                 stops, saves = self._agreed(interruption, is_due, is_line)
                 if saves or stops or is_end or self._is_converged:
-                    if losses:
-                        # Weights are kept only after a loss that is a number.
-                        self._mean(losses)
+                    if line.losses:
+                        # Weights are kept only after losses that are numbers.
+                        self._end_line(self._over_ranks(line.losses), line)
+                        line = _Line()
                     self._save()
                     saved = time.monotonic()
                 if stops:
@@ -255,13 +226,18 @@ class _Run:
     def _is_converged(self) -> bool:
         return self.standing.looks_without_gain >= self._config.patience
 
+    def _set_rate(self) -> float:
+        """Set, and return, the learning rate of the next step."""
+        rate = self._config.lr * rate_at(self.standing.step, self._num_steps, self._config.warmup)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
     def _step(self, batch: Batch) -> Tensor:
+        """Do a step; return its loss, or what says that there was none."""
         config = self._config
         if not self._module.training:
             self._module.train()
-        rate = config.lr * rate_at(self.standing.step, self._num_steps, config.warmup)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
         total = torch.zeros((), device=self._device)
         parts = [torch.chunk(tensor, config.accumulate) for tensor in batch.values()]
         for number, part in enumerate(zip(*parts, strict=True)):
@@ -279,12 +255,16 @@ class _Run:
         # A finite loss may have a gradient that is none, and its step spoils the weights as well.
         return torch.where(norm.isfinite(), total, norm)
 
-    def _mean(self, losses: list[Tensor]) -> float:
-        """Mean over steps and ranks. Raises DivergedError where it is no finite number."""
-        mean = float(self._world.sum(torch.stack(losses).mean().double())) / self._world.size
-        if not np.isfinite(mean):
-            raise self._diverged(f"the training loss, or its gradient, is {mean}")
-        return mean
+    def _over_ranks(self, losses: list[Tensor]) -> list[float]:
+        """Means over the ranks, a step each."""
+        return (self._world.sum(torch.stack(losses).double()) / self._world.size).tolist()
+
+    def _end_line(self, losses: list[float], line: _Line) -> None:
+        """Write the points of a line. Raises DivergedError where a loss is no finite number."""
+        self._curves.line(losses, line.rates, len(losses) * self._config.batch_size / line.seconds, self.standing.step)
+        for step, loss in enumerate(losses, self.standing.step - len(losses) + 1):
+            if not np.isfinite(loss):
+                raise self._diverged(f"the training loss, or its gradient, is {loss}", step)
 
     def _look(self) -> None:
         """Measure on the validation split, and note whether that was a gain."""
@@ -333,17 +313,8 @@ class _Run:
         with torch.inference_mode(), self._autocast:
             return self._module(rgb)
 
-    def _log_line(self, loss: float, images_per_s: float) -> None:
-        if self._recorder is not None:
-            rate = self._optimiser.param_groups[0]["lr"]
-            values = {"train_loss": loss, "lr": rate, "images_per_s": images_per_s}
-            self._recorder.log_metrics(values, self.standing.step)
-
     def _log_look(self, metrics: Mapping[str, float]) -> None:
-        if self._recorder is None:
-            return
-        self._recorder.log_metrics({f"val_{name}": value for name, value in metrics.items()}, self.standing.step)
-        self._recorder.log_panels(self._validation.panels(self._predict), self.standing.step)
+        self._curves.look(metrics, lambda: self._validation.panels(self._predict), self.standing.step)
 
     def _save(self) -> None:
         if self._world.is_first:
@@ -355,13 +326,13 @@ class _Run:
             }
             self._checkpoints.save(self.standing.step, state)
 
-    def _diverged(self, reason: str) -> DivergedError:
+    def _diverged(self, reason: str, step: int | None = None) -> DivergedError:
         state, _ = self._checkpoints.load()
         kept = "There is no checkpoint yet"
         if state is not None:
             kept = f"The checkpoint of step {state['standing']['step']} is kept in {self._checkpoints.folder}"
         return DivergedError(
-            f"training diverged at step {self.standing.step}: {reason}. {kept}. "
+            f"training diverged at step {step or self.standing.step}: {reason}. {kept}. "
             f"Train with a lower lr than {self._config.lr:g}, or a longer warmup."
         )
 

@@ -15,7 +15,7 @@ from idl.progress import Progress, silent
 from idl.report import Run
 from idl.reporting import TrainingFindings, training_report, training_version
 from idl.training.config import TrainingConfig, resolved
-from idl.training.looks import Recorder
+from idl.training.curves import Recorder
 from idl.training.loop import Trained, train
 from idl.training.objective import Objective
 from idl.training.result import TrainedWeights, weights_of

@@ -128,7 +128,7 @@ def test_metrics_that_are_no_numbers_are_said(store: str):
     metrics = {"a": float("nan"), "b": float("inf"), "c": 1.0}
     with start("probe") as recorder:
         assert recorder.log(RunReport({}, metrics)) == ("a", "b")
-        recorder.log_metrics({"loss": 2.0, "rate": float("nan")}, step=3)
+        recorder.log_curves({"loss": {3: 2.0}, "rate": {3: float("nan")}})
     run = mlflow.MlflowClient().get_run(recorder.run_id)
     assert run.data.metrics == {"c": 1.0, "loss": 2.0}
     assert run.data.tags["idl.not_finite"] == "a=nan, b=inf"

@@ -20,7 +20,7 @@ def interrupted() -> str:
     run_id = ""
     with suppress(KeyboardInterrupt), start("autoencoder", "theirs", "autoencoder rooms") as recorder:
         run_id = recorder.run_id
-        recorder.log_metrics({"loss": 2.0}, step=3)
+        recorder.log_curves({"loss": {3: 2.0}})
         raise KeyboardInterrupt
     assert read(run_id).info.status == "KILLED"
     return run_id
@@ -31,7 +31,8 @@ def test_a_resumed_run_is_the_same_run(store: str):
     with start("autoencoder", "another", "another name", resume=run_id) as recorder:
         assert recorder.run_id == run_id
         assert read(run_id).info.status == "RUNNING"
-        recorder.log_metrics({"loss": 1.0}, step=4)
+        assert (recorder.last_step("loss"), recorder.last_step("another")) == (3, -1)
+        recorder.log_curves({"loss": {4: 1.0}})
     run = read(run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "autoencoder rooms")
     client = mlflow.MlflowClient()

@@ -107,10 +107,10 @@ def test_run_of_another_store_is_bad_input(store: str, monkeypatch: pytest.Monke
 def test_children_are_nested_and_end_on_their_own(store: str):
     with start("sweep") as parent:
         with child(parent, "trial 0") as first:
-            first.log_metrics({"val_loss": 0.5}, step=0)
+            first.log_curves({"val_loss": {0: 0.5}})
         with pytest.raises(RuntimeError), child(parent, "trial 1") as second:
             raise RuntimeError("diverged")
-        parent.log_metrics({"val_loss": 0.25}, step=0)
+        parent.log_curves({"val_loss": {0: 0.25}})
     assert [read(r.run_id).info.status for r in (parent, first, second)] == ["FINISHED", "FINISHED", "FAILED"]
     assert read(first.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
     assert read(first.run_id).data.metrics == {"val_loss": 0.5}
@@ -167,7 +167,7 @@ def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch:
         "print('ready', flush=True)\n"
         "input()\n"
         "with start('probe', 'together') as recorder:\n"
-        "    recorder.log_metrics({'loss': 1.0}, step=0)\n"
+        "    recorder.log_curves({'loss': {0: 1.0}})\n"
         "    print(recorder.run_id, flush=True)\n"
     )
     processes = [python(code) for _ in range(4)]
