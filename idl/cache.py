@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Float16
 
-from idl.errors import InputError, is_disk_full
+from idl.errors import InputError, full_disk_said
 
 _DIGEST_BYTES = 32
 
@@ -55,20 +55,6 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         yield
-
-
-@contextmanager
-def full_disk_said(folder: Path) -> Iterator[None]:
-    """Turn a full disk into an InputError about `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        raise InputError(
-            f"{folder}: no space left for the cache. Free some, or pass another cache=; "
-            "the same command goes on from here."
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -22,3 +25,18 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     texts = (*(os.strerror(number) for number in numbers), "database or disk is full", "disk I/O error")
     return any(text in str(error) for text in texts)
+
+
+@contextmanager
+def full_disk_said(folder: Path, what: str = "cache") -> Iterator[None]:
+    """Turn a full disk into an InputError about `folder`. what: that is written there, for people."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # A file that could not be written fails once more, and in other words, when HDF5 closes it.
+        if not is_disk_full(error) and not (error.__context__ and is_disk_full(error.__context__)):
+            raise
+        raise InputError(
+            f"{folder}: no space left for the {what}. Free some, or pass another cache=; "
+            "the same command goes on from here."
+        ) from error

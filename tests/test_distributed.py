@@ -27,7 +27,9 @@ from idl.cache import MapFile
 from idl.cli import main
 from idl.data.preparation import prepare
 from idl.data.splits import split_by_scene
-from idl.distributed import ALONE, SILENCE_TIMEOUT_S, OtherRankError, World, _cause, _Signs, announced, local_device
+from idl.distributed import ALONE, OtherRankError, World, announced, local_device
+from idl.distributed.joining import cause_of
+from idl.distributed.signs import SILENCE_TIMEOUT_S, Signs
 from idl.errors import InputError
 from idl.features import EncodedDataset
 from idl.protocol import Protocol
@@ -77,16 +79,16 @@ def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def ranks() -> list[_Signs]:
+def ranks() -> list[Signs]:
     """Two ranks that see each other's signs, in this process."""
     store = HashStore()
-    signs = [_Signs(store, rank, 2) for rank in range(2)]
+    signs = [Signs(store, rank, 2) for rank in range(2)]
     for each in signs:
         each.enter()
     return signs
 
 
-def test_the_first_failure_is_what_all_are_told(ranks: list[_Signs]) -> None:
+def test_the_first_failure_is_what_all_are_told(ranks: list[Signs]) -> None:
     for each in ranks:
         each.raise_of_other()
     ranks[1].tell(1, "one\nline")
@@ -98,13 +100,13 @@ def test_the_first_failure_is_what_all_are_told(ranks: list[_Signs]) -> None:
         World(0, 2, ranks[0]).barrier()
 
 
-def test_a_rank_that_never_comes_is_not_waited_for(ranks: list[_Signs]) -> None:
+def test_a_rank_that_never_comes_is_not_waited_for(ranks: list[Signs]) -> None:
     with pytest.raises(InputError, match="1 of 2 ranks are here"):
         World(0, 2, ranks[0]).barrier(timeout_s=0)
 
 
 @pytest.mark.parametrize("has_left", [False, True])
-def test_a_rank_that_is_gone_without_a_word_was_killed(ranks: list[_Signs], has_left: bool) -> None:
+def test_a_rank_that_is_gone_without_a_word_was_killed(ranks: list[Signs], has_left: bool) -> None:
     gone = subprocess.Popen((sys.executable, "-c", ""))
     gone.wait()
     ranks[1].store.set("process/1", f"0 {gone.pid}")
@@ -139,8 +141,8 @@ def terminated() -> Iterator[None]:
     ],
 )
 @pytest.mark.usefixtures("terminated")
-def test_a_rank_that_is_interrupted_ends_the_others(ranks: list[_Signs], error: BaseException, line: str) -> None:
-    assert _cause(ranks[1], error) is error
+def test_a_rank_that_is_interrupted_ends_the_others(ranks: list[Signs], error: BaseException, line: str) -> None:
+    assert cause_of(ranks[1], error) is error
     ranks[1].leave()
     with pytest.raises(OtherRankError, match=f"^rank 1: {line}$") if line else nullcontext():
         ranks[0].raise_of_other()
@@ -153,53 +155,53 @@ def test_a_rank_that_is_interrupted_ends_the_others(ranks: list[_Signs], error: 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, lambda: SystemExit(143)])
 @pytest.mark.usefixtures("terminated")
 def test_where_all_are_interrupted_each_raises_its_own(
-    ranks: list[_Signs], kind: Callable[[], BaseException], first: int
+    ranks: list[Signs], kind: Callable[[], BaseException], first: int
 ) -> None:
     for rank in (first, 1 - first):
         error = kind()
-        assert _cause(ranks[rank], error) is error
+        assert cause_of(ranks[rank], error) is error
 
 
 @pytest.mark.usefixtures("terminated")
 def test_a_signal_to_all_may_get_to_a_rank_after_it_saw_another_end(
-    ranks: list[_Signs], monkeypatch: pytest.MonkeyPatch
+    ranks: list[Signs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranks[1].tell(1, "interrupted", is_interruption=True)
     with pytest.raises(OtherRankError, match="rank 1: interrupted") as seen:
         ranks[0].raise_of_other()
     waited: list[float] = []
     for number, raised in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)):
-        monkeypatch.setattr("idl.distributed.time.sleep", lambda _, number=number: signal.raise_signal(number))
+        monkeypatch.setattr("idl.distributed.joining.time.sleep", lambda _, number=number: signal.raise_signal(number))
         with pytest.raises(raised):
-            _cause(ranks[0], seen.value)
+            cause_of(ranks[0], seen.value)
     # None comes: it was the other's alone.
-    monkeypatch.setattr("idl.distributed.time.sleep", waited.append)
-    assert _cause(ranks[0], seen.value) is seen.value
+    monkeypatch.setattr("idl.distributed.joining.time.sleep", waited.append)
+    assert cause_of(ranks[0], seen.value) is seen.value
     assert waited
 
 
 @pytest.mark.parametrize("signalled", [KeyboardInterrupt(), SystemExit(143)])
 @pytest.mark.usefixtures("terminated")
-def test_a_signal_that_follows_a_failure_is_not_the_reason(ranks: list[_Signs], signalled: BaseException) -> None:
+def test_a_signal_that_follows_a_failure_is_not_the_reason(ranks: list[Signs], signalled: BaseException) -> None:
     """torchrun sends SIGTERM to the others as soon as one rank has ended."""
     failure = ValueError("planted")
-    assert _cause(ranks[1], failure) is failure
-    cause = _cause(ranks[0], signalled)
+    assert cause_of(ranks[1], failure) is failure
+    cause = cause_of(ranks[0], signalled)
     assert isinstance(cause, OtherRankError)
     assert str(cause) == "rank 1: ValueError: planted"
 
 
 @pytest.mark.usefixtures("terminated")
-def test_a_further_rank_ends_without_a_word_where_another_was_first(ranks: list[_Signs]) -> None:
-    _cause(ranks[0], KeyboardInterrupt())
-    cause = _cause(ranks[1], RuntimeError("a connection was lost"))
+def test_a_further_rank_ends_without_a_word_where_another_was_first(ranks: list[Signs]) -> None:
+    cause_of(ranks[0], KeyboardInterrupt())
+    cause = cause_of(ranks[1], RuntimeError("a connection was lost"))
     assert isinstance(cause, SystemExit)
     assert cause.code == 1
 
 
-def test_a_rank_that_falls_silent_is_given_up(ranks: list[_Signs], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_falls_silent_is_given_up(ranks: list[Signs], monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("idl.distributed.time.monotonic", lambda: now)
+    monkeypatch.setattr("idl.distributed.signs.time.monotonic", lambda: now)
     for _ in range(3):
         now += 0.9 * SILENCE_TIMEOUT_S
         ranks[1].beat()
@@ -211,7 +213,7 @@ def test_a_rank_that_falls_silent_is_given_up(ranks: list[_Signs], monkeypatch: 
         ranks[0].raise_of_other()
 
 
-def test_what_one_makes_the_others_find(ranks: list[_Signs]) -> None:
+def test_what_one_makes_the_others_find(ranks: list[Signs]) -> None:
     made: list[int] = []
     worlds = [World(each.rank, each.size, each) for each in ranks]
 

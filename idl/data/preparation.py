@@ -12,9 +12,9 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -27,7 +27,7 @@ from idl.data.reader import Archive, Described, Noted, Reader
 from idl.data.segments import Segment, copy_chunks, write_segment
 from idl.data.store import STORE_VERSION, Store, dataset_of, texts_of
 from idl.data.streaming import arriving, release, tidied
-from idl.errors import InputError, is_disk_full
+from idl.errors import InputError, full_disk_said
 from idl.progress import Progress, silent
 from idl.protocol import Protocol
 
@@ -58,7 +58,7 @@ def prepare(
     if path.exists():
         return Store.open(path)
     partial = path.with_suffix(".partial")
-    with _disk_full_said(path):
+    with full_disk_said(path.parent, "prepared dataset"):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
@@ -221,17 +221,3 @@ def _notes(reader: Reader, num_skipped: int, medians: np.ndarray) -> list[str]:
             "Is it in metres? Where it is integers, pass depth_scale= in units per metre."
         )
     return notes
-
-
-@contextmanager
-def _disk_full_said(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # A file that could not be written fails once more, and in other words, when HDF5 closes it.
-        if not is_disk_full(error) and not (error.__context__ and is_disk_full(error.__context__)):
-            raise
-        raise InputError(
-            f"{path.parent}: no space left for the prepared dataset. Free some, or pass another cache=; "
-            "the same command goes on from here."
-        ) from error

@@ -35,7 +35,7 @@ class Target(ABC):
 
     @abstractmethod
     def encode(
-        self, values: Float[Tensor, "batch *layer"], valid: Bool[Tensor, "batch H W"]
+        self, values: Float[Tensor, "  batch *layer"], valid: Bool[Tensor, "batch H W"]
     ) -> tuple[Float[Tensor, "batch out H W"], Bool[Tensor, "batch H W"]]:
         """Bring the store's layer to the target's space.
 

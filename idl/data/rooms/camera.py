@@ -78,7 +78,7 @@ def draw_camera(
 
 def _scores(
     cameras: list[Camera], geometry: Geometry, others: Float[np.ndarray, "others 3"]
-) -> Float[np.ndarray, "cameras"]:
+) -> Float[np.ndarray, " cameras"]:
     """Kinds of solids in view plus metres to the other cameras; less a hundred where something near fills it."""
     plane = cameras[0].pixel_plane(8)
     positions = np.stack([camera.position_m for camera in cameras])

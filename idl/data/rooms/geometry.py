@@ -20,9 +20,9 @@ _BEYOND_M = 0.5
 class Hits:
     """What rays met. triangle: its index; u, v: barycentric coordinates of its second and third corner."""
 
-    triangle: Int[np.ndarray, "rays"]
-    u: Float32[np.ndarray, "rays"]
-    v: Float32[np.ndarray, "rays"]
+    triangle: Int[np.ndarray, " rays"]
+    u: Float32[np.ndarray, " rays"]
+    v: Float32[np.ndarray, " rays"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Geometry:
     corners: Float[np.ndarray, "triangles 3 3"]
     normals: Float[np.ndarray, "triangles 3"]
     texture: Float32[np.ndarray, "6 triangles"]
-    objects: UInt8[np.ndarray, "triangles"]
-    kinds: UInt8[np.ndarray, "triangles"]
-    materials: UInt8[np.ndarray, "triangles"]
-    surface: Int[np.ndarray, "triangles"]
+    objects: UInt8[np.ndarray, " triangles"]
+    kinds: UInt8[np.ndarray, " triangles"]
+    materials: UInt8[np.ndarray, " triangles"]
+    surface: Int[np.ndarray, " triangles"]
     palette: Palette
-    patches: Int[np.ndarray, "triangles"]
+    patches: Int[np.ndarray, " triangles"]
     boxes: Float[np.ndarray, "solids 2 3"]
 
     def cast(self, origin_m: Float[np.ndarray, "3"], directions: Float32[np.ndarray, "3 rays"]) -> Hits:
@@ -62,14 +62,14 @@ class Geometry:
 
     def glance(
         self, origins_m: Float[np.ndarray, "rays 3"], directions: Float32[np.ndarray, "rays 3"]
-    ) -> tuple[Float32[np.ndarray, "rays"], UInt8[np.ndarray, "rays"]]:
+    ) -> tuple[Float32[np.ndarray, " rays"], UInt8[np.ndarray, " rays"]]:
         """Ray parameter of the first hit, to float32, and its kind: good enough to choose a camera."""
         found = self.scene.run(origins_m.astype(np.float32), directions, output=True)
         return found["tfar"], self.kinds[found["primID"]]
 
     def is_lit(
         self, points_m: Float32[np.ndarray, "points 3"], to_light_m: Float32[np.ndarray, "points 3"]
-    ) -> Bool[np.ndarray, "points"]:
+    ) -> Bool[np.ndarray, " points"]:
         """Tell whether nothing stands between points and the light at `points_m + to_light_m`."""
         limit = np.full(len(points_m), 0.999, np.float32)
         return self.scene.run(points_m, to_light_m, dists=limit, query="OCCLUDED") < 0
@@ -87,7 +87,7 @@ class Geometry:
         offset = np.where(np.abs(offset) < 1e-12, 1e-12, offset)
         return np.einsum("ti,ji->jt", self.normals, axes) / offset
 
-    def distance_to_boxes(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points"]:
+    def distance_to_boxes(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, " points"]:
         """Metres from each point to the nearest bounding box of a solid; 0 inside one, infinity where there is none."""
         squares = np.zeros((len(points_m), len(self.boxes)))
         for p, low, high in zip(points_m.T[:, :, None], *self.boxes.transpose(1, 2, 0), strict=True):
@@ -153,10 +153,10 @@ def build_geometry(room: Room) -> Geometry:
 
 
 def _patches(
-    objects: Int[np.ndarray, "triangles"],
-    surface: Int[np.ndarray, "triangles"],
+    objects: Int[np.ndarray, " triangles"],
+    surface: Int[np.ndarray, " triangles"],
     normals: Float[np.ndarray, "3 triangles"],
-) -> Int[np.ndarray, "triangles"]:
+) -> Int[np.ndarray, " triangles"]:
     x, y, z = np.rint(2 * normals).astype(np.int64) + 2
     return ((objects * 65536 + surface) * 125 + x * 25 + y * 5 + z).astype(np.int32)
 

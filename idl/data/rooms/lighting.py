@@ -28,7 +28,7 @@ class Lights:
         self,
         geometry: Geometry,
         facing: Float[np.ndarray, "triangles 3"],
-        triangle: Int[np.ndarray, "points"],
+        triangle: Int[np.ndarray, " points"],
         points_m: Float32[np.ndarray, "3 points"],
         patch: Int[np.ndarray, "H W"] | None = None,
     ) -> Float32[np.ndarray, "3 points"]:
@@ -59,7 +59,7 @@ def _sparsely(
     points_m: Float32[np.ndarray, "3 pixels"],
     rays: Float32[np.ndarray, "3 pixels"],
     patch: Int[np.ndarray, "H W"],
-) -> Bool[np.ndarray, "pixels"]:
+) -> Bool[np.ndarray, " pixels"]:
     """Which pixels of an image a lamp reaches: each block of 2 x 2 by one ray, and by further ones where needed.
 
     A pixel gets its own ray where it shows another patch than its block's first, or where the right, lower or
@@ -81,7 +81,7 @@ def _sparsely(
     return lit
 
 
-def _chosen(vectors: Float32[np.ndarray, "3 pixels"], index: Int[np.ndarray, "rays"]) -> Float32[np.ndarray, "rays 3"]:
+def _chosen(vectors: Float32[np.ndarray, "3 pixels"], index: Int[np.ndarray, " rays"]) -> Float32[np.ndarray, "rays 3"]:
     """Some of the vectors, as embree wants them."""
     chosen = np.empty((len(index), 3), np.float32)
     for axis, row in enumerate(vectors):

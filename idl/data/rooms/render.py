@@ -94,7 +94,7 @@ def render_view(
 
 
 def _pixels_beside(
-    patch: Int[np.ndarray, "H W"], edges: Int[np.ndarray, "edges"], met: Int[np.ndarray, "edges rays"]
+    patch: Int[np.ndarray, "H W"], edges: Int[np.ndarray, " edges"], met: Int[np.ndarray, "edges rays"]
 ) -> Int[np.ndarray, "edges rays"]:
     """Which pixel shows the patch that a ray in an edge's pixel met: this, the right, lower or diagonal one, or -1."""
     height, width = patch.shape
@@ -117,7 +117,7 @@ class _View:
         self.facing = np.where(toward[:, None] > 0, -geometry.normals, geometry.normals)
         self.height = np.abs(toward).astype(np.float32)
 
-    def depth(self, hits: Hits, plane: Float[np.ndarray, "2 rays"]) -> Float[np.ndarray, "rays"]:
+    def depth(self, hits: Hits, plane: Float[np.ndarray, "2 rays"]) -> Float[np.ndarray, " rays"]:
         """Depth in metres along the optical axis, from the plane of the triangle that a ray met."""
         a, b, c = (row.take(hits.triangle) for row in self.planes)
         return 1 / (a * plane[0] + b * plane[1] + c)
@@ -125,7 +125,7 @@ class _View:
     def shade(
         self,
         hits: Hits,
-        depth: Float[np.ndarray, "rays"],
+        depth: Float[np.ndarray, " rays"],
         directions: Float32[np.ndarray, "3 rays"],
         patch: Int[np.ndarray, "H W"] | None = None,
     ) -> Float32[np.ndarray, "3 rays"]:

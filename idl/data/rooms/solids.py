@@ -112,7 +112,7 @@ def surface_coordinates(
     corners: Float[np.ndarray, "3 3 triangles"],
     normals: Float[np.ndarray, "3 triangles"],
     centres: Float[np.ndarray, "3 triangles"],
-    radii: Float[np.ndarray, "triangles"],
+    radii: Float[np.ndarray, " triangles"],
 ) -> Float[np.ndarray, "2 3 triangles"]:
     """Texture coordinates (u, v) in metres of every corner, without stretching or seams inside a face.
 

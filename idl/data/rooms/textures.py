@@ -71,8 +71,8 @@ class Palette:
     colours: for each channel, the first colour, the way from it to the second, and the third.
     """
 
-    ends: Int[np.ndarray, "materials"]
-    per_metre: Float32[np.ndarray, "surfaces"]
+    ends: Int[np.ndarray, " materials"]
+    per_metre: Float32[np.ndarray, " surfaces"]
     traits: Float32[np.ndarray, "3 surfaces"]
     colours: Float32[np.ndarray, "3 3 surfaces"]
 
@@ -91,7 +91,7 @@ def palette(surfaces: list[Surface]) -> Palette:
 
 def in_periods(
     surfaces: list[Surface],
-    surface: Int[np.ndarray, "triangles"],
+    surface: Int[np.ndarray, " triangles"],
     coordinates_m: Float[np.ndarray, "2 3 triangles"],
 ) -> Float[np.ndarray, "2 3 triangles"]:
     """Turn coordinates on the triangles' surfaces, in metres, into those of their patterns, in periods."""
@@ -103,10 +103,10 @@ def in_periods(
 
 def albedo(
     colouring: Palette,
-    surface: Int[np.ndarray, "points"],
-    x: Float32[np.ndarray, "points"],
-    y: Float32[np.ndarray, "points"],
-    footprint_m: Float32[np.ndarray, "points"],
+    surface: Int[np.ndarray, " points"],
+    x: Float32[np.ndarray, " points"],
+    y: Float32[np.ndarray, " points"],
+    footprint_m: Float32[np.ndarray, " points"],
 ) -> Float32[np.ndarray, "3 points"]:
     """Linear RGB of points. x, y: periods of the pattern there; footprint_m: width of the pixel there."""
     order = np.argsort(surface, kind="stable")
