@@ -5,7 +5,9 @@
 
 The training reads a prepared store, crops and mirrors, steps, logs to MLflow, looks at four validation images twice and
 writes a checkpoint. The bare loop takes the same steps on batches of the same size that lie in memory,
-ready for the network. Both in one process, in turn.
+ready for the network. Both in one process, in turn. Throughput of the training counts its steps, reading and waiting
+for batches included; the whole counts all that it does from its first line to its last, too, and that by processor
+time as well, which says something on a busy machine with OMP_NUM_THREADS=1.
 """
 
 import os
@@ -41,8 +43,10 @@ def objective_of(kind: str) -> Objective:
     return Reconstruction(PRESETS["small"], 0) if kind == "autoencoder" else Recognition("convnext_atto", 0)
 
 
-def bare_seconds(kind: str, config: TrainingConfig, store: Store, split: Split, num_steps: int) -> float:
-    """Seconds of steps over batches in memory."""
+def bare_seconds(
+    kind: str, config: TrainingConfig, store: Store, split: Split, num_steps: int
+) -> tuple[float, float, float]:
+    """Seconds of steps over batches in memory, in the order of `training_seconds`."""
     objective = objective_of(kind)
     images = TrainingImages(
         store, split.indices["train"], objective.layers, config.batch_size, config.crop, False, config.seed
@@ -52,7 +56,7 @@ def bare_seconds(kind: str, config: TrainingConfig, store: Store, split: Split, 
     stream.close()
     module = objective.module.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(module.parameters(), lr=config.lr, fused=True)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     for step in range(num_steps):
         batch = kept[step % len(kept)]
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(CPU)):
@@ -61,15 +65,18 @@ def bare_seconds(kind: str, config: TrainingConfig, store: Store, split: Split, 
         nn.utils.clip_grad_norm_(module.parameters(), config.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return seconds, seconds, time.process_time() - busy
 
 
-def training_seconds(kind: str, config: TrainingConfig, store: Store, split: Split) -> float:
-    """Seconds of a training with two looks at a few validation images."""
+def training_seconds(kind: str, config: TrainingConfig, store: Store, split: Split) -> tuple[float, float, float]:
+    """Seconds of a training's steps, of all of it with two looks at a few validation images, and of a processor."""
     with tempfile.TemporaryDirectory() as folder, tracking.start("benchmark") as recorder:
-        start = time.perf_counter()
-        train(objective_of(kind), config, store, split, Path(folder), CPU, recorder=recorder)
-        return time.perf_counter() - start
+        start, busy = time.perf_counter(), time.process_time()
+        trained = train(objective_of(kind), config, store, split, Path(folder), CPU, recorder=recorder)
+        whole, busy = time.perf_counter() - start, time.process_time() - busy
+    assert trained.images_per_s is not None
+    return trained.step * config.batch_size / trained.images_per_s, whole, busy
 
 
 @click.command()
@@ -87,18 +94,20 @@ def main(kind: str, steps: int, repeats: int) -> None:
     click.echo(record())
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        ratios = []
-        bare_before = bare_seconds(kind, config, store, split, steps)
+        ratios: dict[str, list[float]] = {"steps": [], "whole": [], "whole, by processor time": []}
+        before = bare_seconds(kind, config, store, split, steps)
         for repeat in range(repeats):
-            whole = training_seconds(kind, config, store, split)
-            bare_after = bare_seconds(kind, config, store, split, steps)
+            taken = training_seconds(kind, config, store, split)
+            after = bare_seconds(kind, config, store, split, steps)
             # The machine's speed drifts: the training is held against the mean of the loops before and after it.
-            bare = (bare_before + bare_after) / 2
-            bare_before = bare_after
-            ratios.append(bare / whole)
+            bare = [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+            before = after
+            for found, seconds, alone in zip(ratios.values(), taken, bare, strict=True):
+                found.append(alone / seconds)
             rate = config.batch_size * steps
-            click.echo(f"repeat {repeat}: {rate / whole:.1f} of {rate / bare:.1f} images/s: {ratios[-1]:.3f}")
-        click.echo(f"ratio: {statistics.median(ratios):.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+            click.echo(f"repeat {repeat}: {rate / taken[0]:.1f} images/s, bare {rate / bare[0]:.1f}")
+        for name, found in ratios.items():
+            click.echo(f"{name}: {statistics.median(found):.3f}   ({min(found):.3f} to {max(found):.3f})")
 
 
 if __name__ == "__main__":
