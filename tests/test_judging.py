@@ -1,5 +1,6 @@
 """`verdict`, `compare` and `main` by the command line: what they leave in MLflow, and what they refuse."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
     assert left.data.tags["test_reads_before"] == "0"
     document = json.loads(load_text(f"runs:/{left.info.run_id}/verdict.json"))
     assert document["digest"] == left.data.tags["verdict_digest"]
+    # A reader of the file alone finds the digest again, as its schema says.
+    hashed = json.dumps({name: document[name] for name in ("config", "fixed")}, sort_keys=True, separators=(",", ":"))
+    assert document["digest"] == hashlib.sha256(hashed.encode()).hexdigest()[:16]
+    assert document["fixed"]["dataset"] == left.data.tags["dataset_digest"]
+    assert document["fixed"]["encoders"][0]["digest"] == left.data.tags["encoder_digest"]
+    seeds = {name: left.data.params[name] for name in ("split_seed", "test_seed", "bootstrap_seed", "shuffle_seed")}
+    assert seeds == dict.fromkeys(seeds, "0")
     # Figures are reported all the same, and one probe is registered, which carries its answer.
     assert left.data.metrics["k8/arms/trained_test_loss"] > 0
     (version,) = mlflow.MlflowClient().search_model_versions("name LIKE 'idl-depth-%'")

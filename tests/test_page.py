@@ -33,6 +33,7 @@ from idl.probes.exact import Curve
 from idl.protocol import Protocol
 from idl.study.cells import Question
 from idl.study.config import StudyConfig
+from idl.study.fixed import Subject, fixed
 from idl.study.page import (
     SCHEMA,
     EncoderCues,
@@ -57,10 +58,30 @@ from idl.study.page.content import (
     TypicalError,
 )
 from idl.study.page.style import STYLE
-from idl.study.run import Plan, Study, Subject
+from idl.study.run import Plan, Study
 from idl.verdict import Cell, Evidence, Interval, Outcome, Verdict, VerdictConfig, decide
 
 RULES = VerdictConfig(draws=500)
+FIXED: Mapping[str, object] = {
+    "target": {"name": "depth", "identity": ""},
+    "dataset": "d1",
+    "protocol": "d3",
+    "split": "d2",
+    "encoders": [
+        {"name": name, "task": "sorting", "digest": "ab12", "weights_digest": "cd34", "arithmetic": "float32"}
+        for name in ("one", "two")
+    ],
+    "ks": ["10", "all"],
+    "clusters": "auto",
+    "controls": {
+        "untrained_forms": ["random", "permuted"],
+        "untrained_seeds": 3,
+        "calibration_images": 129,
+        "shuffle_seed": 17,
+        "common_stride": 8,
+    },
+    "fit": {"solver": "exact", "basis_images": 257, "penalties": [0.0, 1e-8], "pivot_tolerance": 2.5e-7},
+}
 VOID = {"br", "hr", "img", "meta"}
 
 
@@ -144,14 +165,14 @@ def content() -> PageContent:
         "rooms",
         "rendered",
         (SplitSize("train", 1320, 220), SplitSize("val", 240, 40), SplitSize("test", 361, 61)),
-        {"dataset": "d1", "split": "d2", "protocol": "d3", "verdict": RULES.digest("d2")},
+        {"dataset": "d1", "split": "d2", "protocol": "d3", "verdict": RULES.digest(FIXED)},
         {"idl": "9.8.7", "torch": "6.5.4"},
         "idl compare --ks 10",
         "2030-01-02 03:04 UTC",
         7,
     )
     cues = (EncoderCues("two", 0.6464, 359, edits, (correlation,), ("It reads colour.",), _noise(9), "strip"),)
-    return PageContent("depth", "depth", "m", "scene", RULES, encoders, images, cues, ("A note.",), given)
+    return PageContent("depth", "depth", "m", "scene", RULES, FIXED, encoders, images, cues, ("A note.",), given)
 
 
 def _paths(value: object, path: str = "") -> set[str]:
@@ -393,8 +414,9 @@ def _planted_study(tmp_path: Path) -> tuple[Study, Evidence]:
     config = StudyConfig(draws=500)
     questions = (Question("null, k = 3", 0, 3), Question("null, k = 5 (all)", 0, 5))
     verdicts = decide([Cell(each.name, evidence, sound_training()) for each in questions], config.rules)
-    planned = Plan(ProbeConfig(), config, store, split, config.rules.digest("split"))
-    return Study(planned, (Subject(encoder, "sorting"),), (result,), questions, verdicts, "scene"), evidence
+    subjects = (Subject(encoder, "sorting"),)
+    planned = Plan(ProbeConfig(), config, store, split, subjects, fixed(ProbeConfig(), config, store, split, subjects))
+    return Study(planned, (result,), questions, verdicts, "scene"), evidence
 
 
 def test_a_study_comes_to_its_page(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from idl.pipeline import ProbeConfig
 from idl.protocol import Protocol
 from idl.study.cells import clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
+from idl.study.fixed import Subject
 from idl.study.page import page_content, provenance
 from idl.study.report import study_report, with_answers
-from idl.study.run import Study, Subject, check, plan, study
+from idl.study.run import Study, check, plan, study
 from idl.study.wording import markdown, meaning
 from idl.verdict import Outcome
 
@@ -44,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(store: Store, cache: Path, *encoders: Encoder) -> Study:
     subjects = [Subject(encoder, "planting") for encoder in encoders]
     check(PROBE, CONFIG, subjects)
-    return study(plan(PROBE, CONFIG, store), subjects, cache)
+    return study(plan(PROBE, CONFIG, store, subjects), cache)
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +129,45 @@ def test_the_report_says_what_was_found(found: Study) -> None:
     assert {name.partition("/")[0] for name in added.metrics} == {"k2", "k3", "test_reads_before"}
 
 
-def test_rules_and_splits_have_one_digest(folded: Store) -> None:
-    digests = {
-        plan(replace(PROBE, split_seed=seed), StudyConfig(margin=margin), folded).digest
-        for seed in (0, 1)
-        for margin in (1.05, 1.1)
+def _planned(store: Store, config: StudyConfig = CONFIG, probe: ProbeConfig = PROBE, *encoders: Encoder) -> str:
+    named = encoders or (foreign(Colours(), 3, "colours"),)
+    return plan(probe, config, store, [Subject(encoder, "planting") for encoder in named]).digest
+
+
+def test_whatever_decides_the_answer_is_in_the_digest(folded: Store) -> None:
+    colours = foreign(Colours(), 3, "colours")
+    brighter = Colours()
+    brighter.weight.data *= 2
+    rounded = Encoder(Colours(), name="colours", stride=8, channels=3, origin=colours.origin, arithmetic="bfloat16")
+    changed = {
+        "as it is": _planned(folded),
+        **{
+            f"{name}={value}": _planned(folded, replace(CONFIG, **{name: value}))
+            for name, value in {
+                "ks": "2",
+                "margin": 1.1,
+                "level": 0.9,
+                "draws": 3000,
+                "bootstrap_seed": 1,
+                "clusters": "scan",
+                "untrained_seeds": 3,
+                "shuffle_seed": 1,
+                "common_stride": 16,
+            }.items()
+        },
+        "seed of the split": _planned(folded, CONFIG, replace(PROBE, split_seed=1)),
+        "shares of the split": _planned(folded, CONFIG, replace(PROBE, split="2:1:1")),
+        "target": _planned(folded, CONFIG, replace(PROBE, target="log-depth")),
+        "data": _planned(replace(folded, digest="of other data")),
+        "weights": _planned(folded, CONFIG, PROBE, foreign(brighter, 3, "colours")),
+        "arithmetic": _planned(folded, CONFIG, PROBE, rounded),
+        "one more": _planned(folded, CONFIG, PROBE, colours, foreign(Folding(), 3, "folding")),
     }
-    assert len(digests) == 4
+    assert len(set(changed.values())) == len(changed)
     # What the rules' own default is, and what a person types.
     assert StudyConfig().rules == StudyConfig(margin=1.05).rules
+    # What moves the rounding alone.
+    assert _planned(folded, CONFIG, replace(PROBE, batch_size=5)) == changed["as it is"]
 
 
 def test_one_image_in_two_splits_is_found(folded: Store, tmp_path: Path) -> None:

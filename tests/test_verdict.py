@@ -1,5 +1,6 @@
 """What a verdict says of losses whose truth is known, and what must not change it."""
 
+import hashlib
 import json
 import math
 import re
@@ -274,7 +275,7 @@ def test_a_perfect_prediction_is_learned() -> None:
     verdict = _verdict(_changed(evidence, **nothing))
     assert verdict.outcome == Outcome.LEARNED
     assert "more than a million times" in verdict.reason
-    content = document([verdict], FEW_DRAWS, "split")
+    content = document([verdict], FEW_DRAWS, {})
     assert json.loads(json.dumps(content, allow_nan=False))["cells"][0]["beyond_pixels"]["log_ratio"]["low"] is None
 
 
@@ -298,13 +299,13 @@ def _paths(value: object, path: str = "") -> set[str]:
 
 def test_the_document_is_json_and_the_schema_names_every_field_and_no_other() -> None:
     verdicts = decide([_at(2.0, "one"), _at(5.0, "two")], FEW_DRAWS)
-    content = document(verdicts, FEW_DRAWS, "split")
+    content = document(verdicts, FEW_DRAWS, {})
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert _paths(content) == set(SCHEMA)
     assert [cell["outcome"] for cell in json.loads(json.dumps(content))["cells"]] == ["INCONCLUSIVE", "LEARNED"]
 
 
-def test_the_digest_holds_every_rule_and_the_splits() -> None:
+def test_the_digest_holds_every_rule_and_all_else_that_is_fixed() -> None:
     base = VerdictConfig()
     others = [
         VerdictConfig(margin=0.1),
@@ -315,9 +316,21 @@ def test_the_digest_holds_every_rule_and_the_splits() -> None:
         VerdictConfig(few_clusters=30),
         VerdictConfig(max_excess_loss=0.02),
     ]
-    digests = {base.digest("a"), base.digest("b"), *(other.digest("a") for other in others)}
+    one, two = {"split": "a", "ks": ["10"]}, {"split": "a", "ks": ["10", "all"]}
+    digests = {base.digest(one), base.digest(two), *(other.digest(one) for other in others)}
     assert len(digests) == 9
-    assert VerdictConfig().digest("a") == base.digest("a")
+    # The order in which things are named says nothing.
+    assert VerdictConfig().digest({"ks": ["10"], "split": "a"}) == base.digest(one)
+
+
+def test_another_program_finds_the_digest_again() -> None:
+    digest = VerdictConfig(margin=0.0, level=0.9).digest({"name": "Tübingen", "penalties": [0.0, 0.5]})
+    # Typed, not made: what the words of the schema say.
+    text = (
+        r'{"config":{"draws":10000,"few_clusters":20,"level":0.9,"margin":0.0,"max_excess_loss":0.01,'
+        r'"min_clusters":10,"seed":0},"fixed":{"name":"T\u00fcbingen","penalties":[0.0,0.5]}}'
+    )
+    assert digest == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(

@@ -3,5 +3,16 @@
 from idl.arms.columns import ARMS
 from idl.arms.measure import Controls, check, measure
 from idl.arms.result import ArmsAtK, ArmsResult, MeasuredArm, TwinRecord
+from idl.arms.running import CALIBRATION_IMAGES
 
-__all__ = ["ARMS", "ArmsAtK", "ArmsResult", "Controls", "MeasuredArm", "TwinRecord", "check", "measure"]
+__all__ = [
+    "ARMS",
+    "CALIBRATION_IMAGES",
+    "ArmsAtK",
+    "ArmsResult",
+    "Controls",
+    "MeasuredArm",
+    "TwinRecord",
+    "check",
+    "measure",
+]

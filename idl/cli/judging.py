@@ -43,9 +43,10 @@ from idl.pipeline import probe as run_probe
 from idl.report import Image, Run
 from idl.study.cells import COMMON_NULL, Clusters
 from idl.study.config import StudyConfig
+from idl.study.fixed import Subject
 from idl.study.page import EncoderCues, PageContent, cues_part, page_content, provenance
 from idl.study.report import documents, study_report, with_answers
-from idl.study.run import Plan, Study, Subject, check, plan, study
+from idl.study.run import Plan, Study, check, plan, study
 from idl.study.wording import meaning
 from idl.targets import target as find_target
 from idl.tasks import encoder_for_task, task_of
@@ -114,8 +115,8 @@ def verdict(**options: Any) -> None:
         subject = Subject(encoder, task_of(encoder.origin, options["task"]))
         check(config, asked, [subject])
         store = store_of(dataset, options)
-        planned, reads = _fixed(recorder, config, asked, store)
-        found = study(planned, [subject], cache_folder(options), progress=progress_shown())
+        planned, reads = _fixed(recorder, plan(config, asked, store, [subject]))
+        found = study(planned, cache_folder(options), progress=progress_shown())
         run = _probed(found, 0, encoder, store, options)
         report = with_answers(run.report, found, 0, reads)
         panels = {encoder.name: run.report.panels}
@@ -169,8 +170,8 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
             raise InputError(
                 f"common_stride={asked.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass 8."
             )
-        planned, reads = _fixed(recorder, config, asked, store)
-        found = study(planned, subjects, cache_folder(options), progress=progress_shown())
+        planned, reads = _fixed(recorder, plan(config, asked, store, subjects))
+        found = study(planned, cache_folder(options), progress=progress_shown())
         panels = {}
         with tracking.child(recorder, f"{NULL} {options['target']}") as child:
             run = _null_probed(found, null, options)
@@ -218,9 +219,9 @@ def _weights_for(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**options, "weights": "auto"} if name in (NULL, "autoencoder") else options
 
 
-def _fixed(recorder: tracking.Recorder, config: ProbeConfig, asked: StudyConfig, store: Store) -> tuple[Plan, int]:
-    """Fix rules and splits, and write them down before the test split is read; count who read it before."""
-    planned = plan(config, asked, store)
+def _fixed(recorder: tracking.Recorder, planned: Plan) -> tuple[Plan, int]:
+    """Write down what is fixed before the test split is read, and count who read it before."""
+    store = planned.store
     reads = tracking.count_test_readers(store.digest, planned.split.digest)
     for name, value in (
         ("verdict_digest", planned.digest),

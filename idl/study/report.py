@@ -80,13 +80,17 @@ def _params(study: Study) -> dict[str, Any]:
         "feature": study.plan.probe.target,
         "dataset": study.plan.store.name,
         "split": study.plan.probe.split,
+        "split_seed": study.plan.probe.split_seed,
         "test_images": study.plan.probe.test_images,
+        "test_seed": study.plan.probe.test_seed,
         "ks": config.ks,
         "margin": config.margin,
         "level": config.level,
         "draws": config.draws,
+        "bootstrap_seed": config.bootstrap_seed,
         "clusters": study.clusters,
         "untrained_seeds": config.untrained_seeds,
+        "shuffle_seed": config.shuffle_seed,
         "common_stride": config.common_stride,
     }
 

@@ -1,6 +1,6 @@
 """A study, from frozen encoders to verdicts: arms of each, one family of questions, one answer a question."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from idl.arms import ArmsResult, measure
 from idl.arms import check as check_arms
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, split_of
 from idl.progress import Progress, prefixed, silent
 from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
+from idl.study.fixed import Subject, fixed
 from idl.targets import target
 from idl.verdict import Verdict, decide, require_draws
 
@@ -23,37 +23,42 @@ UNTRAINED = "none"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fixed before the test split is read. digest: of the rules and the splits, to be written down first."""
+    """What is fixed before the test split is read.
+
+    fixed: by name, what decides the answer beside the rules; see `idl.study.fixed`.
+    """
 
     probe: ProbeConfig
     config: StudyConfig
     store: Store
     split: Split
-    digest: str
+    subjects: tuple[Subject, ...]
+    fixed: Mapping[str, object]
 
-
-@dataclass(frozen=True)
-class Subject:
-    """An encoder that is judged. task: what it was trained for."""
-
-    encoder: Encoder
-    task: str
+    @property
+    def digest(self) -> str:
+        """Of all of it, to be written down first."""
+        return self.config.rules.digest(self.fixed)
 
 
 @dataclass(frozen=True)
 class Study:
     """What came out.
 
-    subjects, results: one each. questions, verdicts: one each, several an encoder.
+    results: one a subject. questions, verdicts: one each, several an encoder.
     clusters: "scene" or "scan": what was drawn anew as a whole.
     """
 
     plan: Plan
-    subjects: tuple[Subject, ...]
     results: tuple[ArmsResult, ...]
     questions: tuple[Question, ...]
     verdicts: tuple[Verdict, ...]
     clusters: str
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The encoders that are judged."""
+        return self.plan.subjects
 
     def of_encoder(self, position: int) -> tuple[tuple[Question, Verdict], ...]:
         """Return one encoder's questions and answers."""
@@ -78,27 +83,30 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) 
         raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
 
 
-def plan(probe: ProbeConfig, config: StudyConfig, store: Store) -> Plan:
-    """Fix rules and splits. Raises InputError where the store cannot be split, or has no such target."""
+def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
+    """Fix all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
+
+    Raises InputError where the store cannot be split, or has no such target.
+    """
     split = split_of(probe, store, target(probe.target))
-    return Plan(probe, config, store, split, config.rules.digest(split.digest))
+    return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects))
 
 
-def study(planned: Plan, subjects: Sequence[Subject], cache_folder: Path, *, progress: Progress = silent) -> Study:
+def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:
     """Measure the arms of every encoder, then answer all questions as one family.
 
-    subjects: as `check` lets them pass. The test split is read after everything of an encoder is fitted.
+    The test split is read after everything of an encoder is fitted.
     Raises InputError for what does not fit the store or an encoder, and where an encoder has no untrained twin.
     """
     config, store, split = planned.config, planned.store, planned.split
-    encoders = [subject.encoder for subject in subjects]
+    encoders = [subject.encoder for subject in planned.subjects]
     for encoder in encoders:
         # All of them before the first one's test images are read.
         encoder.require(*store.protocol.size)
     shared = shared_scenes(store, split, progress)
     results = []
     for encoder in encoders:
-        named = prefixed(progress, encoder.name) if len(subjects) > 1 else progress
+        named = prefixed(progress, encoder.name) if len(encoders) > 1 else progress
         result = measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
         if not result.twins:
             raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(result.missing)})")
@@ -107,4 +115,4 @@ def study(planned: Plan, subjects: Sequence[Subject], cache_folder: Path, *, pro
     asked = questions([encoder.name for encoder in encoders], [result.ks for result in results])
     cells = [cell(question, results[question.encoder], clusters, shared) for question in asked]
     verdicts = decide(cells, config.rules)
-    return Study(planned, tuple(subjects), tuple(results), asked, verdicts, kind)
+    return Study(planned, tuple(results), asked, verdicts, kind)

@@ -57,7 +57,14 @@ class VerdictConfig:
         """Return the settings by name."""
         return asdict(self)
 
-    def digest(self, split_digest: str) -> str:
-        """First 16 hex digits of the SHA-256 of these settings and the splits: to be taken before the test is read."""
-        fixed = json.dumps({**asdict(self), "split": split_digest}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(fixed.encode()).hexdigest()[:16]
+    def digest(self, fixed: Mapping[str, object]) -> str:
+        """First 16 hex digits of the SHA-256 of these rules and all else that is fixed before the test split is read.
+
+        Hashed is the canonical JSON of {"config": these settings, "fixed": `fixed`}: one line, keys sorted, no spaces,
+        characters beyond ASCII as \\uXXXX, numbers in the fewest digits that give them again.
+
+        fixed: what JSON holds: data, splits, what is asked of which encoders, how it is fitted.
+        """
+        plan = {"config": asdict(self), "fixed": fixed}
+        text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from idl.verdict.config import VerdictConfig
 from idl.verdict.result import Verdict
 
-SCHEMA_VERSION = 1
+# 2: the digest covers `fixed` too.
+SCHEMA_VERSION = 2
 
 _INTERVAL = {
     "estimate": "on the test split",
@@ -31,8 +32,10 @@ def _under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, s
 
 
 SCHEMA: Mapping[str, str] = {
-    "schema_version": "1",
-    "digest": "of the configuration and the splits, taken before the test split was read",
+    "schema_version": "2",
+    "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
+    "split was read: one line of JSON, keys sorted, no spaces, ASCII",
+    "fixed": "all else that was fixed before the test split was read",
     **_under(
         "config",
         "the rules, fixed before the test split was read",
@@ -101,15 +104,16 @@ SCHEMA: Mapping[str, str] = {
 of exactly 0) is null."""
 
 
-def document(verdicts: Sequence[Verdict], config: VerdictConfig, split_digest: str) -> dict[str, object]:
-    """Return what `json.dumps` writes, described by `SCHEMA`."""
+def document(verdicts: Sequence[Verdict], config: VerdictConfig, fixed: Mapping[str, object]) -> dict[str, object]:
+    """Return what `json.dumps` writes, described by `SCHEMA`. fixed: as in `VerdictConfig.digest`."""
     cells = [
         {**asdict(verdict), "smallest_detectable": verdict.smallest_detectable, "caution": verdict.caution}
         for verdict in verdicts
     ]
     content = {
         "schema_version": SCHEMA_VERSION,
-        "digest": config.digest(split_digest),
+        "digest": config.digest(fixed),
+        "fixed": fixed,
         "config": config.to_dict(),
         "cells": cells,
     }

@@ -62,6 +62,7 @@ def page_content(
         wanted.unit,
         study.clusters,
         study.plan.config.rules,
+        study.plan.fixed,
         tuple(_encoder(study, position) for position in range(len(study.subjects))),
         tuple(_shown(study, panels, role, name) for role, name in zip(ROLES, shown, strict=bool(shown))),
         tuple(cues),

@@ -148,7 +148,7 @@ class SplitSize:
 class Provenance:
     """Where the figures come from.
 
-    digests: of dataset, split, protocol, and of the rules with the split ("verdict"), by these names.
+    digests: of dataset, split, protocol, and of all that was fixed beforehand ("verdict"), by these names.
     versions: of packages, by name. command: that gives these figures again. made_at: day and time, UTC.
     test_reads: how many runs had read this test split before.
     """
@@ -169,6 +169,7 @@ class PageContent:
 
     feature, kind, unit: the target's name, its kind ("depth", "field" or "normals") and unit.
     clusters: "scene" or "scan", what is drawn anew as a whole. notes: what a reader must know.
+    fixed: all that was fixed beforehand beside the rules, as in `idl.study.fixed`.
     cues: empty where none were measured.
     """
 
@@ -177,6 +178,7 @@ class PageContent:
     unit: str
     clusters: str
     rules: VerdictConfig
+    fixed: Mapping[str, object]
     encoders: tuple[EncoderPart, ...]
     images: tuple[ShownImage, ...]
     cues: tuple[EncoderCues, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from idl.study.fixed import SCHEMA as FIXED_SCHEMA
 from idl.study.page.content import Answer, EncoderCues, EncoderPart, PageContent, ShownImage
 from idl.verdict import SCHEMA as VERDICT_SCHEMA
 from idl.verdict import document as verdict_document
@@ -21,6 +22,7 @@ def _interval(path: str) -> Mapping[str, str]:
 
 SCHEMA: Mapping[str, str] = {
     **VERDICT_SCHEMA,
+    **{f"fixed.{path}": words for path, words in FIXED_SCHEMA.items()},
     "feature": "name of the target",
     "kind": "of the target: depth, field or normals",
     "unit": 'of the target; "1": none. Losses are in its square',
@@ -96,9 +98,7 @@ SCHEMA: Mapping[str, str] = {
 def document(content: PageContent) -> dict[str, object]:
     """Return what `json.dumps` writes, described by `SCHEMA`."""
     answers = content.answers
-    verdicts = verdict_document(
-        [answer.verdict for answer in answers], content.rules, content.provenance.digests["split"]
-    )
+    verdicts = verdict_document([answer.verdict for answer in answers], content.rules, content.fixed)
     cells = verdicts["cells"]
     assert isinstance(cells, list)
     owners = [encoder.name for encoder in content.encoders for _ in encoder.answers]

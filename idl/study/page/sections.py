@@ -161,10 +161,11 @@ def origin(content: PageContent) -> Markup:
     ]
     return _section(
         "Where it comes from",
-        "Rules and splits were fixed, and their digest written down, before the test images were read. The more often "
+        "Data, splits, encoders, questions and rules were fixed, and their digest written down, before the test images "
+        "were read. The more often "
         "a test split has been read before, the less its intervals are worth.",
         element("dl", *_facts(facts), class_="facts"),
-        element("details", element("summary", "The rules that were fixed"), rules(content)),
+        element("details", element("summary", "All that was fixed"), rules(content)),
     )
 
 

@@ -1,7 +1,7 @@
 """All figures, for who wants to check or to quote them: what the JSON holds, as tables."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from idl.study.page.content import Answer, EncoderCues, EncoderPart, PageContent
 from idl.study.page.markup import Markup, element, joined, number
@@ -91,8 +91,29 @@ def _description(answer: Answer) -> Markup:
 
 
 def rules(content: PageContent) -> Markup:
-    """Write the rules that were fixed before the test split was read."""
-    return table("", ("rule", "value"), ((name, number(value)) for name, value in content.rules.to_dict().items()))
+    """Write all that was fixed before the test split was read: the rules first."""
+    rows = [(name, number(value)) for name, value in content.rules.to_dict().items()]
+    rows += [(name.replace("_", " "), words) for name, words in _leaves(content.fixed)]
+    return table("", ("what was fixed", "value"), rows)
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield what a mapping holds, in words: a list of plain values in one line, mappings one below the other."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{name} {key}".lstrip())
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        if any(isinstance(each, Mapping) for each in value):
+            for place, each in enumerate(value, 1):
+                yield from _leaves(each, f"{name} {place}")
+        else:
+            yield name, ", ".join(_word(each) for each in value)
+    else:
+        yield name, _word(value)
+
+
+def _word(value: object) -> str:
+    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def curve_table(encoder: EncoderPart) -> Markup:
