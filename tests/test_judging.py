@@ -35,7 +35,11 @@ def runs() -> list[Run]:
 
 
 def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    blocks = [f"block_{number:05d}" for number in range(18)]
+    split = {"train": blocks[:11], "val": blocks[11:15], "test": blocks[15:]}
+    (folder / "split.json").write_text(json.dumps(split))
     asked = ("verdict", *SMALL, *FEW, "--encoder", "planted:small_network", "--task", "planting")
+    asked += ("--split", "split.json")
     assert run(*asked) == 0
     (left,) = runs()
     said = capfd.readouterr().out
@@ -58,11 +62,14 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
     (version,) = mlflow.MlflowClient().search_model_versions("name LIKE 'idl-depth-%'")
     assert version.tags["verdict"] == "INVALID"
 
-    # A second run under other rules has another digest, and says that the test split was read.
-    assert run(*asked, "--margin", "1.2") == 0
+    # A second run under other rules has another digest, and says that these test images were read: also where the
+    # others come in another order, so that the split has another digest.
+    assert run(*asked, "--margin", "1.2", "--split-seed", "1") == 0
     second = next(each for each in runs() if each.info.run_id != left.info.run_id)
     assert second.data.tags["test_reads_before"] == "1"
-    assert second.data.tags["verdict_digest"] != left.data.tags["verdict_digest"]
+    for name in ("verdict_digest", "split_digest"):
+        assert second.data.tags[name] != left.data.tags[name]
+    assert second.data.tags["test_digest"] == left.data.tags["test_digest"]
 
 
 @pytest.mark.slow

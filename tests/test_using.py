@@ -140,6 +140,8 @@ def test_its_own_test_split_gives_the_registered_figures(here: Path, capfd: pyte
     assert {"test_rmse_pooled", "test_delta1_pooled"} <= left.data.metrics.keys()
     assert left.data.tags["split_digest"] == tags["split_digest"]
     assert left.data.params["model"] == "models:/idl-depth-null/1"
+    probed = mlflow.get_run(mlflow.MlflowClient().get_model_version("idl-depth-null", "1").run_id or "")
+    assert left.data.tags["test_digest"] == probed.data.tags["test_digest"]
     assert tags["dataset_digest"] in captured.out
 
 
@@ -162,9 +164,12 @@ def test_a_probe_is_tested_on_crops_and_measured_on_them_again(
     left = newest_run()
     assert left.data.metrics["test_rmse"] == pytest.approx(float(tags["test_rmse"]), rel=2e-3)
     assert left.data.tags["split_digest"] == tags["split_digest"] != tags["scenes_digest"]
+    assert left.data.tags["test_digest"] == probed.data.tags["test_digest"]
     # Its whole test images were not seen either; other scenes, and crops of other parts, are refused.
     assert run(*walk("evaluate", "--model", model, data="large")) == 0
     assert newest_run().data.tags["split_digest"] == tags["scenes_digest"]
+    # They show what the crops do: who has read the ones has read the others.
+    assert newest_run().data.tags["test_digest"] == probed.data.tags["test_digest"]
     capfd.readouterr()
     assert run(*walk("evaluate", "--model", model, "--split", "1:1:2", *crops, data="large")) == 2
     assert run(*walk("evaluate", "--model", model, "--part", "train", *crops, data="large")) == 2
@@ -179,6 +184,7 @@ def test_another_dataset_is_measured_whole(here: Path, capfd: pytest.CaptureFixt
     left = newest_run()
     assert left.info.status == "FINISHED"
     assert left.data.metrics["all_num_images"] == 60
+    assert (left.data.tags["split_digest"], left.data.tags["test_digest"]) == ("all", "all")
     assert left.data.tags["fitted_on_digest"] != left.data.tags["dataset_digest"]
     assert left.inputs is not None
     assert [each.dataset.name for each in left.inputs.dataset_inputs] == ["other-test"]

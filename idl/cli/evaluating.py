@@ -20,7 +20,7 @@ from idl.cli.options import (
     place_options,
     scene_split_options,
 )
-from idl.data.splits import Split, require_rule, split_store
+from idl.data.splits import EVERYTHING, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.measurement import measure
@@ -110,7 +110,7 @@ def _images(store: Store, part: Part, options: dict[str, Any]) -> tuple[Split, t
     if part == "all":
         everything = tuple(range(store.num_images))
         return (
-            Split({"train": everything}, {"train": tuple(dict.fromkeys(store.scenes))}, "all"),
+            Split({"train": everything}, {"train": tuple(dict.fromkeys(store.scenes))}, EVERYTHING, "", EVERYTHING),
             everything,
             everything,
         )

@@ -222,11 +222,12 @@ def _weights_for(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
 def _fixed(recorder: tracking.Recorder, planned: Plan) -> tuple[Plan, int]:
     """Write down what is fixed before the test split is read, and count who read it before."""
     store = planned.store
-    reads = tracking.count_test_readers(store.digest, planned.split.digest)
+    reads = tracking.count_test_readers(store.digest, planned.split.digest, planned.split.test_digest)
     for name, value in (
         ("verdict_digest", planned.digest),
         ("dataset_digest", store.digest),
         ("split_digest", planned.split.digest),
+        ("test_digest", planned.split.test_digest),
         ("test_reads_before", str(reads)),
     ):
         recorder.tag(name, value)

@@ -15,6 +15,8 @@ from idl.errors import InputError
 SPLITS = ("train", "val", "test")
 # The published split where a dataset has one; its training side, like a dataset without, is divided by these shares.
 AUTO = "auto"
+# Test digest of what reads every image of a dataset.
+EVERYTHING = "all"
 _SHARES = "11:2:3"
 
 
@@ -25,16 +27,20 @@ class Split:
     train: in a seeded random order (the basis is fitted on the first of them); val, test: in the store's order.
     scenes: the scenes of each split. digest: of the scenes of each split and the order of `train`, and of the crops
       where the test split is made of crops. scenes_digest: without the crops.
+    test_digest: of the scenes that are tested alone, as crops or whole, however the others are divided.
     """
 
     indices: Mapping[str, tuple[int, ...]]
     scenes: Mapping[str, tuple[str, ...]]
     digest: str
     scenes_digest: str = ""
+    test_digest: str = ""
 
     def __post_init__(self) -> None:
         if not self.scenes_digest:
             object.__setattr__(self, "scenes_digest", self.digest)
+        if not self.test_digest:
+            object.__setattr__(self, "test_digest", _digest(sorted(self.scenes["test"])))
 
 
 def split_by_scene(
@@ -74,8 +80,7 @@ def split_by_scene(
     }
     train = np.array(indices["train"])
     indices["train"] = tuple(int(index) for index in train[generator.permutation(len(train))])
-    described = json.dumps([{name: sorted(assigned[name]) for name in SPLITS}, indices["train"]])
-    return Split(indices, assigned, hashlib.sha256(described.encode()).hexdigest()[:16])
+    return Split(indices, assigned, _digest([{name: sorted(assigned[name]) for name in SPLITS}, indices["train"]]))
 
 
 def split_store(store: Store, rule: str, seed: int) -> Split:
@@ -97,9 +102,14 @@ def _tested_on_crops(split: Split, store: CroppedStore) -> Split:
         )
     seen = {store.scenes[index] for index in crops}
     scenes = {**split.scenes, "test": tuple(scene for scene in split.scenes["test"] if scene in seen)}
-    described = json.dumps([split.digest, store.crops_digest])
-    digest = hashlib.sha256(described.encode()).hexdigest()[:16]
-    return Split({**split.indices, "test": crops}, scenes, digest, split.digest)
+    digest = _digest([split.digest, store.crops_digest])
+    # A scene that no crop was drawn of counts as tested: rather one look too many than one too few.
+    return Split({**split.indices, "test": crops}, scenes, digest, split.digest, split.test_digest)
+
+
+def _digest(described: object) -> str:
+    """First 16 hex digits of the SHA-256 of the JSON of a description."""
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 
 def uses_published(rule: str, sides: Sequence[str]) -> bool:

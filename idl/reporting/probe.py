@@ -126,6 +126,7 @@ def probe_report(findings: Findings) -> RunReport:
             "protocol": findings.protocol.name,
             "protocol_digest": findings.protocol.digest,
             "split_digest": findings.split.digest,
+            "test_digest": findings.split.test_digest,
             "basis_digest": findings.encoded.basis.digest,
         },
     )

@@ -102,6 +102,7 @@ def _tags(study: Study) -> dict[str, str]:
         "dataset": store.name,
         "dataset_digest": store.digest,
         "split_digest": study.plan.split.digest,
+        "test_digest": study.plan.split.test_digest,
         "target": study.plan.probe.target,
     }
 
