@@ -93,6 +93,14 @@ def small_network(channels: int = 6, seed: int = 0) -> nn.Module:
     return SmallNetwork(channels, seed)
 
 
+def one_weight(seed: int = 0) -> nn.Module:
+    """Factory of a network whose one weight, always the same, cannot be another or in another order."""
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 3, 1, groups=3, bias=False))
+    with torch.no_grad():
+        network[1].weight.fill_(2.0)
+    return network
+
+
 def write_pairs(
     root: Path, num: int = 12, size: tuple[int, int] = (48, 40), scale: float = 1000.0, seed: int = 0
 ) -> None:

@@ -24,7 +24,7 @@ from idl.protocol import Protocol
 
 CONFIG = ProbeConfig(batch_size=4)
 CPU = torch.device("cpu")
-ONE_SEED = Controls(seeds=1)
+ONE_SEED = Controls(untrained_seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ TINY = '{"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}'
 
 def test_twins_of_both_forms_are_there_and_different(store: Store, tmp_path: Path) -> None:
     encoder = build(EncoderConfig("encoder_contract:PatchMean", seed=5), CPU)
-    result = measure(CONFIG, store, encoder, tmp_path, ("2", "4"), Controls(seeds=2))
+    result = measure(CONFIG, store, encoder, tmp_path, ("2", "4"), Controls(untrained_seeds=2))
     names = [twin.name for twin in result.twins]
     assert names == [f"untrained-{form}-{seed}" for form in ("random", "permuted") for seed in (0, 1)]
     assert len({twin.digest for twin in result.twins}) == 4
@@ -294,21 +294,26 @@ def test_normals_are_measured_with_their_three_numbers(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("config", "ks", "controls", "message"),
+    ("config", "ks", "message"),
     [
-        (CONFIG, ("9",), Controls(), "k=9: the encoder has 8 channels"),
-        (CONFIG, ("3", "auto"), Controls(), "k=auto: arms are compared at the same k"),
-        (CONFIG, (), Controls(), "k: none given"),
-        (replace(CONFIG, solver="adam"), ("3",), Controls(), "solver=adam"),
-        (replace(CONFIG, target="dept"), ("3",), Controls(), "did you mean 'depth'"),
-        (CONFIG, ("3",), Controls(seeds=0), "seeds=0: expected 1 or more"),
-        (CONFIG, ("3",), Controls(shuffle_seed=-1), "shuffle_seed=-1"),
-        (CONFIG, ("3",), Controls(common_stride=0), "common_stride=0"),
+        (CONFIG, ("3", "9"), "ks=3,9: 9 is no number from 1 to 8, the channels of foreign"),
+        (CONFIG, ("3", "auto"), "ks=3,auto: auto is no number"),
+        (CONFIG, ("0",), "ks=0: 0 is no number from 1"),
+        (CONFIG, ("-3",), "ks=-3: -3 is no number from 1"),
+        (CONFIG, (), "ks: none given"),
+        (replace(CONFIG, solver="adam"), ("3",), "solver=adam"),
+        (replace(CONFIG, target="dept"), ("3",), "did you mean 'depth'"),
     ],
 )
 def test_bad_settings_end_before_an_image_is_encoded(
-    store: Store, tmp_path: Path, config: ProbeConfig, ks: Sequence[str], controls: Controls, message: str
+    store: Store, tmp_path: Path, config: ProbeConfig, ks: Sequence[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        measure(config, store, foreign(SmallNetwork(), 8), tmp_path, ks, controls)
+        measure(config, store, foreign(SmallNetwork(), 8), tmp_path, ks)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "value"), [("untrained_seeds", 0), ("shuffle_seed", -1), ("common_stride", 0)])
+def test_controls_that_cannot_be_are_named_as_their_options_are(name: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"^{name}={value}: expected"):
+        Controls(**{name: value})

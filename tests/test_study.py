@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import PlantedReader, SmallNetwork
+import torch
+from planted import PlantedReader, SmallNetwork, one_weight
 from planted_features import Colours, FoldedReader, Folding, foreign
+from torch import Tensor, nn
 
 from idl.data.preparation import prepare
 from idl.data.reader import Sample
@@ -192,6 +194,22 @@ def test_one_image_in_two_splits_is_found(folded: Store, tmp_path: Path) -> None
     assert all(scene.startswith("scene_07 (image scene_07_") for scene in shared)
 
 
+def test_frames_of_one_colour_are_no_leak(tmp_path: Path) -> None:
+    class DroppingOut(PlantedReader):
+        """Every scene's first view is black, its second one grey: what a camera gives that drops out."""
+
+        def read(self, index: int) -> list[Sample]:
+            levels = (0, 128)
+            return [
+                replace(sample, rgb=np.full_like(sample.rgb, levels[view])) if view < 2 else sample
+                for view, sample in enumerate(super().read(index))
+            ]
+
+    store = prepare(DroppingOut(), Protocol(resolution=64), tmp_path)
+    assert len({store.read(("rgb",), [index])["rgb"].tobytes() for index in range(store.num_images)}) < store.num_images
+    assert shared_scenes(store, split_by_scene(store.scenes)) == ()
+
+
 def test_scans_stand_in_where_scenes_are_few(folded: Store) -> None:
     names = tuple(f"scan_{index % 12}/{index}" for index in range(len(folded.names)))
     few = replace(folded, names=names, scenes=tuple(str(index % 3) for index in range(len(names))))
@@ -236,6 +254,37 @@ def test_untrained_and_twice_named_encoders_are_refused() -> None:
         check(PROBE, CONFIG, [Subject(encoder, "none")])
     with pytest.raises(InputError, match="one is there twice"):
         check(PROBE, CONFIG, [Subject(encoder, "planting")] * 2)
+    with pytest.raises(InputError, match="no verdict without an untrained twin"):
+        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")])
+
+
+def test_an_encoder_whose_twins_are_dead_is_refused_before_the_test_images_are_read(
+    folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alive(nn.Module):
+        """Gives features while its weights are in their order, and nothing else."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(64.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            is_sorted = bool((self.weight.diff() > 0).all())
+            return nn.functional.avg_pool2d(x, 8) * float(is_sorted)
+
+    subjects = [Subject(foreign(Alive(), 3), "planting")]
+    check(PROBE, CONFIG, subjects)
+    planned = plan(PROBE, CONFIG, folded, subjects)
+    tested = set(planned.split.indices["test"])
+    seen: set[int] = set()
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda *asked: seen.update(asked[2]) or read(*asked))
+    # The images of all splits are held against each other before, by their pixels alone.
+    monkeypatch.setattr("idl.study.run.shared_scenes", lambda *_: ())
+    with pytest.raises(InputError, match="no verdict without a control"):
+        study(planned, tmp_path)
+    assert seen
+    assert not seen & tested
 
 
 def test_an_image_counts_once_whatever_its_order(found: Study) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from idl.encoders import Encoder, EncoderConfig, Origin, build
 from idl.encoders.patches import patches
-from idl.encoders.untrained import FORMS, Form, NoTwinError, twins
+from idl.encoders.untrained import FORMS, Form, NoTwinError, require_twins, twins
 
 TINY = '{"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "ls_init_value": 0.1}'
 CONVNEXT = EncoderConfig("timm:convnext_atto", weights="random", seed=7, encoder_args=TINY)
@@ -134,3 +134,21 @@ def test_a_form_that_cannot_be_had_is_said(encoder: Encoder, forms: Sequence[For
     for form in forms:
         with pytest.raises(NoTwinError, match=message):
             twins(encoder, form, 3, no_images)
+    if tuple(forms) == FORMS:
+        with pytest.raises(NoTwinError, match=message):
+            require_twins(encoder, 3)
+
+
+@pytest.mark.parametrize("config", [CONVNEXT, AUTOENCODER, FACTORY], ids=["convnext", "autoencoder", "factory"])
+def test_what_has_twins_is_let_pass(config: EncoderConfig) -> None:
+    require_twins(build(config, CPU), 3)
+
+
+def test_one_form_is_enough_and_none_is_too_few() -> None:
+    # Two orders of two numbers: a twin that is not the encoder has the other one.
+    two = nn.Conv2d(1, 2, 1, bias=False)
+    two.weight.data.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))
+    assert len(twins(foreign(two), "permuted", 1, no_images)) == 1
+    require_twins(foreign(two), 1)
+    with pytest.raises(NoTwinError, match=r"small: no verdict .* random: .* permuted: only 1 of 3 permuted twins"):
+        require_twins(foreign(two), 3)

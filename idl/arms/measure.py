@@ -17,7 +17,7 @@ from idl.encoders.patches import patches
 from idl.encoders.untrained import FORMS, NoTwinError, twins
 from idl.errors import InputError
 from idl.features import EncodedDataset, NoFeaturesError
-from idl.pipeline import EXACT, ProbeConfig, components_of, split_of
+from idl.pipeline import EXACT, ProbeConfig, split_of
 from idl.pipeline import check as check_probe
 from idl.progress import Progress, silent
 from idl.targets import target
@@ -25,37 +25,45 @@ from idl.targets import target
 
 @dataclass(frozen=True)
 class Controls:
-    """Which controls stand beside the trained encoder.
+    """Which controls stand beside the trained encoder. Raises InputError for what cannot be.
 
-    seeds: twins of each untrained form.
+    untrained_seeds: twins of each untrained form.
     shuffle_seed: of who lends the truth to whom.
     common_stride: of the null arm that is the same for every encoder, pixels.
+    needs_twin: an encoder without any untrained twin is refused, before its test images are read.
     """
 
-    seeds: int = 3
+    untrained_seeds: int = 3
     shuffle_seed: int = 0
     common_stride: int = 8
+    needs_twin: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("untrained_seeds", 1), ("shuffle_seed", 0), ("common_stride", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: expected {least} or more.")
 
 
-def check(config: ProbeConfig, encoder: Encoder, ks: Sequence[str], controls: Controls) -> Mapping[str, int]:
+def check(config: ProbeConfig, encoder: Encoder, ks: Sequence[str]) -> Mapping[str, int]:
     """Make sure, before a dataset is made or read, that all this can be had. Return the numbers that `ks` are here.
 
     Raises InputError.
     """
+    check_probe(replace(config, k="all"), encoder)
     if config.solver != EXACT:
         raise InputError(f"solver={config.solver}: arms are compared at their optimum. Pass solver={EXACT}.")
     numbers = {}
     for k in ks:
-        check_probe(replace(config, k=k), encoder)
-        number = components_of(k, encoder.channels)
-        if number is None:
-            raise InputError(f"k={k}: arms are compared at the same k. Pass a number or all.")
+        # No "auto": arms are compared at the same k.
+        number = encoder.channels if k == "all" else int(k) if k.isdecimal() else 0
+        if not 1 <= number <= encoder.channels:
+            raise InputError(
+                f"ks={','.join(ks)}: {k} is no number from 1 to {encoder.channels}, the channels of {encoder.name}. "
+                "Pass such numbers, or all."
+            )
         numbers[k] = number
     if not numbers:
-        raise InputError("k: none given. Pass a number or all.")
-    for name, least in (("seeds", 1), ("shuffle_seed", 0), ("common_stride", 1)):
-        if getattr(controls, name) < least:
-            raise InputError(f"{name}={getattr(controls, name)}: expected {least} or more.")
+        raise InputError("ks: none given. Pass numbers or all.")
     return numbers
 
 
@@ -75,9 +83,9 @@ def measure(
     ks: numbers or "all", as a `ProbeConfig` has them; several cost no further pass.
     Interrupted, it goes on from the cache: what was encoded or accumulated is not done again.
     Raises InputError for anything that does not fit the store or the encoder. A control that cannot be had is no
-    error, but named in the result.
+    error, but named in the result, unless it is a twin that is needed.
     """
-    numbers = check(config, encoder, ks, controls)
+    numbers = check(config, encoder, ks)
     wanted = target(config.target)
     split = split_of(config, store, wanted)
     encoder.require(*store.protocol.size)
@@ -92,7 +100,7 @@ def measure(
     # The null encoder has learned nothing: that it has no twin needs no word.
     for form in FORMS if encoder.origin.weights != "none" else ():
         try:
-            made = twins(encoder, form, controls.seeds, run.calibration_images)
+            made = twins(encoder, form, controls.untrained_seeds, run.calibration_images)
         except NoTwinError as error:
             missing.append(f"untrained, {form}: {error}")
             continue
@@ -106,6 +114,8 @@ def measure(
                 missing.append(f"{name}: {error}")
                 continue
             records.append(TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest))
+    if controls.needs_twin and not records:
+        raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(missing)})")
     common = None
     if all(side % controls.common_stride == 0 for side in store.protocol.size):
         null = build(EncoderConfig("null", stride=controls.common_stride), encoder.device)

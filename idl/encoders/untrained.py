@@ -30,6 +30,9 @@ FORMS: tuple[Form, ...] = ("random", "permuted")
 # As ConvNeXt, LayerScale, CaiT and BEiT are written in timm, and ConvNeXt in torchvision.
 _LAYER_SCALE = re.compile(r"(^|\.)(gamma(_\d)?|layer_scale)$")
 
+# Different numbers in a tensor that make its permutations differ for certain, among the first of them.
+_SURE, _LOOKED_AT = 32, 4096
+
 Images = Callable[[], Iterable[Float[Tensor, "batch 3 H W"]]]
 
 
@@ -64,6 +67,22 @@ def twins(encoder: Encoder, form: Form, wanted: int, images: Images) -> tuple[En
             "weights follow torch's seed, and load trained ones only where an argument or weights=PATH asks for them."
         )
     return tuple(found)
+
+
+def require_twins(encoder: Encoder, wanted: int) -> None:
+    """Make sure, before an image is read, that `wanted` twins of one form at least can be had. Raises NoTwinError."""
+    # So many numbers of one tensor have more orders than any two seeds share one of; nothing needs to be made.
+    if any(len(parameter.flatten()[:_LOOKED_AT].unique()) >= _SURE for parameter in encoder.network.parameters()):
+        return
+    reasons = []
+    for form in FORMS:
+        try:
+            twins(encoder, form, wanted, tuple)
+        except NoTwinError as error:
+            reasons.append(f"{form}: {str(error).removeprefix(f'encoder={encoder.name}: ')}")
+        else:
+            return
+    raise NoTwinError(f"encoder={encoder.name}: no verdict without an untrained twin. {' '.join(reasons)}")
 
 
 def calibrate(network: nn.Module, images: Images) -> None:

@@ -30,7 +30,7 @@ class StudyConfig:
     draws: int = _RULES.draws
     bootstrap_seed: int = _RULES.seed
     clusters: Clusters = "auto"
-    untrained_seeds: int = _CONTROLS.seeds
+    untrained_seeds: int = _CONTROLS.untrained_seeds
     shuffle_seed: int = _CONTROLS.shuffle_seed
     common_stride: int = _CONTROLS.common_stride
 
@@ -41,7 +41,7 @@ class StudyConfig:
             raise InputError(f"clusters={self.clusters}: expected one of {', '.join(get_args(Clusters))}.")
         if not self.asked_ks:
             raise InputError("ks: none given. Pass numbers or all, with commas between, such as 10,all.")
-        _ = self.rules
+        _ = self.rules, self.controls
 
     @property
     def asked_ks(self) -> tuple[str, ...]:
@@ -58,4 +58,4 @@ class StudyConfig:
     @property
     def controls(self) -> Controls:
         """What stands beside the trained encoder."""
-        return Controls(self.untrained_seeds, self.shuffle_seed, self.common_stride)
+        return Controls(self.untrained_seeds, self.shuffle_seed, self.common_stride, needs_twin=True)

@@ -8,6 +8,7 @@ from idl.arms import ArmsResult, measure
 from idl.arms import check as check_arms
 from idl.data.splits import Split
 from idl.data.store import Store
+from idl.encoders.untrained import require_twins
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, split_of
 from idl.progress import Progress, prefixed, silent
@@ -76,7 +77,8 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) 
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
             )
-        num_questions += len(set(check_arms(probe, encoder, config.asked_ks, config.controls).values()))
+        num_questions += len(set(check_arms(probe, encoder, config.asked_ks).values()))
+        require_twins(encoder, config.untrained_seeds)
     require_draws(num_questions, config.rules)
     names = [subject.encoder.name for subject in subjects]
     if len(set(names)) < len(names):
@@ -96,7 +98,7 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
     """Measure the arms of every encoder, then answer all questions as one family.
 
     The test split is read after everything of an encoder is fitted.
-    Raises InputError for what does not fit the store or an encoder, and where an encoder has no untrained twin.
+    Raises InputError for what does not fit the store or an encoder, and where no untrained twin of it has features.
     """
     config, store, split = planned.config, planned.store, planned.split
     encoders = [subject.encoder for subject in planned.subjects]
@@ -107,10 +109,9 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
     results = []
     for encoder in encoders:
         named = prefixed(progress, encoder.name) if len(encoders) > 1 else progress
-        result = measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
-        if not result.twins:
-            raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(result.missing)})")
-        results.append(result)
+        results.append(
+            measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
+        )
     clusters, kind = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
     asked = questions([encoder.name for encoder in encoders], [result.ks for result in results])
     cells = [cell(question, results[question.encoder], clusters, shared) for question in asked]
