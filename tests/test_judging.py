@@ -57,6 +57,10 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
     assert document["fixed"]["encoders"][0]["digest"] == left.data.tags["encoder_digest"]
     seeds = {name: left.data.params[name] for name in ("split_seed", "test_seed", "bootstrap_seed", "shuffle_seed")}
     assert seeds == dict.fromkeys(seeds, "0")
+    page = load_text(f"runs:/{left.info.run_id}/verdict.html")
+    assert page.startswith("<!doctype html>")
+    assert "Has planted:small_network learned depth?" in page
+    assert document["digest"] in page
     # Figures are reported all the same, and one probe is registered, which carries its answer.
     assert left.data.metrics["k8/arms/trained_test_loss"] > 0
     (version,) = mlflow.MlflowClient().search_model_versions("name LIKE 'idl-depth-%'")
@@ -73,32 +77,59 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
 
 
 @pytest.mark.slow
-def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run("main", *SMALL, *FEW, "--encoders", "autoencoder") == 0
+def test_a_study_has_a_run_and_a_child_for_each_encoder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A factory says nothing of a task.
+    monkeypatch.setattr("idl.cli.judging.task_of", lambda origin, _="": origin.task or "planting")
+    assert run("main", *SMALL, *FEW, "--encoders", "autoencoder,planted:small_network") == 0
     parent = next(each for each in runs() if "mlflow.parentRunId" not in each.data.tags)
     children = [each for each in runs() if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert {child.data.tags["encoder"] for child in children} == {"null", "autoencoder"}
+    assert {child.data.tags["encoder"] for child in children} == {"null", "autoencoder", "planted:small_network"}
+    own = next(child for child in children if child.data.tags["encoder"] == "autoencoder")
     assert {each.info.status for each in runs()} == {"FINISHED"}
     assert parent.data.tags["verdict autoencoder k2"] == "INVALID"
     assert parent.data.metrics["autoencoder/k10/arms/trained_test_loss"] == pytest.approx(
-        next(child.data.metrics["test_loss"] for child in children if child.data.tags["encoder"] == "autoencoder"),
+        own.data.metrics["test_loss"],
         rel=1e-4,
     )
+    # The page of all, and one of each judged encoder alone: the same answers, corrected for all that was asked.
+    pages = {
+        each.info.run_id: json.loads(load_text(f"runs:/{each.info.run_id}/verdict.json")) for each in (parent, own)
+    }
+    whole, alone = pages[parent.info.run_id], pages[own.info.run_id]
+    assert [cell["encoder"] for cell in whole["cells"]] == ["autoencoder"] * 2 + ["planted:small_network"] * 2
+    assert alone["cells"] == whole["cells"][:2]
+    assert (alone["digest"], alone["fixed"]) == (whole["digest"], whole["fixed"])
+    assert {error["encoder"] for image in alone["images"] for error in image["errors"]} == {"null", "autoencoder"}
+    assert "Which network has learned depth?" in load_text(f"runs:/{parent.info.run_id}/verdict.html")
+    assert "Has autoencoder learned depth?" in load_text(f"runs:/{own.info.run_id}/verdict.html")
     # The same images of all encoders stand side by side.
     client = mlflow.MlflowClient()
     shown = [
         {file.path.partition("+step")[0] for file in client.list_artifacts(child.info.run_id, "images")}
         for child in children
     ]
-    assert shown[0] == shown[1]
+    assert shown[0] == shown[1] == shown[2]
     assert "autoencoder, k = 10 (all): INVALID" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["verdict", "compare"])
+def test_a_null_that_does_not_fit_is_refused(command: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    judged = ("--encoder", "autoencoder") if command == "verdict" else ("--encoders", "autoencoder")
+    assert run(command, *SMALL, *judged, "--common-stride", "7") == 2
+    assert "error: common_stride=7: does not divide images of 256 x 256 pixels" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("verdict", "--feature", "dept"), "did you mean 'depth'"),
-        (("verdict", "--feature", "normals", "--encoder", "autoencoder"), "has no layer 'normals'"),
+        (("verdict", "--feature", "dept"), "error: feature 'dept' does not exist: did you mean 'depth'"),
+        (("compare", "--feature", ""), "error: feature '' does not exist"),
+        (
+            ("verdict", "--feature", "normals", "--encoder", "autoencoder"),
+            "error: feature=normals: dataset=folder has no",
+        ),
         (("verdict", "--task", "juggling"), "no encoder stands for this task"),
         (("verdict", "--encoder", "planted:small_network"), "Name the task"),
         (("verdict", "--encoder", "autoencoder", "--task", "imagenet"), "were trained for reconstruction"),
@@ -114,6 +145,13 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pyt
         (("compare", "--encoders", "null"), "null stands beside them"),
         (("compare", "--encoders", "autoencoder,autoencoder"), "one is there twice"),
         (("compare", "--encoders", "autoencoder", "--common-stride", "0"), "error: common_stride=0"),
+        (("compare", "--encoders", "autoencoder,nope"), "error: encoders=nope: no such encoder"),
+        (
+            ("compare", "--encoders", "autoencoder", "--weights", "mine.pth"),
+            "weights=mine.pth: encoders=autoencoder has",
+        ),
+        (("verdict", "--encoder", "autoencoder", "--cache", "/dev/null/x"), "error: cache=/dev/null/x: cannot be made"),
+        (("verdict", "--encoder", "autoencoder", "--dataset", "rooms", "--dataset-seed", "-1"), "dataset_seed is -1"),
         (("compare", "--encoders", " , "), "name those that are judged"),
     ],
 )

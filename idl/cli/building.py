@@ -98,7 +98,12 @@ def store_of(config: DatasetConfig, options: Mapping[str, Any]) -> Store:
     # The cores that this process may use, where the system tells.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = options["workers"] or cores or 1
-    store = open_store(config, cache_folder(options) / "datasets", workers=workers, progress=progress_shown())
+    folder = cache_folder(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cache={folder}: cannot be made ({error.strerror}). Pass another folder.") from error
+    store = open_store(config, folder / "datasets", workers=workers, progress=progress_shown())
     for note in store.notes:
         warn(note)
     count = options.get("test_images", 0)

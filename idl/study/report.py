@@ -50,18 +50,13 @@ def with_answers(report: RunReport, study: Study, position: int, test_reads: int
     for question, verdict in study.of_encoder(position):
         metrics |= _metrics(study.results[position], question, verdict)
         tags[f"verdict k{question.k}"] = str(verdict.outcome)
-    alone = replace(
-        study,
-        questions=tuple(question for question, _ in study.of_encoder(position)),
-        verdicts=tuple(verdict for _, verdict in study.of_encoder(position)),
-    )
     return replace(
         report,
         params={**report.params, **_params(study)},
         metrics={**report.metrics, **metrics, "test_reads_before": float(test_reads)},
         figures={**_figures(study, position), **report.figures},
         tables={**report.tables, "arms.csv": _arms_table(study, [position])},
-        description=f"{markdown(alone)}\n\n{report.description}",
+        description=f"{markdown(study.alone(position))}\n\n{report.description}",
         tags={**report.tags, **tags},
     )
 

@@ -1,7 +1,7 @@
 """A study, from frozen encoders to verdicts: arms of each, one family of questions, one answer a question."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from idl.arms import ArmsResult, measure
@@ -61,6 +61,17 @@ class Study:
         """The encoders that are judged."""
         return self.plan.subjects
 
+    def alone(self, position: int) -> "Study":
+        """Return the study as far as it is about one encoder; what was fixed, and corrected for, is still of all."""
+        answers = self.of_encoder(position)
+        return replace(
+            self,
+            plan=replace(self.plan, subjects=(self.subjects[position],)),
+            results=(self.results[position],),
+            questions=tuple(replace(question, encoder=0) for question, _ in answers),
+            verdicts=tuple(verdict for _, verdict in answers),
+        )
+
     def of_encoder(self, position: int) -> tuple[tuple[Question, Verdict], ...]:
         """Return one encoder's questions and answers."""
         pairs = zip(self.questions, self.verdicts, strict=True)
@@ -88,8 +99,13 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) 
 def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
     """Fix all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
 
-    Raises InputError where the store cannot be split, or has no such target.
+    Raises InputError where the store cannot be split, has no such target, or no grid of the common stride.
     """
+    size = store.protocol.size
+    if any(side % config.common_stride for side in size):
+        raise InputError(
+            f"common_stride={config.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass 8."
+        )
     split = split_of(probe, store, target(probe.target))
     return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects))
 

@@ -34,7 +34,7 @@ class RoomsRecipe:
         _check("views", self.views, 1, 999)
         _check("resolution", self.resolution, MIN_RESOLUTION, MAX_RESOLUTION)
         # 32 bits: a larger seed fills two words of the seed sequence, and could equal another (seed, scene) pair.
-        _check("seed", self.seed, 0, 2**32 - 1)
+        _check("dataset_seed", self.seed, 0, 2**32 - 1)
 
 
 def _check(name: str, value: object, low: int, high: int) -> None:
