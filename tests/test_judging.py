@@ -81,7 +81,7 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # A factory says nothing of a task.
-    monkeypatch.setattr("idl.cli.judging.task_of", lambda origin, _="": origin.task or "planting")
+    monkeypatch.setattr("idl.cli.judging.task_of", lambda origin, _="": origin.task)
     assert run("main", *SMALL, *FEW, "--encoders", "autoencoder,planted:small_network") == 0
     parent = next(each for each in runs() if "mlflow.parentRunId" not in each.data.tags)
     children = [each for each in runs() if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

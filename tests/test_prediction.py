@@ -257,10 +257,43 @@ def test_a_field_is_written_in_its_own_unit(tmp_path: Path, photograph: Photogra
     folder.write(photograph, -MAP)
     np.testing.assert_array_equal(np.load(tmp_path / "out/walk/room_edge.npy"), -MAP[0])
     assert folder.is_done(photograph)
-    assert "bright -2 to dark 4 px" in folder.legend
+    assert "dark -2 to bright 4 px" in folder.legend
     # Three outputs that are no direction keep their lengths.
     rgb = np.full((20, 20, 3), 51, np.uint8)
     np.testing.assert_allclose(predict(lambda image: image * 5, rgb, 16, STRIDE), 1.0, atol=1e-5)
+
+
+def lightness(picture: Path) -> list[int]:
+    """Of the pixels of a picture's one row."""
+    grey = Image.open(picture).convert("L")
+    return [int(grey.getpixel((x, 0))) for x in range(grey.width)]  # pyright: ignore[reportArgumentType]
+
+
+def test_colours_of_a_field_are_not_those_of_depth(tmp_path: Path, photograph: Photograph) -> None:
+    rising = np.array([[[0.0, 1.0, 2.0, 4.0, 9.0]]], np.float32)
+    for source in (DEPTH, FIELD):
+        folder = Folder(tmp_path / source.target, source, PredictionConfig(near=0, far=4))
+        folder.write(photograph, rising)
+    near_to_far = lightness(tmp_path / "depth/walk/room_colour.png")
+    low_to_high = lightness(tmp_path / "edge/walk/room_colour.png")
+    assert near_to_far == sorted(near_to_far, reverse=True)
+    assert low_to_high == sorted(low_to_high)
+    # Beyond the range there is no other colour.
+    assert near_to_far[3] == near_to_far[4]
+    assert len(set(near_to_far)) == len(set(low_to_high)) == 4
+
+
+def test_zero_is_a_range_that_can_be_asked_for(tmp_path: Path, photograph: Photograph) -> None:
+    below = np.array([[[-2.0, -1.0, 0.0, 4.0]]], np.float32)
+    Folder(tmp_path / "out", FIELD, PredictionConfig(near=0.0)).write(photograph, below)
+    with Image.open(tmp_path / "out/walk/room_colour.png") as picture:
+        said = json.loads(picture.info["idl"])
+    assert (said["near"], said["far"]) == (0.0, 4.0)
+    seen = lightness(tmp_path / "out/walk/room_colour.png")
+    assert seen[0] == seen[1] == seen[2] < seen[3]
+    Folder(tmp_path / "far", FIELD, PredictionConfig(far=0.0)).write(photograph, below)
+    seen = lightness(tmp_path / "far/walk/room_colour.png")
+    assert seen[0] < seen[1] < seen[2] == seen[3]
 
 
 def test_an_empty_range_is_refused(tmp_path: Path) -> None:

@@ -207,6 +207,8 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "file out": (("predict", "walk/rgb", "--model", DEPTH, "--out", "mlflow.db"), "mlflow.db is no folder"),
     "out": (("predict", "walk/rgb", "--model", DEPTH, "--out", "mlflow.db/out"), "mlflow.db is no folder"),
     "scale": ((*PREDICT, DEPTH, "--depth-scale", "0"), "depth_scale=0"),
+    "near": ((*PREDICT, DEPTH, "--near", "close"), "near=close: expected a depth or a value such as 0.5, or auto."),
+    "no range": ((*PREDICT, DEPTH, "--near", "0", "--far", "0"), "near=0, far=0: expected near < far"),
     "figure": (("models", "--sort", "rmse"), "Did you mean test_rmse?"),
     "filter": (("models", "--dataset", "wlak"), "Did you mean walk?"),
     "part": (walk("evaluate", "--model", DEPTH, "--part", "train"), "only its own test split is measured there"),

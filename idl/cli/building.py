@@ -63,8 +63,8 @@ def dataset_of(options: Mapping[str, Any]) -> DatasetConfig:
     named = {
         **options,
         "protocol_name": options["protocol"],
-        "min_depth_m": _metres("min_depth", options["min_depth"]),
-        "max_depth_m": _metres("max_depth", options["max_depth"]),
+        "min_depth_m": number_or_auto("min_depth", options["min_depth"], "metres such as 10"),
+        "max_depth_m": number_or_auto("max_depth", options["max_depth"], "metres such as 10"),
     }
     config = configured(DatasetConfig, named)
     # On every rank: those that come second wait for the first.
@@ -179,14 +179,14 @@ def _whole(name: str, text: str) -> int:
         raise InputError(f"{name}={text}: expected a whole number or auto.") from error
 
 
-def _metres(name: str, text: str) -> float | None:
-    """Return None for "auto"."""
+def number_or_auto(name: str, text: str, expected: str) -> float | None:
+    """Return None for "auto". Raises InputError, which says what was `expected`, where `text` is no number."""
     if text == AUTO:
         return None
     try:
         return float(text)
     except ValueError as error:
-        raise InputError(f"{name}={text}: expected metres such as 10, or auto.") from error
+        raise InputError(f"{name}={text}: expected {expected}, or auto.") from error
 
 
 def _triple(name: str, text: str) -> tuple[float, float, float] | None:

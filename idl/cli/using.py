@@ -6,9 +6,9 @@ from typing import Any, get_args
 import click
 
 from idl import prediction, tracking
-from idl.cli.building import warn
+from idl.cli.building import number_or_auto, warn
 from idl.cli.group import cli
-from idl.cli.options import model_option, option
+from idl.cli.options import AUTO, model_option, option
 from idl.errors import InputError
 from idl.prediction import Folder, PredictionConfig, Source
 from idl.prediction.outputs import Format
@@ -26,12 +26,20 @@ _PREDICTION = PredictionConfig()
     "--format", _PREDICTION.format, "Depth as 16-bit PNG, or as metres in .npy.", type=click.Choice(get_args(Format))
 )
 @option("--depth-scale", _PREDICTION.depth_scale, "Units per metre in a PNG; 1000: millimetres, up to 65.534 m.")
-@option("--near", _PREDICTION.near, "Depth (or value) at the bright end of the picture's colours.")
-@option("--far", _PREDICTION.far, "Depth (or value) at their dark end; both 0: as in the pictures of its run.")
+@option(
+    "--near",
+    AUTO,
+    "Depth at the bright end of the colours (or least value of a field); auto: as in its run's pictures.",
+)
+@option("--far", AUTO, "Depth at their dark end (or greatest value of a field), likewise.")
 @click.option("--overwrite", is_flag=True, help="Make anew what is there already.")
 def predict(model: str, image: tuple[str, ...], images: str, out: str, overwrite: bool, **options: Any) -> None:
     """Predict depth, or what else it was fitted for, on images of any size, with a registered probe."""
-    config = PredictionConfig(options["format"], options["depth_scale"], options["near"], options["far"])
+    config = PredictionConfig(
+        options["format"],
+        options["depth_scale"],
+        *(number_or_auto(each, options[each], "a depth or a value such as 0.5") for each in ("near", "far")),
+    )
     config.require()
     if not out:
         raise InputError("out: no folder given. Pass out=FOLDER.")

@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
 from idl.errors import InputError
-from idl.figures.colour import DEPTH_MAP, colourise, normals_to_rgb
+from idl.figures.colour import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
 from idl.prediction.photographs import Photograph
 
 Format = Literal["png", "npy"]
@@ -35,14 +35,14 @@ class PredictionConfig:
     format: of depth: "png" (16 bits, `depth_scale` units a metre) or "npy" (float32, metres). Anything else is .npy:
       (H, W), or (H, W, outputs).
     depth_scale: units a metre of a PNG: 1000 for millimetres.
-    near, far: depths (or values) at the two ends of the picture's colours; 0: as in the pictures of the run that the
-      model comes from.
+    near, far: depths (or least and greatest value of a field) at the two ends of the picture's colours; None: as in the
+      pictures of the run that the model comes from. Normals have no range.
     """
 
     format: Format = "png"
     depth_scale: float = 1000.0
-    near: float = 0.0
-    far: float = 0.0
+    near: float | None = None
+    far: float | None = None
 
     def require(self) -> None:
         """Raise InputError where the scale is none."""
@@ -100,7 +100,8 @@ class Folder:
     def limits(self) -> tuple[float, float]:
         """Values at the ends of the colours, metres or a field's unit."""
         near, far = self.source.shown_range
-        return self.config.near or near, self.config.far or far
+        asked = self.config
+        return near if asked.near is None else asked.near, far if asked.far is None else asked.far
 
     @property
     def farthest_m(self) -> float:
@@ -116,7 +117,7 @@ class Folder:
         if self.source.kind != "depth":
             unit = "" if self.source.unit == "1" else f" {self.source.unit}"
             return (
-                f"values: {self.source.target}{unit and f' in{unit}'}; colours: bright {near:g} to dark {far:g}{unit}"
+                f"values: {self.source.target}{unit and f' in{unit}'}; colours: dark {near:g} to bright {far:g}{unit}"
             )
         values = "metres" if self.config.format == "npy" else f"{self.config.depth_scale:g} units a metre"
         return f"values: {values}; colours: bright {near:g} m to dark {far:g} m"
@@ -154,7 +155,10 @@ class Folder:
         if self.source.is_normals:
             colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
         else:
-            colours = colourise(map_[0], everywhere, self.limits, DEPTH_MAP)
+            # As in the pictures of runs: a field is not to be taken for a depth.
+            colours = colourise(
+                map_[0], everywhere, self.limits, DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
+            )
         # The sign that the values are those of its record: no other's may lie beside them, whenever this is broken off.
         picture.unlink(missing_ok=True)
         _replace(values, content.getvalue())
