@@ -14,6 +14,7 @@ from idl.data.store import Store
 from idl.evaluation import IMAGES_AT_A_TIME, NUM_PANELS, PanelValues, spread
 from idl.fitting import read_target
 from idl.measures import Sums, Truth, measure_of
+from idl.native import NativeMeasure, native_results
 from idl.prediction.maps import Model, padded
 from idl.progress import Progress
 from idl.protocol import Protocol
@@ -52,11 +53,14 @@ def measure(
       is fitted there.
     stride: pixels a cell of the model's grid.
 
-    Pixels count where a probe of this target would count them.
+    Pixels count where a probe of this target would count them: of depth under a native protocol, at native size. There
+    a probe's own run differs where it predicts beyond the range, since a whole model clamps before it is upsampled.
     """
-    measure = measure_of(target, protocol, *_means(store, reference, target, progress))
+    means = _means(store, reference, target, progress)
+    measure = measure_of(target, protocol, *means)
+    native = NativeMeasure.of(store, target, protocol, means[0])
     shown = spread(len(order), NUM_PANELS)
-    counts, rows, totals = [], [], []
+    counts, rows, totals, native_rows = [], [], [], []
     panels: list[PanelValues] = []
     position = 0
     with progress(label, len(order)) as advance:
@@ -64,7 +68,12 @@ def measure(
             truth = Truth(*_of(target, read))
             with torch.inference_mode():
                 output = padded(model, images_of(read["rgb"]), stride)
-                measured = measure.measure(_encoded(output, target), truth, is_whole=True)
+                encoded = _encoded(output, target)
+                measured = measure.measure(encoded, truth, is_whole=True)
+                if native is not None:
+                    # To it, maps of the images' size are the finest of grids.
+                    indices = order[position : position + len(output)]
+                    native_rows.append(native.measure(encoded, indices, probe=0))
             counts.append(truth.valid.sum(dim=(1, 2), dtype=torch.float64).numpy())
             rows.append(measured.rows)
             totals.append(measured.totals or {})
@@ -76,9 +85,16 @@ def measure(
                     panels.append(PanelValues(store.names[order[position + row]], *copies))
             position += len(output)
             advance(len(output))
-    joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
-    added = {name: reduce(np.add, (part[name] for part in totals)) for name in totals[0]}
-    return Measurement(np.concatenate(counts), measure.sums(joined, added), tuple(panels))
+    if native_rows:
+        sums: Sums = native_results(_joined(native_rows), ("model",))[1]
+    else:
+        added = {name: reduce(np.add, (part[name] for part in totals)) for name in totals[0]}
+        sums = measure.sums(_joined(rows), added)
+    return Measurement(np.concatenate(counts), sums, tuple(panels))
+
+
+def _joined(rows: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
 
 
 def _layers(target: Target) -> tuple[str, str]:

@@ -72,6 +72,22 @@ class NativeMeasure:
         return sums, (error_m / valid.sum()).numpy()
 
 
+def require_native(store: Store, target: Target, indices: Sequence[int]) -> None:
+    """Make sure, before an image is encoded, that images which are tested have what they are measured on.
+
+    A published dataset may come without native depth on its training side. Raises InputError.
+    """
+    if NativeMeasure.of(store, target, store.protocol, 0.0) is None:
+        return
+    missing = store.lacking(NATIVE, indices) if NATIVE in store.layers else tuple(indices)
+    if missing:
+        raise InputError(
+            f"split: {len(missing)} of {len(indices)} images that are tested under it, {store.names[missing[0]]} among "
+            f"them, have no native depth, which protocol {store.protocol.name} measures. Pass split=auto, or "
+            "protocol=idl."
+        )
+
+
 def native_results(
     rows: Mapping[str, np.ndarray], arms: Sequence[str]
 ) -> tuple[dict[str, Mapping[str, float]], DepthSums]:

@@ -24,7 +24,7 @@ from idl.evaluation import evaluate
 from idl.features import EncodedDataset, features_key
 from idl.fitting import PROBE, ArmFit, SplitStatistics, fit_arms, read_target, split_statistics
 from idl.measures import measure_of
-from idl.native import NativeMeasure
+from idl.native import NativeMeasure, require_native
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.probes.statistics import Statistics
@@ -168,6 +168,7 @@ def prepared(
     wanted = target(config.target)
     protocol = replace(store.protocol, alignment=config.alignment)
     split = split_of(config, store, wanted)
+    require_native(store, wanted, split.indices["test"])
     encoder.require(*protocol.size)
     limits = world.once(lambda: shown_range(store, split, wanted, cache_folder / "ranges"))
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)

@@ -95,10 +95,10 @@ def small_network(channels: int = 6, seed: int = 0) -> nn.Module:
 
 def one_weight(seed: int = 0) -> nn.Module:
     """Factory of a network whose one weight, always the same, cannot be another or in another order."""
-    network = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 3, 1, groups=3, bias=False))
+    scale = nn.Conv2d(3, 3, 1, groups=3, bias=False)
     with torch.no_grad():
-        network[1].weight.fill_(2.0)
-    return network
+        scale.weight.fill_(2.0)
+    return nn.Sequential(nn.AvgPool2d(8), scale)
 
 
 def write_pairs(

@@ -316,4 +316,4 @@ def test_bad_settings_end_before_an_image_is_encoded(
 @pytest.mark.parametrize(("name", "value"), [("untrained_seeds", 0), ("shuffle_seed", -1), ("common_stride", 0)])
 def test_controls_that_cannot_be_are_named_as_their_options_are(name: str, value: int) -> None:
     with pytest.raises(InputError, match=f"^{name}={value}: expected"):
-        Controls(**{name: value})
+        Controls(**{name: value})  # pyright: ignore[reportArgumentType]

@@ -12,12 +12,17 @@ from planted import SmallNetwork
 from planted_frames import FramesReader, metrics_by_hand, upsampled
 
 from idl.data.preparation import prepare
+from idl.data.reader import Sample
 from idl.data.splits import split_store
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
+from idl.errors import InputError
+from idl.measurement import measure
+from idl.metrics import DepthSums
 from idl.native import NativeMeasure, native_results
 from idl.pipeline import ProbeConfig, probe
 from idl.probes.linear_probe import LinearProbe
+from idl.progress import silent
 from idl.protocol import NATIVE, PRESETS, Protocol
 from idl.targets import target
 
@@ -142,6 +147,45 @@ def test_a_rectangle_goes_through_the_main_path(
     assert params["split_is_published"] is True
     assert "m an image" in run.report.description
     assert "at native size, crop 6:90,11:117" in run.report.description
+
+
+@pytest.mark.parametrize("space", ["depth", "log-depth"])
+def test_a_registered_probe_is_measured_as_in_its_own_run(tmp_path: Path, space: str) -> None:
+    # Nothing lies near an end of the range, where a whole model clamps before it is upsampled. From inverse depth some
+    # is predicted near infinity: there the error differs by 0.6 %.
+    wide = replace(SMALL, max_depth_m=6.0)
+    frames = prepare(FramesReader(num_scenes=8, views=2, protocol=wide, num_test=3), wide, tmp_path / "store")
+    run = probe(replace(CONFIG, target=space, k="all"), frames, encoder(), tmp_path)
+    order, reference = (split_store(frames, "auto", 0).indices[name] for name in ("test", "train"))
+    sums = measure(run.model.module, frames, order, reference, target(space), wide, 8, silent).sums
+    assert isinstance(sums, DepthSums)
+    own = {name.removeprefix("test_"): value for name, value in run.report.metrics.items()}
+    names = ("rmse", "rmse_pooled", "abs_rel", "abs_rel_pooled", "r2", "delta1", "delta1_pooled")
+    # The maps of its own run were kept in half precision.
+    close(sums.summary(), {name: own[name] for name in names}, rel=2e-3, share=3e-3)
+    truth = frames.read((NATIVE,), order)[NATIVE][:, 6:90, 11:117]
+    np.testing.assert_array_equal(sums.num_valid, (truth > 0).sum(axis=(1, 2)))
+
+
+def test_tested_images_without_native_depth_are_named_before_one_is_encoded(tmp_path: Path) -> None:
+    class TestSideOnly(FramesReader):
+        """As DIODE's training side, whose native maps would be a hundred gigabytes."""
+
+        def _sample(self, scene: str, name: str, generator: np.random.Generator) -> Sample:
+            sample = super()._sample(scene, name, generator)
+            if sample.side == "test":
+                return sample
+            return replace(sample, layers={name: each for name, each in sample.layers.items() if name != NATIVE})
+
+    reader = TestSideOnly(num_scenes=8, views=2, protocol=SMALL, num_test=3)
+    store = prepare(reader, SMALL, tmp_path / "store")
+    assert store.lacking(NATIVE, range(16)) == tuple(range(10))
+    assert store.lacking("rgb", range(16)) == ()
+    probe(CONFIG, store, encoder(), tmp_path / "auto")
+    other = replace(CONFIG, split="3:1:4")
+    with pytest.raises(InputError, match=r"^split: \d of 8 images that are tested .* have no native depth"):
+        probe(other, store, encoder(), tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*"))
 
 
 def test_gradient_descent_takes_rectangles(frames: Store, tmp_path: Path) -> None:

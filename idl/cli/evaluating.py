@@ -24,6 +24,7 @@ from idl.data.splits import EVERYTHING, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.measurement import measure
+from idl.native import require_native
 from idl.progress import terminal
 from idl.ranges import shown_range
 from idl.reporting import MeasuredModel, MeasurementFindings, measurement_report
@@ -65,12 +66,8 @@ def evaluate(**options: Any) -> None:
                 f"model={probe.version.uri}: predicts {target.name}; {store.path} has no layer {target.layer!r}, but "
                 f"{have}."
             )
-        if store.protocol.is_native and target.kind == "depth":
-            raise InputError(
-                f"protocol={store.protocol.name}: measures at native size, which only a probe's own run does. "
-                "Pass protocol=idl."
-            )
         split, order, reference = _images(store, part, options)
+        require_native(store, target, order)
         protocol = replace(store.protocol, alignment=options["alignment"])
         _require_unseen(probe, store, split, part)
         notes = tuple(_notes(probe, store))
@@ -153,6 +150,11 @@ def _notes(probe: RegisteredProbe, store: Store) -> Iterator[str]:
         yield (
             f"The encoder's weights were trained for {probe.version.tags['task']} ({source}): it may have seen these "
             f"images, without their {card.target}."
+        )
+    if probe.kind == "depth" and protocol.is_native:
+        yield (
+            "Measured at native size. Where the model predicts beyond its range its own run may differ a little: a "
+            "whole model clamps before it is upsampled."
         )
     farthest = probe.protocol.max_depth_m
     if probe.kind == "depth" and protocol.max_depth_m > farthest:

@@ -98,6 +98,17 @@ class Store:
         except (OSError, KeyError) as error:
             raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
 
+    def lacking(self, layer: str, indices: Sequence[int]) -> tuple[int, ...]:
+        """Those of `indices` that have nothing of a layer that others have, and are read as zeros."""
+        self._require((layer,))
+        with h5py.File(self.path, "r") as file:
+            dataset = dataset_of(file, layer)
+            if dataset.chunks is None:
+                return ()
+            there: set[int] = set()
+            dataset.id.chunk_iter(lambda chunk: there.add(chunk.chunk_offset[0]))
+        return tuple(index for index in indices if self.origin(index) not in there)
+
     def origin(self, index: int) -> int:
         """The image in the file that image `index` is, or is a crop of."""
         return index

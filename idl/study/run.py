@@ -10,6 +10,7 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders.untrained import require_twins
 from idl.errors import InputError
+from idl.native import require_native
 from idl.pipeline import ProbeConfig, split_of
 from idl.progress import Progress, prefixed, silent
 from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
@@ -106,7 +107,9 @@ def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequen
         raise InputError(
             f"common_stride={config.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass 8."
         )
-    split = split_of(probe, store, target(probe.target))
+    wanted = target(probe.target)
+    split = split_of(probe, store, wanted)
+    require_native(store, wanted, split.indices["test"])
     return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects))
 
 

@@ -92,9 +92,8 @@ def _description(answer: Answer) -> Markup:
 
 def rules(content: PageContent) -> Markup:
     """Write all that was fixed before the test split was read: the rules first."""
-    rows = [(name, number(value)) for name, value in content.rules.to_dict().items()]
-    rows += [(name.replace("_", " "), words) for name, words in _leaves(content.fixed)]
-    return table("", ("what was fixed", "value"), rows)
+    named = [*_leaves(content.rules.to_dict()), *_leaves(content.fixed)]
+    return table("", ("what was fixed", "value"), [(name.replace("_", " "), words) for name, words in named])
 
 
 def _leaves(value: object, name: str = "") -> Iterator[tuple[str, str]]:
