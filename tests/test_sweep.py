@@ -289,6 +289,7 @@ def test_a_damaged_journal_is_told_and_goes_on(tmp_path: Path, damage: str) -> N
         ("nowhere", "not the URL of a database"),
         ("sqlite:////nowhere/at/all.db", "cannot be reached"),
         ("nodialect://user:secret@host/name", "cannot be reached|driver is not installed"),
+        ("postgresql//user:secret:secret@host/name", "not the URL of a database"),
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_said_first(tmp_path: Path, storage: str, told: str) -> None:

@@ -1,6 +1,5 @@
 """Where a study is kept, and whether it is the study of this sweep."""
 
-import re
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from idl.errors import InputError
+from idl.passwords import HIDDEN, without_password
 from idl.sweep.config import SweepConfig
 from idl.sweep.database import Database
 from idl.sweep.journal import Journal, open_journal
@@ -29,8 +29,6 @@ _LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_0
 # A worker that asks for a batch holds an sqlite file's only lock while the sampler thinks.
 _SQLITE = {"timeout": 60}
 CONNECT = {"postgresql+psycopg": _LIBPQ, "postgresql+psycopg2": _LIBPQ, "sqlite": _SQLITE, "sqlite+pysqlite": _SQLITE}
-# Of what was meant as a URL: `:password@`, and `password=` in a query.
-_PASSWORD, HIDDEN = re.compile(r"(?<=:)[^:@/]+(?=@)|(?<=password=)[^&]+"), "***"
 # A storage that ends with this process.
 MEMORY = "memory"
 
@@ -106,7 +104,7 @@ def _parsed(address: str) -> URL:
         url = make_url(address)
     except SQLAlchemyError as error:
         raise InputError(
-            f"storage={_PASSWORD.sub(HIDDEN, address)}: not the URL of a database. Pass one such as "
+            f"storage={without_password(address)}: not the URL of a database. Pass one such as "
             "postgresql://user@host/name, memory, or nothing for a journal file."
         ) from error
     # The driver that `pip install '.[postgres]'` brings; which one goes without saying depends on SQLAlchemy.
@@ -115,7 +113,7 @@ def _parsed(address: str) -> URL:
 
 def _shown(url: URL) -> str:
     # A password may also stand behind the question mark.
-    query = {name: "***" if "password" in name.lower() else value for name, value in url.query.items()}
+    query = {name: HIDDEN if "password" in name.lower() else value for name, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
 
 

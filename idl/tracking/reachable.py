@@ -7,9 +7,10 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from idl.errors import InputError
+from idl.passwords import without_password
 
 TIMEOUT_S = 3.0
 REMEDY = "Start it, or set MLFLOW_TRACKING_URI."
@@ -51,20 +52,16 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(path))
 
 
-def without_password(uri: str) -> str:
-    """Return `uri` as it may be shown: user and password left out."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
 def _require(uri: str, what: str) -> None:
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise InputError(f"{what} {uri}: not an address ({error}). Set MLFLOW_TRACKING_URI.") from None
+    except ValueError:
+        # What the error says may hold a part of the password.
+        raise InputError(
+            f"{what} {without_password(uri)}: not an address. Set MLFLOW_TRACKING_URI to one such as "
+            "http://127.0.0.1:5000; in a password / is %2F, @ is %40."
+        ) from None
     scheme = parts.scheme.partition("+")[0]
     if scheme in ("http", "https"):
         _require_http(uri, what)
@@ -113,15 +110,16 @@ def _require_sqlite(uri: str) -> None:
     path = sqlite_path(uri)
     if path is None:
         return
+    shown = without_password(uri)
     if path.is_dir():
-        raise InputError(f"tracking store {uri}: {path} is a folder. Name a file, sqlite:///mlflow.db.")
+        raise InputError(f"tracking store {shown}: {path} is a folder. Name a file, sqlite:///mlflow.db.")
     if not path.absolute().parent.is_dir():
         folder = path.absolute().parent
-        raise InputError(f"tracking store {uri}: no folder {folder}. Create it, or set MLFLOW_TRACKING_URI.")
+        raise InputError(f"tracking store {shown}: no folder {folder}. Create it, or set MLFLOW_TRACKING_URI.")
     for place in (path.absolute().parent, path):
         if place.exists() and not os.access(place, os.W_OK):
             raise InputError(
-                f"tracking store {uri}: {place} is read-only. Make it writable, or set MLFLOW_TRACKING_URI."
+                f"tracking store {shown}: {place} is read-only. Make it writable, or set MLFLOW_TRACKING_URI."
             )
 
 
@@ -129,7 +127,7 @@ def _require_no_folder(uri: str) -> None:
     if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"):
         return
     raise InputError(
-        f"tracking store {uri}: mlflow no longer writes to a plain folder. Set "
+        f"tracking store {without_password(uri)}: mlflow no longer writes to a plain folder. Set "
         "MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or convert it with `mlflow migrate-filestore`."
     )
 

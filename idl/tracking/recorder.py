@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from idl.passwords import without_password
 from idl.tracking.quiet import quiet
-from idl.tracking.reachable import current_uris, without_password
+from idl.tracking.reachable import current_uris
 from idl.tracking.registry import RegisteredVersion, register
 
 if TYPE_CHECKING:

@@ -85,6 +85,27 @@ def test_password_is_not_shown():
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:secret@127.0.0.1:port",
+        "http://me:secret@[::1",
+        "postgresql://me:12/secret@127.0.0.1:9/idl",
+        "postgresql://me:12@secret@127.0.0.1:9/idl",
+        "postgresql://127.0.0.1:9/idl?user=me&password=secret",
+        "sqlite:///missing/mlflow.db?password=secret",
+        "sqlite:////?Password=secret",
+        "file://me:secret@host/runs",
+    ],
+)
+def test_no_message_holds_a_password_or_a_part_of_one(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        require_reachable(uri)
+    assert "secret" not in str(caught.value)
+    assert "'12'" not in str(caught.value)
+
+
 def test_database_server_is_asked_too():
     port = closed_port()
     with pytest.raises(InputError, match="no answer") as caught:
@@ -101,6 +122,9 @@ def test_no_address():
 
 def test_sqlite_needs_its_folder(tmp_path: Path):
     require_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+    # An @ in a path is no user's.
+    with pytest.raises(InputError, match=r"sqlite:////a@b/c@d/mlflow.db: no folder"):
+        require_reachable("sqlite:////a@b/c@d/mlflow.db")
     with pytest.raises(InputError, match=r"no folder .*missing.* Create it"):
         require_reachable(f"sqlite:///{tmp_path}/missing/mlflow.db")
     with pytest.raises(InputError, match="is a folder"):
