@@ -22,6 +22,8 @@ LAST_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT
 LEVELS = {
     "mlflow": logging.WARNING,
     "alembic": logging.WARNING,
+    # A traceback for each statement that fails; it is raised all the same, and ends in a line.
+    "mlflow.store.db.utils": logging.CRITICAL,
     # A line for each retry; what matters is said when the last one has failed.
     "urllib3.connectionpool": logging.ERROR,
     # "Failed to resolve installed pip version": true in any environment without pip, and harmless.

@@ -10,8 +10,10 @@ from types import FrameType
 from typing import Any
 
 from idl.errors import InputError
+from idl.passwords import without_password
+from idl.tracking.lost import explained, is_lost
 from idl.tracking.quiet import quiet
-from idl.tracking.reachable import current_uris, require_reachable, without_password
+from idl.tracking.reachable import current_uris, require_reachable
 from idl.tracking.recorder import Recorder
 from idl.tracking.schema import create_schema
 
@@ -56,7 +58,7 @@ def start(
             recorder = _open(entry_point, experiment, run_name or entry_point, resume)
             yield recorder
         except BaseException as caught:
-            error = _explained(caught)
+            error = explained(caught)
             if error is caught:
                 raise
             raise error from caught
@@ -113,10 +115,14 @@ def _open(entry_point: str, experiment: str | None, run_name: str, resume: str |
 
 
 def status_of(run_id: str) -> str | None:
-    """Return a run's status (RUNNING, FINISHED, KILLED, FAILED); None where this store has no such run."""
+    """Return a run's status (RUNNING, FINISHED, KILLED, FAILED); None where this store has no such run.
+
+    Raises InputError: the store cannot be reached.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    require_reachable(None)
     with quiet():
         create_schema(*current_uris())
         try:
@@ -186,9 +192,9 @@ def _end(recorder: Recorder, error: BaseException | None) -> None:
             with quiet():
                 mlflow.end_run(status)
         except Exception as caught:
-            raise _explained(caught) from caught
+            raise explained(caught) from caught
         return
-    is_gone = _is_lost_server(error) or _is_lost_server(error.__cause__)
+    is_gone = is_lost(error) or is_lost(error.__cause__)
     with quiet(last_try=is_gone), suppress(Exception):
         if status == "FAILED":
             line = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -202,23 +208,6 @@ def _status(error: BaseException | None) -> str:
         return "KILLED"
     is_regular = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
     return "FINISHED" if is_regular else "FAILED"
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Return an InputError for a server that went away, anything else as it is."""
-    if not _is_lost_server(error):
-        return error
-    uri = without_password(current_uris()[0])
-    explained = InputError(
-        f"tracking server {uri}: stopped answering while the run was logged. Start it and run again."
-    )
-    explained.__cause__ = error
-    return explained
-
-
-def _is_lost_server(error: BaseException | None) -> bool:
-    """Tell whether mlflow gave up on a request; it wraps every kind of lost connection in one such text."""
-    return type(error).__name__ == "MlflowException" and "API request to" in str(error)
 
 
 @contextmanager

