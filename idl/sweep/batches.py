@@ -194,7 +194,7 @@ class Search:
         # Others see lost trials and those that repeat them at once, else they would draw new ones instead; and a batch
         # when all of it has settings, a worker and a sign of life. They ask after it.
         with self.storage.as_only(self.study):
-            retry_gone(self.study)
+            retry_gone(self.study, self.storage.database is not None)
             fail_stale(self.study)
             for _ in range(min(self.config.at_once, self.config.trials - len(self._counted()))):
                 with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 import os
 import platform
 import threading
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -46,22 +47,41 @@ def this_worker() -> str:
     return f"{_host()}:{os.getpid()}:{_start_of(os.getpid())}"
 
 
-def is_gone(worker: str) -> bool:
-    """Tell whether `worker` ran on this machine and runs no more."""
+def is_gone(worker: str, *, is_local: bool = False) -> bool:
+    """Tell whether `worker` ran on this machine and runs no more.
+
+    is_local: what it worked on is a file, so that a machine of this name that was started at another time is this one.
+    """
     host, pid, start = worker.rsplit(":", 2)
-    return host == _host() and _start_of(int(pid)) != start
+    if _is_here(host):
+        return _start_of(int(pid)) != start
+    return is_local and _without_boot(host) == _without_boot(_host())
 
 
 def is_elsewhere(worker: str) -> bool:
     """Tell whether `worker` runs on a machine that this process cannot look into."""
-    return worker.rsplit(":", 2)[0] != _host()
+    return not _is_here(worker.rsplit(":", 2)[0])
+
+
+def _is_here(host: str) -> bool:
+    # Workers of old studies did not say when their machine was started.
+    return host in (_host(), _without_boot(_host()))
 
 
 def _host() -> str:
-    # Containers may share a host's name, and number their processes each for itself.
+    """Name what this process can look into: NAME/NAMESPACE@BOOT.
+
+    Containers may share a host's name, and number their processes each for itself; on two machines they may also share
+    an image's machine id, and even the number of their namespaces.
+    """
     with suppress(OSError):
-        return f"{platform.node()}/{Path('/proc/self/ns/pid').readlink()}"
-    return platform.node()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{platform.node()}/{Path('/proc/self/ns/pid').readlink()}@{boot}"
+    return f"{platform.node()}@{uuid.getnode():x}"
+
+
+def _without_boot(host: str) -> str:
+    return host.rpartition("@")[0] or host
 
 
 def _start_of(pid: int) -> str:
@@ -91,15 +111,15 @@ def is_running(trial: FrozenTrial, has_heartbeat: bool) -> bool:
         age = datetime.now() - (trial.datetime_start or datetime.min)
         return age < timedelta(seconds=grace_seconds())
     # Without a heartbeat nobody would ever know that a worker elsewhere has ended.
-    return not is_gone(worker) and (has_heartbeat or not is_elsewhere(worker))
+    return not is_gone(worker, is_local=not has_heartbeat) and (has_heartbeat or not is_elsewhere(worker))
 
 
-def retry_gone(study: Study) -> None:
+def retry_gone(study: Study, has_heartbeat: bool) -> None:
     """Have trials tried again whose worker is no more. To be called while this process trains none of the study."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORKER)
         # This process's own: left by a sweep that could not give them back, or by the repair of a journal.
-        if worker is not None and (worker == this_worker() or is_gone(worker)):
+        if worker is not None and (worker == this_worker() or is_gone(worker, is_local=not has_heartbeat)):
             retry(study, trial)
 
 
