@@ -188,7 +188,7 @@ def test_a_study_of_something_else_is_refused_with_both(tmp_path: Path, storage:
     with pytest.raises(InputError, match=told):
         run(tmp_path, config, subject=other)
     with pytest.raises(InputError, match=told):
-        check(config, other, tmp_path)
+        check(SearchSpace(), config, other, tmp_path)
     with pytest.raises(InputError, match=r"lr is 0.0001:1.0 there, 0.0001:0.1 here"):
         run(tmp_path, config, SearchSpace(lr=(1e-4, 0.1)))
     with pytest.raises(InputError, match=r"step_images is 32 there, 16:32 here"):
@@ -294,7 +294,7 @@ def test_a_damaged_journal_is_told_and_goes_on(tmp_path: Path, damage: str) -> N
 )
 def test_a_storage_that_cannot_be_reached_is_said_first(tmp_path: Path, storage: str, told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
-        check(replace(CONFIG, storage=storage), SUBJECT, tmp_path)
+        check(SearchSpace(), replace(CONFIG, storage=storage), SUBJECT, tmp_path)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -302,7 +302,7 @@ def test_a_storage_that_cannot_be_reached_is_said_first(tmp_path: Path, storage:
 def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="the study cannot be kept there"):
-        check(CONFIG, SUBJECT, tmp_path / "file")
+        check(SearchSpace(), CONFIG, SUBJECT, tmp_path / "file")
 
 
 @pytest.mark.parametrize(

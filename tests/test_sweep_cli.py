@@ -3,15 +3,19 @@
 import csv
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 import torch
 from command_line import run
@@ -21,9 +25,11 @@ from PIL import Image
 from planted import write_pairs
 from test_cli import SMALL
 
+from idl.cli import study_worker, sweeping
 from idl.probes.linear_probe import LinearProbe
-from idl.sweep import batches
-from idl.sweep import run as sweep_run
+from idl.sweep import batches, workers
+from idl.sweep.journal import Journal
+from idl.sweep.space import SearchSpace
 from idl.tracking import Terminated
 from idl.tracking.children import TrialRuns
 
@@ -35,14 +41,15 @@ FEW = (*ENCODER, "--trials", "6", "--at-once", "3", "--epochs", "3", "--step-ima
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with its own cache and its own tracking store, and RGB-D pairs in `walk`."""
+    shutil.copy(template, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     write_pairs(tmp_path / "walk", num=40)
-    yield tmp_path  # pyright: ignore[reportReturnType]
+    yield tmp_path
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
@@ -74,6 +81,7 @@ def downloaded(left: Run, path: str) -> Path:
     return Path(download_artifacts(run_id=left.info.run_id, artifact_path=path))
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_one_run_with_all_its_trials(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert sweep(*FEW, "--study", "whole") == 0
     out, err = capfd.readouterr()
@@ -118,6 +126,7 @@ def test_a_sweep_leaves_one_run_with_all_its_trials(folder: Path, capfd: pytest.
         assert alone.data.metrics[name] == pytest.approx(parent.data.metrics[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stages_and_targets_are_judged_in_metres(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     searched = ("--stages", "0,1", "--targets", "depth,log-depth", "--lr-range", "1e-3:1e-1", "--pruner", "none")
     few = ("--trials", "12", "--at-once", "6", "--epochs", "3", "--encoder", "timm:test_convnext")
@@ -160,6 +169,7 @@ def raising(error: type[BaseException], batch: int) -> Callable[..., Any]:
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interrupted_study_goes_on_in_its_run(
     folder: Path,
@@ -187,6 +197,7 @@ def test_an_interrupted_study_goes_on_in_its_run(
     assert again.data.metrics["num_trials"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["training", "telling"])
 def test_a_killed_worker_leaves_nothing_running(folder: Path, moment: str) -> None:
     """Killed while a batch trains its trials are tried again; killed when the study knows of them they are ended."""
@@ -228,27 +239,99 @@ def test_a_killed_worker_leaves_nothing_running(folder: Path, moment: str) -> No
     assert all({"loss", "val_loss", "excess_loss"} <= child.data.metrics.keys() for child in finished)
 
 
-def test_a_worker_that_joins_trains_for_the_run_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def living() -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """A process that could be a worker, and its name as one."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            yield process, ":".join([workers._host(), str(process.pid), workers._start_of(process.pid)])
+        finally:
+            process.kill()
+
+
+def give_run_to(worker: str, folder: Path, study: str, run: Run) -> None:
+    """As if that worker were still at the study, in a run of its own."""
+    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
+    storage = optuna.storages.JournalStorage(Journal(folder / "cache" / "studies" / f"{study}.journal"))
+    noted = {"run_id": run.info.run_id, "before": None, "worker": worker, "signs": 0}
+    optuna.load_study(study_name=study, storage=storage).set_user_attr("run", noted)
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_trains_for_the_run_of_the_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert sweep(*FEW, "--study", "shared") == 0
     (first,) = runs("sweep")
-    # As if the first one, this process, were still at it.
     client = mlflow.MlflowClient()
-    client.update_run(first.info.run_id, status="RUNNING")
-    more = (*FEW, "--trials", "9", "--study", "shared")
-    assert sweep(*more) == 0
-    joined = runs("sweep")[1]
-    assert joined.info.status == "FINISHED"
-    assert joined.data.tags["study_run"] == first.info.run_id
-    assert joined.data.metrics["num_trained"] == 3
-    assert sorted(children(first)) == list(range(9))
-    assert len(client.search_model_versions()) == 1
-    # Killed while another trained with it: that one takes its run over.
-    answers = iter([False, True, True])
-    monkeypatch.setattr(sweep_run, "is_gone", lambda worker: next(answers))
-    assert sweep(*FEW, "--trials", "12", "--study", "shared") == 0
-    assert client.get_run(first.info.run_id).info.status == "FINISHED"
-    assert client.get_run(first.info.run_id).data.metrics["num_trials"] == 12
-    assert len(client.search_model_versions()) == 2
+    run_id = first.info.run_id
+    left_to_it = f"study shared has all its trials; another worker tests and registers the best, in run {run_id}."
+    with living() as (process, worker):
+        give_run_to(worker, folder, "shared", first)
+        assert sweep(*FEW, "--trials", "9", "--study", "shared") == 0
+        joined = runs("sweep")[1]
+        assert joined.info.status == "FINISHED"
+        assert joined.data.tags["study_run"] == run_id
+        assert joined.data.metrics["num_trained"] == 3
+        assert sorted(children(first)) == list(range(9))
+        assert capfd.readouterr().err.splitlines()[-1] == left_to_it
+        # Nothing to train, and nothing to conclude: no run of its own.
+        assert sweep(*FEW, "--trials", "9", "--study", "shared") == 0
+        assert capfd.readouterr().err.splitlines()[-1] == left_to_it
+        assert len(runs("sweep")) == 2
+        assert len(client.search_model_versions()) == 1
+        assert client.get_run(run_id).info.status == "RUNNING"
+        # It is killed while another one trains with it, and so was one that had joined before.
+        client.update_run(joined.info.run_id, status="RUNNING")
+        client.set_tag(joined.info.run_id, "idl.worker", worker)
+        search = study_worker.run_sweep
+
+        def searched(*arguments: Any, **further: Any) -> Any:
+            result = search(*arguments, **further)
+            process.kill()
+            process.wait()
+            return result
+
+        monkeypatch.setattr(study_worker, "run_sweep", searched)
+        assert sweep(*FEW, "--trials", "12", "--study", "shared") == 0
+        assert client.get_run(run_id).info.status == "FINISHED"
+        assert client.get_run(run_id).data.metrics["num_trials"] == 12
+        assert len(client.search_model_versions()) == 2
+        assert client.get_run(joined.info.run_id).info.status == "KILLED"
+        assert sorted(each.info.status for each in runs("sweep")) == ["FINISHED"] * 2 + ["KILLED"]
+
+
+def test_an_open_range_of_k_ends_where_that_of_the_first_worker_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of two that start together the other one, with less memory, is the first to train."""
+    prepare = study_worker.prepare_all
+
+    def prepared(config: Any, space: SearchSpace, *further: Any) -> Any:
+        grounds = prepare(config, space, *further)
+        if space.k[1] is None:
+            found = replace(space, k=(1, 2))
+            study_worker.agree(space, found, *agreed_with[-1])
+        return grounds
+
+    agreed_with: list[Any] = []
+    make = study_worker.Work
+
+    def made(*arguments: Any) -> Any:
+        work = make(*arguments)
+        agreed_with.append((work.config, work.subject, work.folder))
+        return work
+
+    monkeypatch.setattr(study_worker, "prepare_all", prepared)
+    monkeypatch.setattr(sweeping, "Work", made)
+    assert sweep(*FEW, "--trials", "3", "--study", "open") == 0
+    err = capfd.readouterr().err
+    assert "study open: k goes up to 2, as when it began" in err
+    assert "2 of 3 components" in err
+    assert sweep(*FEW, "--trials", "4", "--study", "open") == 0
+    assert "study open: k goes up to 2, as when it began" in capfd.readouterr().err
+    assert {each.data.params["k_range"] for each in runs("sweep")} == {"1:2"}
+    assert {each.data.params["k"] for each in runs("trial")} <= {"1", "2"}
 
 
 def test_a_trial_that_diverges_is_marked_and_the_others_go_on(folder: Path) -> None:
@@ -295,7 +378,7 @@ def test_bad_input_is_one_line_before_anything_is_made(
     assert "Traceback" not in "".join(lines)
     made = {path.name for path in (folder / "cache").rglob("*") if path.is_file()}
     assert made <= {damaged.name, f"{damaged.name}.writing"}
-    assert not (folder / "mlflow.db").exists() or not runs("sweep")
+    assert not runs("sweep")
 
 
 def test_a_study_of_another_encoder_is_refused_with_both(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -312,5 +395,10 @@ def test_a_study_of_another_encoder_is_refused_with_both(folder: Path, capfd: py
     assert sweep(*FEW, "--lr-range", "1e-3:1", "--study", "one") == 2
     assert "lr is 0.0001:1.0 there, 0.001:1.0 here" in capfd.readouterr().err
     assert set((folder / "cache" / "features").rglob("*")) == maps
-    (only,) = [each for each in runs("sweep") if each.info.status == "FINISHED"]
+    assert sweep(*FEW, "--patience", "2", "--study", "one") == 2
+    assert "patience is 5 there, 2 here" in capfd.readouterr().err
+    assert sweep(*FEW, "--targets", "depth", "--study", "one") == 2
+    assert "searched is k, lr there, k, lr, target here" in capfd.readouterr().err
+    # Before there is a run.
+    (only,) = runs("sweep")
     assert TrialRuns(only.info.run_id, "one")._running() == []

@@ -23,14 +23,15 @@ from sqlalchemy import event
 from test_cli import SMALL
 from test_sweep import CONFIG, SUBJECT, run
 from test_sweep_cli import ENCODER, children, runs
+from test_sweep_holding import asking
 
 from idl.errors import InputError
 from idl.probes.trial import Trial
 from idl.sweep import run as sweep_run
 from idl.sweep.batches import TOLD
+from idl.sweep.identity import open_study
 from idl.sweep.run import check
 from idl.sweep.space import SearchSpace
-from idl.sweep.storage import open_study
 from idl.sweep.watcher import Asked, Watcher
 
 if postgres.programs() is None:
@@ -92,8 +93,6 @@ def test_of_four_workers_two_are_killed_and_every_trial_is_finished_once(
     started: list[BaseProcess] = []
     mlflow.set_tracking_uri(tracking)
     try:
-        # Makes MLflow's tables, as each of the workers would at the same moment.
-        assert not mlflow.MlflowClient().search_registered_models(max_results=1)
         started.append(worker("first", "here"))
         appears(tmp_path / "first.training", started[0])
         started.append(worker("second", "there"))
@@ -195,6 +194,14 @@ def test_a_database_holds_what_memory_would_in_few_transactions(
     assert any(math.isinf(trial.loss) for trial in result.trials)
 
 
+def test_of_workers_that_ask_at_the_same_moment_one_has_the_run(server: postgres.Server, tmp_path: Path) -> None:
+    config = replace(CONFIG, storage=server.create("asked"))
+    check(SearchSpace(), config, SUBJECT, tmp_path)
+    with asking(config, tmp_path, 4) as (_, answers):
+        (owner,) = [pid for pid, is_ours, _ in answers if is_ours]
+        assert sorted(run for _, is_ours, run in answers if not is_ours) == [f"run of {owner}"] * 3
+
+
 class Meddling(Watcher):
     """Does something to the database while a batch trains: that of number `batch`, from 0."""
 
@@ -231,6 +238,7 @@ def test_a_trial_that_others_took_for_lost_is_not_finished_here(server: postgres
     assert 5 not in {trial.number for trial in result.trials}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["training", "telling"])
 def test_a_server_that_is_lost_is_said_and_the_study_goes_on(
     server: postgres.Server, tmp_path: Path, moment: str
@@ -244,7 +252,7 @@ def test_a_server_that_is_lost_is_said_and_the_study_goes_on(
         assert f"127.0.0.1:{server.port}/{moment}: lost" in line
         assert "the same command with --study tested then goes on" in line
         with pytest.raises(InputError, match=r"cannot be reached \(.*refused") as unreachable:
-            check(config, SUBJECT, tmp_path)
+            check(SearchSpace(), config, SUBJECT, tmp_path)
     finally:
         server.start()
     for shown in (line, str(unreachable.value)):
@@ -288,7 +296,7 @@ def test_what_cannot_be_reached_is_said_without_the_password(
     server: postgres.Server, tmp_path: Path, change: Callable[[str], str], told: str
 ) -> None:
     with pytest.raises(InputError, match=told) as caught:
-        check(replace(CONFIG, storage=change(server.url("nowhere"))), SUBJECT, tmp_path)
+        check(SearchSpace(), replace(CONFIG, storage=change(server.url("nowhere"))), SUBJECT, tmp_path)
     assert not re.search("secret|not-to-be-seen", str(caught.value))
     assert "\n" not in str(caught.value)
 
@@ -298,12 +306,12 @@ def test_a_missing_driver_is_said_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(InputError, match=r"pip install '\.\[postgres\]'"):
-        check(replace(CONFIG, storage="postgresql://someone@localhost/studies"), SUBJECT, tmp_path)
+        check(SearchSpace(), replace(CONFIG, storage="postgresql://someone@localhost/studies"), SUBJECT, tmp_path)
 
 
 @pytest.mark.parametrize("given", ["soon", "1", "-3"])
 def test_a_grace_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("IDL_GRACE_SECONDS", given)
     with pytest.raises(InputError, match=f"IDL_GRACE_SECONDS={given}: expected whole seconds"):
-        check(replace(CONFIG, storage=f"sqlite:///{tmp_path / 'studies.db'}"), SUBJECT, tmp_path)
+        check(SearchSpace(), replace(CONFIG, storage=f"sqlite:///{tmp_path / 'studies.db'}"), SUBJECT, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from idl.descending import TrainingSet, train_trials
 from idl.probes.trial import Descent, Trial
 from idl.progress import Progress
 from idl.sweep.config import SweepConfig
+from idl.sweep.identity import FINISHED
 from idl.sweep.result import Seconds, SweepTrial
 from idl.sweep.searching import suggest, trial_of
 from idl.sweep.space import Place, SearchSpace
@@ -25,7 +26,6 @@ from idl.sweep.workers import RETRY_OF, WORKER, Heartbeat, is_running, retry, re
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 # User attributes of a finished trial: fields of its `SweepTrial`, all but the loss those of its `Descent`.
 OF_DESCENT = ("outcome", "train_loss", "val_loss", "excess_loss", "best_epoch")
 TOLD = (*OF_DESCENT, "loss")

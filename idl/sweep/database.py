@@ -52,13 +52,18 @@ class Database(RDBStorage):
             yield
 
     @contextmanager
-    def as_only(self, study: Study) -> Iterator[None]:
-        """As `as_one`, while no other worker creates trials of the study, or makes one its own."""
+    def locked(self, study: Study) -> Iterator[None]:
+        """As `as_one`, while no other worker creates trials of the study, makes one its own, or is in such a block."""
         with self.as_one():
             session, table = self._session, models.StudyModel
             session.execute(select(table.study_id).where(table.study_id == study._study_id).with_for_update())
-            with self.as_seen(study):
-                yield
+            yield
+
+    @contextmanager
+    def as_only(self, study: Study) -> Iterator[None]:
+        """As `locked`, with the study's trials read once."""
+        with self.locked(study), self.as_seen(study):
+            yield
 
     @contextmanager
     def as_seen(self, study: Study) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Journal(JournalFileBackend):
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Let no other worker write meanwhile; what is read in the block is the last word."""
+        return self._file_lock
 
     @contextmanager
     def as_one(self) -> Iterator[None]:

@@ -2,29 +2,27 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import optuna
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from idl.descending import TrainingSet
 from idl.errors import InputError
 from idl.progress import Progress, silent
-from idl.sweep.batches import FINISHED, TOLD, InMetres, Search
+from idl.sweep.batches import TOLD, InMetres, Search
 from idl.sweep.config import SweepConfig
+from idl.sweep.identity import FINISHED, agree_on, agreed_space, open_study
 from idl.sweep.result import Seconds, SweepResult, SweepTrial
 from idl.sweep.searching import importances_of
 from idl.sweep.space import Place, SearchSpace
-from idl.sweep.storage import MEMORY, journal_path, open_study, opened, require_space
+from idl.sweep.storage import journal_path, opened
 from idl.sweep.watcher import Watcher
-from idl.sweep.workers import Heartbeat, is_gone, this_worker
+from idl.sweep.workers import Heartbeat
 
 QUIET = Watcher()
-# The study's attribute that says which run its trials are logged under, and whose that is.
-RUN = "run"
 
 
 def named(config: SweepConfig) -> SweepConfig:
@@ -34,19 +32,6 @@ def named(config: SweepConfig) -> SweepConfig:
     return replace(config, study=f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """The run that a study's trials are logged under.
-
-    is_left: the worker that had it ran on this machine, and runs no more.
-    is_complete: the study has all its trials.
-    """
-
-    run_id: str
-    is_left: bool
-    is_complete: bool
-
-
 def require_storage(config: SweepConfig, folder: Path) -> None:
     """Raise InputError where the storage cannot be reached, or is damaged; nothing is made that is not there."""
     if config.storage or journal_path(folder, config.study).exists():
@@ -54,40 +39,25 @@ def require_storage(config: SweepConfig, folder: Path) -> None:
             pass
 
 
-def check(config: SweepConfig, subject: Mapping[str, str], folder: Path) -> StudyRun | None:
+def check(space: SearchSpace, config: SweepConfig, subject: Mapping[str, str], folder: Path) -> SearchSpace:
     """Raise InputError where `sweep` would, as far as that is known before anything is encoded.
 
-    config: with the study's name. subject, folder: as for `sweep`.
-    Returns the run that the study has noted, if there is one.
+    config: with the study's name. space, subject, folder: as for `sweep`.
+    Returns the space, with the k's end of the study where that has one.
     """
     with opened(config, config.study, folder) as storage:
-        study = open_study(storage, config, config.study, subject)
-        return _noted(study, config)
+        return agreed_space(open_study(storage, config, config.study, subject), space, config)
 
 
-def note_run(config: SweepConfig, folder: Path, run_id: str) -> None:
-    """Note this worker's run as the one that the study's trials are logged under."""
-    if config.storage == MEMORY:
-        return
+def agree(
+    asked: SearchSpace, found: SearchSpace, config: SweepConfig, subject: Mapping[str, str], folder: Path
+) -> SearchSpace:
+    """Return the study's space: `found` where no other worker was first. Raises InputError as `check`.
+
+    asked: as the user gave it. found: with k's end as a number.
+    """
     with opened(config, config.study, folder) as storage:
-        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
-        study.set_user_attr(RUN, {"run_id": run_id, "worker": this_worker()})
-
-
-def noted_run(config: SweepConfig, folder: Path) -> StudyRun | None:
-    """Return the run that the study has noted."""
-    if config.storage == MEMORY:
-        return None
-    with opened(config, config.study, folder) as storage:
-        return _noted(optuna.load_study(study_name=config.study, storage=storage.optuna), config)
-
-
-def _noted(study: Study, config: SweepConfig) -> StudyRun | None:
-    noted = study.user_attrs.get(RUN)
-    if noted is None:
-        return None
-    num_finished = len(study.get_trials(deepcopy=False, states=FINISHED))
-    return StudyRun(noted["run_id"], is_gone(noted["worker"]), num_finished >= config.trials)
+        return agree_on(storage, open_study(storage, config, config.study, subject), asked, found, config)
 
 
 def sweep(
@@ -118,11 +88,12 @@ def sweep(
         raise ValueError(f"training sets of {list(data)}, but the space has {list(space.places)}")
     if len(space.target) > 1 and in_metres is None:
         raise ValueError("several targets, and nothing that judges them alike")
-    space = space.within(max(each.images.num_columns - 1 for each in data.values()))
+    largest = max(each.images.num_columns - 1 for each in data.values())
+    found = space.within(largest)
     config = named(config)
     with opened(config, config.study, folder) as storage:
         study = open_study(storage, config, config.study, subject)
-        require_space(study, space, config)
+        space = agree_on(storage, study, space, found, config).within(largest)
         with Heartbeat(storage.database) as heartbeat:
             search = Search(data, in_metres, space, config, storage, study, heartbeat, watcher)
             search.run(progress)

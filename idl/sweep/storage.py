@@ -1,12 +1,11 @@
-"""Where a study is kept, and whether it is the study of this sweep."""
+"""Where a study is kept."""
 
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -20,8 +19,6 @@ from idl.passwords import HIDDEN, without_password
 from idl.sweep.config import SweepConfig
 from idl.sweep.database import Database
 from idl.sweep.journal import Journal, open_journal
-from idl.sweep.searching import SeededSampler, make_pruner
-from idl.sweep.space import SearchSpace
 from idl.sweep.workers import enqueue_again, grace_seconds, heartbeat_seconds
 
 # By default a connection to a machine that does not answer, or no longer does, is waited for by minutes.
@@ -50,6 +47,12 @@ class Storage:
     def as_only(self, study: optuna.Study) -> AbstractContextManager[None]:
         """In a database, have no other worker ask for trials meanwhile, and a block write all or nothing."""
         return nullcontext() if self.database is None else self.database.as_only(study)
+
+    def locked(self, study: optuna.Study) -> AbstractContextManager[object]:
+        """Have no other worker in such a block of this study: what it reads is still so when it writes."""
+        if self.database is not None:
+            return self.database.locked(study)
+        return nullcontext() if self.journal is None else self.journal.locked()
 
     def as_seen(self, study: optuna.Study) -> AbstractContextManager[None]:
         """Read the study's trials once, not each time that a block asks for them, where that is faster."""
@@ -154,48 +157,3 @@ def fail_stale(study: optuna.Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)
-
-
-def open_study(storage: Storage, config: SweepConfig, name: str, subject: Mapping[str, str]) -> optuna.Study:
-    """Create the study, or go on with the one of that name. Raises InputError where that is another subject's."""
-    study = optuna.create_study(
-        storage=storage.optuna,
-        sampler=SeededSampler(config.sampler, config.seed),
-        pruner=make_pruner(config),
-        study_name=name,
-        load_if_exists=True,
-    )
-    _require_same(study, subject)
-    return study
-
-
-def require_space(study: optuna.Study, space: SearchSpace, config: SweepConfig) -> None:
-    """Raise InputError where the study's trials were drawn from another space, or trained in another way."""
-    fixed = asdict(config.fixed)
-    fixed["step_images"] = fixed.pop("batch_size")
-    searched = {name: bounds for name, bounds in asdict(space).items() if bounds}
-    _require_same(study, {name: _in_words(value) for name, value in (fixed | searched).items()})
-
-
-def _require_same(study: optuna.Study, expected: Mapping[str, str]) -> None:
-    """Raise InputError where an attribute of the study is another one; note those that it does not have."""
-    has = study.user_attrs
-    differing = [
-        f"{name} is {has[name]} there, {value} here"
-        for name, value in expected.items()
-        if has.get(name, value) != value
-    ]
-    if differing:
-        raise InputError(f"study {study.study_name}: {'; '.join(differing)}. Pass another study name.")
-    missing = expected.keys() - has.keys()
-    if missing and any(study.get_trials(deepcopy=False)):
-        raise InputError(
-            f"study {study.study_name}: its trials were made without {', '.join(sorted(missing))}. "
-            "Pass another study name."
-        )
-    for name in sorted(missing):
-        study.set_user_attr(name, expected[name])
-
-
-def _in_words(value: Any) -> str:
-    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -3,7 +3,7 @@
 Importing this package does not import mlflow, which takes 1.4 s; the first call that needs it does.
 """
 
-from idl.tracking.children import STUDY_TAG, TrialRuns
+from idl.tracking.children import STUDY_TAG, WORKER_TAG, TrialRuns
 from idl.tracking.models import ProbeVersion, RegisteredProbe, list_probes, load_probe
 from idl.tracking.reachable import require_reachable
 from idl.tracking.readers import count_test_readers
@@ -14,6 +14,7 @@ from idl.tracking.weights import fetch_weights, registered_encoder
 
 __all__ = [
     "STUDY_TAG",
+    "WORKER_TAG",
     "ProbeVersion",
     "Recorder",
     "RegisteredProbe",

@@ -1,7 +1,7 @@
 """Runs nested under another one, many of them: the trials of a study, in few requests and without an active run."""
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from idl.tracking.recorder import METRICS_PER_REQUEST, points_of
 if TYPE_CHECKING:
     from idl.report import RunReport
 
-STUDY_TAG, TRIAL_TAG = "idl.study", "idl.trial"
+STUDY_TAG, TRIAL_TAG, WORKER_TAG = "idl.study", "idl.trial", "idl.worker"
 ENTRY_POINT_TAG = "idl.entry_point"
 # Of the parent: who ran it, and what.
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
@@ -80,20 +80,28 @@ class TrialRuns:
         """End what other workers left RUNNING: trials that the study knows as finished, and those that are lost."""
         statuses = dict.fromkeys(finished, "FINISHED") | dict.fromkeys(lost, "KILLED")
         with quiet():
-            for number, run_id in self._running():
-                if number in statuses:
-                    _client().set_terminated(run_id, statuses[number])
+            for run_id, tags in self._running():
+                if TRIAL_TAG in tags and int(tags[TRIAL_TAG]) in statuses:
+                    _client().set_terminated(run_id, statuses[int(tags[TRIAL_TAG])])
 
-    def _running(self) -> list[tuple[int, str]]:
+    def end_left(self, has_ended: Callable[[str], bool], kept: Collection[str]) -> None:
+        """End the RUNNING runs of workers that are no more, but those `kept`: of one that was killed nobody would."""
+        with quiet():
+            for run_id, tags in self._running():
+                if run_id not in kept and WORKER_TAG in tags and has_ended(tags[WORKER_TAG]):
+                    _client().set_terminated(run_id, "KILLED")
+
+    def _running(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the study's runs that are RUNNING, and their tags."""
         quote = '"' if "'" in self._study else "'"
         wanted = f"tags.`{STUDY_TAG}` = {quote}{self._study}{quote} and attributes.status = 'RUNNING'"
         found, token = [], None
         while True:
             page = _client().search_runs([self._experiment_id], wanted, max_results=RUNS_PER_PAGE, page_token=token)
-            found += [(run.data.tags.get(TRIAL_TAG), run.info.run_id) for run in page]
+            found += [(run.info.run_id, dict(run.data.tags)) for run in page]
             token = page.token
             if not token:
-                return [(int(number), run_id) for number, run_id in found if number is not None]
+                return found
 
 
 def _client() -> Any:

@@ -6,19 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from idl.tracking.schema import create_schema
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty sqlite store; creating its tables takes seconds."""
-    from idl.tracking.quiet import quiet
-
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with quiet():
-        create_schema(f"sqlite:///{path}", f"sqlite:///{path}")
-    return path
-
 
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
