@@ -1,7 +1,9 @@
 """Settings of every test: one thread a process, and a cache of its own."""
 
 import os
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,20 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         create_schema(f"sqlite:///{path}", f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with its own cache and its own tracking store."""
+    import mlflow
+
+    shutil.copy(template, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield tmp_path
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,18 +27,13 @@ SMALL = ("--device", "cpu", "--workers", "1", "--batch-size", "4")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with its own cache and its own tracking store, and RGB-D pairs in `walk`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+def folder(workplace: Path) -> Path:
+    """A working folder with RGB-D pairs in `walk`."""
     with quiet():
         # Warns when it is first imported, which is up to the test where no run was opened before.
         import_module("mlflow.store.tracking.sqlalchemy_store")
-    write_pairs(tmp_path / "walk", num=60)
-    yield tmp_path  # pyright: ignore[reportReturnType]
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    write_pairs(workplace / "walk", num=60)
+    return workplace
 
 
 def walk(command: str, *arguments: str) -> tuple[str, ...]:

@@ -264,17 +264,15 @@ def test_ranks_with_other_inputs_or_another_cache_are_refused(tmp_path: Path) ->
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with RGB-D pairs in `walk` and a tracking store, for this process and those it starts."""
-    write_pairs(tmp_path / "walk", num=NUM_IMAGES)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    write_pairs(workplace / "walk", num=NUM_IMAGES)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlflow.db")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(path) for path in (Path(__file__).parent, *sys.path)))
     # As many as torchrun gives to each of several ranks.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("idl.features.BASIS_IMAGES", BASIS_IMAGES)
-    yield tmp_path
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    return workplace
 
 
 def one_rank(name: str, experiment: str = "") -> Run:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -20,14 +19,10 @@ FEW = ("--scene", "block:2", "--ks", "2,all", "--untrained-seeds", "1", "--draws
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    write_pairs(tmp_path / "walk", num=36)
-    yield tmp_path
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+def folder(workplace: Path) -> Path:
+    """A working folder with RGB-D pairs in `walk`."""
+    write_pairs(workplace / "walk", num=36)
+    return workplace
 
 
 def runs() -> list[Run]:

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -41,16 +40,10 @@ FEW = (*ENCODER, "--trials", "6", "--at-once", "3", "--epochs", "3", "--step-ima
 
 
 @pytest.fixture
-def folder(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder with its own cache and its own tracking store, and RGB-D pairs in `walk`."""
-    shutil.copy(template, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    write_pairs(tmp_path / "walk", num=40)
-    yield tmp_path
-    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+def folder(workplace: Path) -> Path:
+    """A working folder with RGB-D pairs in `walk`."""
+    write_pairs(workplace / "walk", num=40)
+    return workplace
 
 
 def sweep(*arguments: str) -> int:

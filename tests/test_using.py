@@ -29,9 +29,10 @@ def walk(command: str, *arguments: str, data: str = "walk") -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registry(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
     """A working folder with a registered probe of `walk`, models that are none, and a second dataset, `other`."""
     folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(template, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
