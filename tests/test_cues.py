@@ -13,6 +13,7 @@ from planted_cues import STRIDE, CuesReader, one_cue
 
 from idl.cues import Cue, CuesConfig, CueTable, EditLoss, Reading, cue_figures, cues, with_cues
 from idl.cues.reading import REMOVED, find
+from idl.cues.wording import sentences
 from idl.data.preparation import prepare
 from idl.data.splits import Split
 from idl.data.store import Store
@@ -128,10 +129,37 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     table = cues(store, split, encoder, linear, DEPTH, CUES, clusters=same, clusters_are="scan")
     assert {finding.reading for finding in table.findings} == {Reading.UNDECIDED}
     assert "not better than a constant beyond doubt" in table.sentences[0]
+    # There is no lead to take shares of, and nothing is known of any cue: least of all that none is read.
+    assert "%" not in table.sentences[1]
+    assert "times as high" in table.sentences[1]
+    assert "whether lighter pixels are predicted farther or nearer cannot be told" in table.sentences[1]
     assert cue_figures(table, (0.0, 10.0))["cues/only-colour_losses.png"].dtype == np.uint8
-    metrics = with_cues(RunReport({}, {}), table, (0.0, 10.0)).metrics
+    report = with_cues(RunReport({}, {}), table, (0.0, 10.0))
+    assert report.tags["cues"] == "undecided"
+    metrics = report.metrics
     assert metrics["cues/hue_rotated_ratio"] > 1.1
     assert metrics["cues/hue_rotated_ratio_high"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("low", "estimate", "high", "said"),
+    [
+        (-0.05, 0.01, 0.06, "predicted no different from"),
+        (0.02, 0.05, 0.08, "predicted no different from"),
+        (0.12, 0.2, 0.3, "are predicted farther ("),
+        (-0.3, -0.2, -0.12, "are predicted nearer ("),
+        (-0.1, 0.14, 0.4, "farther or nearer cannot be told"),
+        (0.02, 0.08, 0.3, "farther or nearer cannot be told"),
+    ],
+)
+def test_what_luminance_says_is_said_as_far_as_it_is_known(
+    store: Store, tmp_path: Path, low: float, estimate: float, high: float, said: str
+) -> None:
+    table = measured(store, "colour", tmp_path)
+    assert table.predicted is not None
+    within = replace(table.predicted.within, estimate=estimate, low=low, high=high)
+    told = sentences(replace(table, predicted=replace(table.predicted, within=within)))
+    assert said in told.sentences[1]
 
 
 def test_a_weak_reader_is_named_as_a_strong_one_is(tmp_path: Path) -> None:

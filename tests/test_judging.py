@@ -114,13 +114,15 @@ def test_a_null_that_does_not_fit_is_refused(command: str, folder: Path, capfd: 
     judged = ("--encoder", "autoencoder") if command == "verdict" else ("--encoders", "autoencoder")
     assert run(command, *SMALL, *judged, "--common-stride", "7") == 2
     assert "error: common_stride=7: does not divide images of 256 x 256 pixels" in capfd.readouterr().err
+    # Before the dataset is made.
+    assert not (folder / "cache/datasets").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("verdict", "--feature", "dept"), "error: feature 'dept' does not exist: did you mean 'depth'"),
-        (("compare", "--feature", ""), "error: feature '' does not exist"),
+        (("compare", "--feature", ""), "error: feature '' does not exist. Choose one of depth,"),
         (
             ("verdict", "--feature", "normals", "--encoder", "autoencoder"),
             "error: feature=normals: dataset=folder has no",

@@ -31,6 +31,7 @@ from idl.verdict import Outcome
 PROBE = ProbeConfig(batch_size=8)
 # 64 scenes: 12 of them in the test split.
 CONFIG = StudyConfig(ks="2,all", draws=2000, untrained_seeds=2)
+SIZE = (256, 256)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def judged(store: Store, cache: Path, *encoders: Encoder) -> Study:
     subjects = [Subject(encoder, "planting") for encoder in encoders]
-    check(PROBE, CONFIG, subjects)
+    check(PROBE, CONFIG, subjects, store.protocol.size)
     return study(plan(PROBE, CONFIG, store, subjects), cache)
 
 
@@ -107,9 +108,33 @@ def test_every_question_is_in_the_one_family(found: Study) -> None:
 
 def test_few_scenes_conclude_nothing(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=8), Protocol(resolution=64), tmp_path)
-    (first, *_) = judged(store, tmp_path, foreign(SmallNetwork(), 8)).verdicts
+    found = judged(store, tmp_path, foreign(SmallNetwork(), 8))
+    first = found.verdicts[0]
     assert first.outcome is Outcome.INVALID
     assert "clusters" in first.reason
+    # In words that need no glossary, and first.
+    few = f"only {first.num_clusters} scenes were tested, and 10 are needed"
+    assert meaning(found, found.questions[0], first).endswith(f": {few}.")
+
+
+def test_every_condition_has_words(found: Study) -> None:
+    """Whatever fails is said without the method's own names."""
+    verdict = found.verdicts[0]
+    assert all(gate.passed for gate in verdict.gates)
+    sentences = set()
+    for failed in verdict.gates:
+        gates = tuple(replace(gate, passed=gate is not failed) for gate in verdict.gates)
+        said = meaning(found, found.questions[0], replace(verdict, outcome=Outcome.INVALID, gates=gates))
+        assert failed.name not in said
+        sentences.add(said)
+    assert len(sentences) == len(verdict.gates) == 4
+
+
+def test_a_common_grid_that_does_not_fit_is_refused_before_there_is_a_dataset() -> None:
+    subjects = [Subject(foreign(Colours(), 3), "planting")]
+    with pytest.raises(InputError, match=r"does not divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8, 12"):
+        check(PROBE, replace(CONFIG, common_stride=7), subjects, (288, 384))
+    check(PROBE, replace(CONFIG, common_stride=6), subjects, (288, 384))
 
 
 def test_the_report_says_what_was_found(found: Study) -> None:
@@ -251,11 +276,11 @@ def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> N
 def test_untrained_and_twice_named_encoders_are_refused() -> None:
     encoder = foreign(Colours(), 3)
     with pytest.raises(InputError, match="was not trained for anything"):
-        check(PROBE, CONFIG, [Subject(encoder, "none")])
+        check(PROBE, CONFIG, [Subject(encoder, "none")], SIZE)
     with pytest.raises(InputError, match="one is there twice"):
-        check(PROBE, CONFIG, [Subject(encoder, "planting")] * 2)
+        check(PROBE, CONFIG, [Subject(encoder, "planting")] * 2, SIZE)
     with pytest.raises(InputError, match="no verdict without an untrained twin"):
-        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")])
+        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")], SIZE)
 
 
 def test_an_encoder_whose_twins_are_dead_is_refused_before_the_test_images_are_read(
@@ -273,7 +298,7 @@ def test_an_encoder_whose_twins_are_dead_is_refused_before_the_test_images_are_r
             return nn.functional.avg_pool2d(x, 8) * float(is_sorted)
 
     subjects = [Subject(foreign(Alive(), 3), "planting")]
-    check(PROBE, CONFIG, subjects)
+    check(PROBE, CONFIG, subjects, SIZE)
     planned = plan(PROBE, CONFIG, folded, subjects)
     tested = set(planned.split.indices["test"])
     seen: set[int] = set()

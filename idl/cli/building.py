@@ -93,6 +93,13 @@ def require_layer(wanted: Target, config: DatasetConfig, options: Mapping[str, A
         )
 
 
+def size_of(config: DatasetConfig) -> tuple[int, int]:
+    """Rows and columns of the images of a dataset that may not be made yet."""
+    if config.dataset.endswith(".h5"):
+        return Store.open(Path(config.dataset).expanduser()).protocol.size
+    return config.protocol.size
+
+
 def store_of(config: DatasetConfig, options: Mapping[str, Any]) -> Store:
     """Make or open the dataset, with the crops that are asked for, and say what its preparation noticed."""
     # The cores that this process may use, where the system tells.

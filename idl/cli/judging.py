@@ -27,6 +27,7 @@ from idl.cli.building import (
     encoder_of,
     progress_shown,
     require_layer,
+    size_of,
     store_of,
     tracked_run,
     warn,
@@ -88,7 +89,7 @@ def verdict(**options: Any) -> None:
         require_layer(feature, dataset, options)
         encoder = encoder_of(chosen["encoder"], chosen)
         subject = Subject(encoder, task_of(encoder.origin, options["task"]))
-        check(config, asked, [subject])
+        check(config, asked, [subject], size_of(dataset))
         store = store_of(dataset, options)
         planned = plan(config, asked, store, [subject])
         reads = _written_down(recorder, planned)
@@ -127,7 +128,7 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
         require_layer(feature, dataset, options)
         null, *encoders = (encoder_of(name, each) for name, each in compared.items())
         subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]
-        check(config, asked, subjects)
+        check(config, asked, subjects, size_of(dataset))
         store = store_of(dataset, options)
         planned = plan(config, asked, store, subjects)
         reads = _written_down(recorder, planned)

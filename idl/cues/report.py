@@ -20,8 +20,15 @@ def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -
         figures={**report.figures, **cue_figures(table, limits)},
         tables={**report.tables, TABLE: cue_table(table)},
         description=f"{report.description}\n\n**Cues.** {' '.join(table.sentences)}",
-        tags={**report.tags, "cues": ", ".join(found.cue for found in table.named(Reading.READ)) or "none"},
+        tags={**report.tags, "cues": _read(table)},
     )
+
+
+def _read(table: CueTable) -> str:
+    """Name the cues that are read; "none" only where that is known of all of them."""
+    read = ", ".join(found.cue for found in table.named(Reading.READ))
+    is_open = not table.leads or table.named(Reading.UNDECIDED)
+    return read or ("undecided" if is_open else "none")
 
 
 def cue_table(table: CueTable) -> Mapping[str, list[object]]:

@@ -46,22 +46,22 @@ def _first(table: CueTable) -> str:
         f"{_loses(most)} (loss {_digits(most.edit.ratio)} times as high, "
         f"{100 * table.level:g} % interval {_digits(most.edit.low)} to {_digits(most.edit.high)})"
     )
-    return f"{words}; it reads {_listed(others)} too." if others else f"{words}."
+    return f"{words}; it reads {_listed(table, others)} too." if others else f"{words}."
 
 
 def _second(table: CueTable) -> str:
     parts = []
     not_read = table.named(Reading.NOT_READ)
     if not_read:
-        parts.append(f"it does not read {_listed(not_read)}, which cost less than {READ_SHARE:.0%} of the lead")
+        parts.append(f"it does not read {_listed(table, not_read)}, which cost less than {READ_SHARE:.0%} of the lead")
     parts += [
-        f"{_NAMES[finding.cue]} ({_figures(finding)}) cannot be told from {_NAMES[finding.explained_by]}"
+        f"{_NAMES[finding.cue]} ({_figures(table, finding)}) cannot be told from {_NAMES[finding.explained_by]}"
         for finding in table.named(Reading.IMPLIED)
         if finding.explained_by is not None
     ]
     undecided = table.named(Reading.UNDECIDED)
     if undecided:
-        parts.append(f"of {_listed(undecided)} nothing can be said")
+        parts.append(f"of {_listed(table, undecided)} nothing can be said")
     parts.append(_of_luminance(table) if table.predicted else "")
     words = "; ".join(part for part in parts if part) or "there is none of the cues that it does not read"
     return f"{words[:1].upper()}{words[1:]}."
@@ -73,10 +73,12 @@ def _of_luminance(table: CueTable) -> str:
     assert table.true is not None
     predicted, true = table.predicted.within, table.true.within
     figures = f"(correlation within an image {predicted.estimate:+.2f}, of the truth {true.estimate:+.2f})"
-    if abs(predicted.estimate) < CORRELATED or predicted.low <= 0 <= predicted.high:
-        return f"lighter pixels are predicted no different from darker ones {figures}"
     higher, lower = _DIRECTIONS.get(table.target, ("higher", "lower"))
-    return f"lighter pixels are predicted {higher if predicted.estimate > 0 else lower} {figures}"
+    if max(abs(predicted.low), abs(predicted.high)) < CORRELATED:
+        return f"lighter pixels are predicted no different from darker ones {figures}"
+    if abs(predicted.estimate) >= CORRELATED and not predicted.low <= 0 <= predicted.high:
+        return f"lighter pixels are predicted {higher if predicted.estimate > 0 else lower} {figures}"
+    return f"whether lighter pixels are predicted {higher} or {lower} cannot be told {figures}"
 
 
 def _edit_words(table: CueTable, finding: CueFinding) -> str:
@@ -90,13 +92,16 @@ def _edit_words(table: CueTable, finding: CueFinding) -> str:
     }[finding.edit.name]
 
 
-def _listed(findings: Sequence[CueFinding]) -> str:
-    parts = [f"{_NAMES[finding.cue]} ({_figures(finding)})" for finding in findings]
+def _listed(table: CueTable, findings: Sequence[CueFinding]) -> str:
+    parts = [f"{_NAMES[finding.cue]} ({_figures(table, finding)})" for finding in findings]
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _figures(finding: CueFinding) -> str:
-    return f"{_digits(finding.edit.ratio)} times" if math.isnan(finding.edit.lost) else f"{_share(finding.edit.lost)}"
+def _figures(table: CueTable, finding: CueFinding) -> str:
+    """Say what a cue costs: a share of the lead over a constant, where there is one to take a share of."""
+    if math.isnan(finding.edit.lost) or not table.leads:
+        return f"loss {_digits(finding.edit.ratio)} times as high"
+    return f"{_share(finding.edit.lost)} of the lead"
 
 
 def _loses(finding: CueFinding) -> str:

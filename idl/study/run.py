@@ -1,5 +1,6 @@
 """A study, from frozen encoders to verdicts: arms of each, one family of questions, one answer a question."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,8 +80,12 @@ class Study:
         return tuple((question, verdict) for question, verdict in pairs if question.encoder == position)
 
 
-def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject]) -> None:
-    """Make sure, before a dataset is made or read, that the study can be had. Raises InputError."""
+def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], size: tuple[int, int]) -> None:
+    """Make sure, before a dataset is made or read, that the study can be had. Raises InputError.
+
+    size: rows and columns of its images.
+    """
+    _require_common_grid(config.common_stride, size)
     num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
@@ -102,15 +107,21 @@ def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequen
 
     Raises InputError where the store cannot be split, has no such target, or no grid of the common stride.
     """
-    size = store.protocol.size
-    if any(side % config.common_stride for side in size):
-        raise InputError(
-            f"common_stride={config.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass 8."
-        )
+    _require_common_grid(config.common_stride, store.protocol.size)
     wanted = target(probe.target)
     split = split_of(probe, store, wanted)
     require_native(store, wanted, split.indices["test"])
     return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects))
+
+
+def _require_common_grid(stride: int, size: tuple[int, int]) -> None:
+    side = math.gcd(*size)
+    if side % stride:
+        strides = [str(each) for each in range(2, 65) if side % each == 0] or ["1"]
+        raise InputError(
+            f"common_stride={stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass one of "
+            f"{', '.join(strides)}."
+        )
 
 
 def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:

@@ -16,7 +16,14 @@ _MEANINGS = {
     Outcome.INCONCLUSIVE: (
         "Whether {encoder}, trained for {task}, has learned something about {feature} cannot be told from these images."
     ),
-    Outcome.INVALID: "Nothing is concluded about {encoder} and {feature}: a condition of the method does not hold.",
+    Outcome.INVALID: "Nothing is concluded about {encoder} and {feature}: {failed}.",
+}
+# Of the gates of `idl.verdict.gates`, where they fail.
+_FAILED = {
+    "no fit worse than constant": "a probe is worse than a constant guess on the very images that it was fitted to",
+    "fits converged": "a probe was not fitted to its end",
+    "enough clusters": "only {clusters} were tested, and {fewest} are needed",
+    "splits apart": "the same scenes or images were learned from and tested on",
 }
 
 
@@ -28,10 +35,21 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
         task=subject.task,
         feature=study.plan.probe.target,
         margin=f"{100 * (study.plan.config.margin - 1):.3g} %",
+        failed=" and ".join(_failed(study, verdict)),
     )
     if verdict.caution and verdict.outcome is Outcome.LEARNED:
         words += f" {verdict.caution}"
     return words
+
+
+def _failed(study: Study, verdict: Verdict) -> list[str]:
+    """Say which conditions do not hold."""
+    clusters = f"{verdict.num_clusters} {study.clusters}{'' if verdict.num_clusters == 1 else 's'}"
+    return [
+        _FAILED[gate.name].format(clusters=clusters, fewest=study.plan.config.rules.min_clusters)
+        for gate in verdict.gates
+        if not gate.passed
+    ]
 
 
 def notes(study: Study) -> tuple[str, ...]:

@@ -20,14 +20,16 @@ TARGETS: dict[str, Target] = {each.name: each for each in (Depth(), LogDepth(), 
 def target(name: str) -> Target:
     """Look a target up by its name, or make that of "package.module:factory".
 
-    Raises InputError with the nearest name where there is none, and where a factory gives no usable target.
+    Raises InputError, with a name that is near where there is one, where there is no such target, and where a factory
+    gives no usable target.
     """
     if name in TARGETS:
         return TARGETS[name]
     if plugins.is_named(name):
         return custom.load(name, TARGETS)
-    nearest = get_close_matches(name, TARGETS, n=1, cutoff=0.0)
+    nearest = get_close_matches(name, TARGETS, n=1, cutoff=0.5)
+    meant = f": did you mean {nearest[0]!r}?" if nearest else "."
     raise InputError(
-        f"target {name!r} does not exist: did you mean {nearest[0]!r}? "
-        f"Choose one of {', '.join(TARGETS)}, or package.module:factory of your own."
+        f"target {name!r} does not exist{meant} Choose one of {', '.join(TARGETS)}, or package.module:factory of "
+        "your own."
     )

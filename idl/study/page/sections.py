@@ -11,6 +11,7 @@ from idl.study.page.pictures import colour_keys, shown_image, strip
 from idl.study.page.plots import Row, interval_plot, loss_axis, ratio_axis
 from idl.study.page.tables import cue_table, curve_table, figures_of, image_table, rules
 from idl.study.page.words import arm_words
+from idl.verdict import Outcome
 
 _DECIDING = "trained+pixels"
 _READ = "read"
@@ -23,13 +24,12 @@ def comparisons(content: PageContent) -> Markup:
     rows = []
     for answer in content.answers:
         verdict = answer.verdict
-        rows.append(Row(f"{verdict.cell}:", str(verdict.outcome)))
+        said = "INVALID: none of these decides" if verdict.outcome is Outcome.INVALID else str(verdict.outcome)
+        rows.append(Row(f"{verdict.cell}:", said))
         rows += [
             Row(each.name, value=each.log_ratio, is_mine=True) for each in (verdict.beyond_pixels, verdict.learned)
         ]
-        rows += [
-            Row(arm_words(each.above[0].removesuffix("+pixels")), "alone", each.log_ratio) for each in verdict.seeds
-        ]
+        rows += [Row(arm_words(each.above[0]), "this seed by itself", each.log_ratio) for each in verdict.seeds]
     caption = (
         f"How many times the loss would be without it; the line is the {100 * content.rules.level:g} % interval, "
         f"dashed the margin of \N{MULTIPLICATION SIGN}{math.exp(margin):.3g}"
