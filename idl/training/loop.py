@@ -182,14 +182,9 @@ class _Run:
                 is_end = standing.step == self._num_steps
                 is_look = is_end or standing.step % self._look_every == 0
                 is_line = is_look or standing.step % STEPS_A_LINE == 0
-                # Waits for the device, so that the clock stops when the steps are done.
-                losses = self._over_ranks(line.losses) if is_line else None
-                seconds = time.perf_counter() - start
-                line.seconds += seconds
-                self._seconds += seconds
-                self._num_timed += 1
-                if losses is not None:
-                    self._end_line(losses, line)
+                line.seconds += time.perf_counter() - start
+                if is_line:
+                    self._end_line(line)
                     line = _Line()
                 if is_look:
                     self._look()
@@ -199,7 +194,7 @@ class _Run:
                 if saves or stops or is_end or self._is_converged:
                     if line.losses:
                         # Weights are kept only after losses that are numbers.
-                        self._end_line(self._over_ranks(line.losses), line)
+                        self._end_line(line)
                         line = _Line()
                     self._save()
                     saved = time.monotonic()
@@ -255,13 +250,15 @@ class _Run:
         # A finite loss may have a gradient that is none, and its step spoils the weights as well.
         return torch.where(norm.isfinite(), total, norm)
 
-    def _over_ranks(self, losses: list[Tensor]) -> list[float]:
-        """Means over the ranks, a step each."""
-        return (self._world.sum(torch.stack(losses).double()) / self._world.size).tolist()
-
-    def _end_line(self, losses: list[float], line: _Line) -> None:
+    def _end_line(self, line: _Line) -> None:
         """Write the points of a line. Raises DivergedError where a loss is no finite number."""
-        self._curves.line(losses, line.rates, len(losses) * self._config.batch_size / line.seconds, self.standing.step)
+        start = time.perf_counter()
+        # Means over the ranks. Waits for the device, so that the clock stops when the steps are done.
+        losses = (self._world.sum(torch.stack(line.losses).double()) / self._world.size).tolist()
+        seconds = line.seconds + time.perf_counter() - start
+        self._seconds += seconds
+        self._num_timed += len(losses)
+        self._curves.line(losses, line.rates, len(losses) * self._config.batch_size / seconds, self.standing.step)
         for step, loss in enumerate(losses, self.standing.step - len(losses) + 1):
             if not np.isfinite(loss):
                 raise self._diverged(f"the training loss, or its gradient, is {loss}", step)
@@ -295,10 +292,10 @@ class _Run:
         """
         if self._world.size == 1:
             return interruption.number is not None, is_due
-        # torchrun kills half a minute after its signal: long steps are asked about one by one.
+        # torchrun kills half a minute after its signal: long steps, and the first ones, are asked about one by one.
         if not is_line and not self._votes_each_step:
             return False, False
-        votes = self._world.gather((interruption.number, is_due, self._seconds > LONG_STEP_S * self._num_timed))
+        votes = self._world.gather((interruption.number, is_due, self._seconds >= LONG_STEP_S * self._num_timed))
         number = next((number for number, _, _ in votes if number is not None), None)
         self._votes_each_step = any(is_long for _, _, is_long in votes)
         if number is not None:
