@@ -52,7 +52,9 @@ class PlantedLosses:
                 val_loss[arm] = 1.0 + 0.1 * (form == "random") + 0.01 * seed
         shuffled = Shuffled(shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2))
         scenes = [f"scene {index // self.images_per_scene:04d}" for index in range(num_images)]
-        return Evidence(scenes, num_valid, squared_error, val_loss, shuffled)
+        # Each arm's own share of its error is one of structure.
+        aligned = {arm: errors * (0.3 + 0.01 * rank) for rank, (arm, errors) in enumerate(squared_error.items())}
+        return Evidence(scenes, num_valid, squared_error, val_loss, shuffled, aligned)
 
     def cell(self, generator: np.random.Generator, name: str = "planted") -> Cell:
         """Draw a cell that no gate stops, if there are scenes enough."""

@@ -386,7 +386,9 @@ def _planted_study(tmp_path: Path) -> tuple[Study, Evidence]:
     curve = Curve(torch.arange(6), torch.zeros(6), torch.linspace(6, 1, 6).double(), torch.linspace(12, 2, 6).double())
     higher = replace(curve, val_loss=curve.val_loss + 1)
     arms = {
-        name: MeasuredArm(FittedArm(name, (), torch.zeros(1, 1), 5, 0.0, None, False, 1, 3.0, 4.0, 3.0), error)
+        name: MeasuredArm(
+            FittedArm(name, (), torch.zeros(1, 1), 5, 0.0, None, False, 1, 3.0, 4.0, 3.0), error, 0.5 * error
+        )
         for name, error in evidence.squared_error.items()
     }
     twins = tuple(TwinRecord(f"untrained-random-{seed}", "random", seed, "", "") for seed in (0, 1))

@@ -152,6 +152,19 @@ def test_the_report_says_what_was_found(found: Study) -> None:
     row = [list(arms["arm"]), list(arms["encoder"]), list(arms["test_loss"])]
     trained = next(loss for arm, name, loss in zip(*row, strict=True) if (arm, name) == ("trained", "folding"))
     assert report.metrics["folding/k2/arms/trained_test_loss"] == pytest.approx(trained, rel=1e-9)
+    # Scale and shift fitted for each image take something off every arm, and all that is left is in three places.
+    aligned = list(arms["test_loss_aligned"])
+    assert all(0 < one < all_of for one, all_of in zip(aligned, arms["test_loss"], strict=True))  # pyright: ignore[reportOperatorIssue]
+    described = document["cells"][0]["description"]["arms"]
+    assert [arm["aligned_mse"]["estimate"] for arm in described] == pytest.approx(aligned[: len(described)], rel=1e-9)
+    assert report.metrics["folding/k2/arms/trained_test_loss_aligned"] == pytest.approx(
+        next(
+            loss
+            for arm, name, loss in zip(arms["arm"], arms["encoder"], aligned, strict=True)
+            if (arm, name) == ("trained", "folding")
+        ),
+        rel=1e-9,
+    )
     added = with_answers(replace(report, metrics={}), found, 1, 4)
     assert {name.partition("/")[0] for name in added.metrics} == {"k2", "k3", "test_reads_before"}
 

@@ -83,6 +83,10 @@ def test_estimands_are_ratios_of_losses_pooled_over_pixels() -> None:
     arms = {arm.name: arm for arm in verdict.description.arms}
     constant = error["constant"].sum() / pixels
     assert arms["trained"].mse.estimate == pytest.approx(error["trained"].sum() / pixels)
+    assert arms["trained"].aligned_mse is not None
+    aligned = arms["trained"].aligned_mse
+    assert aligned.estimate == pytest.approx(evidence.aligned_error["trained"].sum() / pixels)
+    assert aligned.low < aligned.estimate < aligned.high < arms["trained"].mse.low
     assert arms["trained"].r2 is not None
     assert arms["trained"].r2.estimate == pytest.approx(1 - error["trained"].sum() / pixels / constant)
     assert arms["trained"].r2.low < arms["trained"].r2.estimate < arms["trained"].r2.high
@@ -371,6 +375,10 @@ def test_evidence_that_cannot_be_is_refused() -> None:
         _changed(evidence, trained=error["trained"][1:])
     with pytest.raises(ValueError, match="arm 'pixels' is missing"):
         replace(evidence, squared_error={arm: values for arm, values in error.items() if arm != "pixels"})
+    with pytest.raises(ValueError, match="arm 'other' is aligned, and has no errors"):
+        replace(evidence, aligned_error={"other": error["trained"]})
+    with pytest.raises(ValueError, match="trained aligned: image 0 has nan"):
+        replace(evidence, aligned_error={"trained": error["trained"] * np.nan})
     with pytest.raises(ValueError, match="no arm untrained-FORM-SEED"):
         replace(evidence, squared_error={arm: values for arm, values in error.items() if "untrained" not in arm})
     with pytest.raises(ValueError, match="'untrained-permuted-0\\+pixels' needs a finite validation loss"):

@@ -19,10 +19,12 @@ class MeasuredArm:
     """A fitted arm and its errors on the test split.
 
     squared_error: of each image, summed over its valid pixels and the outputs, target units squared.
+    aligned_error: the same after alignment, as in `idl.arms.losses.SquaredErrors`.
     """
 
     fitted: FittedArm
     squared_error: Float64[np.ndarray, " images"]
+    aligned_error: Float64[np.ndarray, " images"]
 
 
 @dataclass(frozen=True)

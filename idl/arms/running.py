@@ -119,15 +119,15 @@ class Measuring:
         arms = [(k, arm) for k, by_name in fitted.fits.at.items() for arm in by_name.values()]
         progress = prefixed(self.progress, fitted.name)
         with _locked(fitted.folders):
-            num_valid, errors = squared_errors(fitted.source, "test", self.target, [arm for _, arm in arms], progress)
+            errors = squared_errors(fitted.source, "test", self.target, [arm for _, arm in arms], progress)
+        order = np.arange(len(errors.num_valid))
         if isinstance(fitted.source, ShuffledMaps):
             # To the images whose truth it is: each of them has lent it once.
-            back = np.argsort(fitted.source.lenders["test"])
-            num_valid, errors = num_valid[back], errors[:, back]
+            order = np.argsort(fitted.source.lenders["test"])
         measured: dict[int, dict[str, MeasuredArm]] = {k: {} for k in fitted.fits.at}
-        for (k, arm), error in zip(arms, errors, strict=True):
-            measured[k][arm.name] = MeasuredArm(arm, error)
-        return num_valid, measured
+        for (k, arm), plain, aligned in zip(arms, errors.plain, errors.aligned, strict=True):
+            measured[k][arm.name] = MeasuredArm(arm, plain[order], aligned[order])
+        return errors.num_valid[order], measured
 
     def calibration_images(self) -> Iterable[Float32[Tensor, "batch 3 H W"]]:
         """Give the first training images, RGB in [0, 1]."""

@@ -74,15 +74,19 @@ def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
 def cell(question: Question, result: ArmsResult, clusters: Sequence[str], shared: Sequence[str]) -> Cell:
     """Bring the arms of one encoder at one k into the form that a verdict is reached from."""
     at = result.at[question.k]
-    outputs = result.num_outputs
-    errors = {name: arm.squared_error for name, arm in at.arms.items()}
-    losses = {name: arm.fitted.val_loss for name, arm in at.arms.items()}
+    arms = dict(at.arms)
     if result.common_null is not None:
-        errors[COMMON_NULL] = result.common_null.squared_error
-        losses[COMMON_NULL] = result.common_null.fitted.val_loss
+        arms[COMMON_NULL] = result.common_null
     return Cell(
         question.name,
-        Evidence(clusters, result.num_valid * outputs, errors, losses, _shuffled(at)),
+        Evidence(
+            clusters,
+            result.num_valid * result.num_outputs,
+            {name: arm.squared_error for name, arm in arms.items()},
+            {name: arm.fitted.val_loss for name, arm in arms.items()},
+            _shuffled(at),
+            {name: arm.aligned_error for name, arm in arms.items()},
+        ),
         Training(
             {name: arm.fitted.plain_train_loss for name, arm in at.arms.items()},
             {name: arm.fitted.excess_loss for name, arm in at.arms.items()},

@@ -113,6 +113,8 @@ def _metrics(result: ArmsResult, question: Question, verdict: Verdict) -> dict[s
     if description is not None:
         for arm in description.arms:
             metrics[f"arms/{_key(arm.name)}_test_loss"] = arm.mse.estimate
+            if arm.aligned_mse is not None:
+                metrics[f"arms/{_key(arm.name)}_test_loss_aligned"] = arm.aligned_mse.estimate
         if description.trained_over_null is not None:
             metrics |= _interval("trained_over_null", description.trained_over_null)
         if description.selectivity is not None:
@@ -190,7 +192,8 @@ def _arm_rows(study: Study, question: Question, verdict: Verdict) -> Iterator[di
         arms[COMMON_NULL] = result.common_null
     null = result.mse(question.k, "null")
     for name, arm in arms.items():
-        loss = float(arm.squared_error.sum() / (result.num_valid.sum() * result.num_outputs))
+        count = result.num_valid.sum() * result.num_outputs
+        loss = float(arm.squared_error.sum() / count)
         figure = described.get(name)
         yield {
             "encoder": study.subjects[question.encoder].encoder.name,
@@ -205,6 +208,7 @@ def _arm_rows(study: Study, question: Question, verdict: Verdict) -> Iterator[di
             "test_loss": loss,
             "test_loss_low": figure.mse.low if figure else None,
             "test_loss_high": figure.mse.high if figure else None,
+            "test_loss_aligned": float(arm.aligned_error.sum() / count),
             "r2": figure.r2.estimate if figure and figure.r2 else None,
             "over_null": loss / null if null > 0 else None,
         }

@@ -30,7 +30,7 @@ import numpy as np
 
 from idl.errors import InputError
 from idl.verdict.config import POWER, VerdictConfig
-from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, describe
+from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, aligned_name, describe
 from idl.verdict.distributions import normal_quantile
 from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled
 from idl.verdict.gates import gates
@@ -85,6 +85,7 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         if evidence.shuffled is not None:
             sums[SHUFFLED] = evidence.shuffled.squared_error
             sums[SHUFFLED_CONSTANT] = evidence.shuffled.constant_squared_error
+        sums |= {aligned_name(arm): np.asarray(each, np.float64) for arm, each in evidence.aligned_error.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
     beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
@@ -155,4 +156,5 @@ def _with_valid_pixels(evidence: Evidence) -> Evidence:
         {arm: values[kept] for arm, values in evidence.squared_error.items()},
         evidence.val_loss,
         shuffled,
+        {arm: values[kept] for arm, values in evidence.aligned_error.items()},
     )

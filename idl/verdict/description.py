@@ -22,6 +22,11 @@ _NUM_BINS = 64
 _BLOCK = 5_000_000
 
 
+def aligned_name(arm: str) -> str:
+    """Name the sums of an arm's errors after alignment."""
+    return f"{arm}, aligned"
+
+
 def describe(
     evidence: Evidence,
     resampled: Resampled,
@@ -32,7 +37,8 @@ def describe(
     """Describe the arms.
 
     evidence: of images with a valid pixel. clusters: their numbers.
-    resampled: sums of all arms and, by the names of this module, of valid pixels and of the shuffled truth.
+    resampled: sums of all arms and, by the names of this module, of valid pixels, of the shuffled truth and of arms
+      after alignment.
     untrained: arms of the deciding form.
     """
     have = evidence.squared_error
@@ -53,12 +59,15 @@ def describe(
 
 def _arm(arm: str, resampled: Resampled, level: float) -> ArmFigures:
     mse = _exponential(interval(resampled.log_ratio(arm, NUM_VALID), level))
+    aligned = None
+    if aligned_name(arm) in resampled.total:
+        aligned = _exponential(interval(resampled.log_ratio(aligned_name(arm), NUM_VALID), level))
     if CONSTANT not in resampled.total:
-        return ArmFigures(arm, mse, None)
+        return ArmFigures(arm, mse, aligned, None)
     # R2 = 1 - MSE / MSE[constant], so that its bounds change places.
     ratio = _exponential(interval(resampled.log_ratio(arm, CONSTANT), level))
     r2 = Interval(1 - ratio.estimate, 1 - ratio.high, 1 - ratio.low, ratio.standard_error)
-    return ArmFigures(arm, mse, r2)
+    return ArmFigures(arm, mse, aligned, r2)
 
 
 def _exponential(log: Interval) -> Interval:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from idl.verdict.config import VerdictConfig
 from idl.verdict.result import Verdict
 
-# 2: the digest covers `fixed` too.
-SCHEMA_VERSION = 2
+# 2: the digest covers `fixed` too. 3: each arm's loss after alignment.
+SCHEMA_VERSION = 3
 
 _INTERVAL = {
     "estimate": "on the test split",
@@ -32,7 +32,7 @@ def _under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, s
 
 
 SCHEMA: Mapping[str, str] = {
-    "schema_version": "2",
+    "schema_version": f"{SCHEMA_VERSION}; 3 added cells[].description.arms[].aligned_mse",
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
     "split was read: one line of JSON, keys sorted, no spaces, ASCII",
     "fixed": "all else that was fixed before the test split was read",
@@ -88,6 +88,13 @@ SCHEMA: Mapping[str, str] = {
                         {
                             "name": "its name",
                             **_under("mse", "mean squared error, target units squared", _INTERVAL),
+                            **_under(
+                                "aligned_mse",
+                                "the same once each image's prediction has the scale and shift (one pair an output, in "
+                                "the target's own space) that fit its truth best: what is left is structure; null: not "
+                                "measured",
+                                _INTERVAL,
+                            ),
                             **_under("r2", "1 - MSE / MSE[constant]; null without a constant arm", _INTERVAL),
                         },
                     ),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64
@@ -44,10 +44,12 @@ class Evidence:
       figures that decide nothing, and so is any other arm.
     val_loss: by arm, on the validation split; of every untrained arm, to choose the stronger form by.
     shuffled: for the selectivity.
+    aligned_error: by arm, as `squared_error`, once every image's prediction has the scale and shift that fit its truth
+      best; of any of these arms, for a figure that decides nothing.
 
     An image without a valid pixel counts for nothing, and so does a cluster of such images.
     Raises ValueError for arrays of different lengths, sums that are negative or not finite, a missing arm or
-    validation loss, no valid pixel at all.
+    validation loss, an aligned arm that is none of them, no valid pixel at all.
     """
 
     clusters: Sequence[str]
@@ -55,9 +57,11 @@ class Evidence:
     squared_error: Mapping[str, Float64[np.ndarray, " images"]]
     val_loss: Mapping[str, float]
     shuffled: Shuffled | None = None
+    aligned_error: Mapping[str, Float64[np.ndarray, " images"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sums = {"num_valid": self.num_valid, **self.squared_error}
+        sums |= {f"{arm} aligned": values for arm, values in self.aligned_error.items()}
         if self.shuffled is not None:
             sums |= {"shuffled": self.shuffled.squared_error, "shuffled constant": self.shuffled.constant_squared_error}
         for name, values in sums.items():
@@ -77,6 +81,10 @@ class Evidence:
             for arm in arms:
                 if not np.isfinite(self.val_loss.get(arm, np.nan)):
                     raise ValueError(f"arm {arm!r} needs a finite validation loss, has {self.val_loss.get(arm)}.")
+        if strange := [arm for arm in self.aligned_error if arm not in self.squared_error]:
+            raise ValueError(
+                f"arm {strange[0]!r} is aligned, and has no errors. There are: {', '.join(self.squared_error)}."
+            )
         if not np.any(np.asarray(self.num_valid) > 0):
             raise ValueError("no image has a valid pixel.")
 

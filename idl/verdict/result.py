@@ -52,10 +52,16 @@ class Form:
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """An arm on the test split: mean squared error in target units squared; R2 about the constant arm, if there."""
+    """An arm on the test split.
+
+    mse: mean squared error, target units squared. aligned_mse: the same once every image's prediction has the scale
+      and shift that fit its truth best, which leaves errors of structure; None where it was not measured.
+    r2: about the constant arm, if there.
+    """
 
     name: str
     mse: Interval
+    aligned_mse: Interval | None
     r2: Interval | None
 
 

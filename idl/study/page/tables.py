@@ -67,9 +67,10 @@ def _description(answer: Answer) -> Markup:
     if found is None:
         return Markup()
     losses = table(
-        "Arms on the test split: mean squared error",
-        ("arm", *_INTERVAL),
-        ((arm.name, *_cells(arm.mse)) for arm in found.arms),
+        "Arms on the test split: mean squared error, and what is left of it once every image's prediction has the "
+        "scale and shift that fit its truth best",
+        ("arm", *_INTERVAL, *(f"scale and shift fitted, {name}" for name in _INTERVAL)),
+        ((arm.name, *_cells(arm.mse), *_cells(arm.aligned_mse)) for arm in found.arms),
     )
     shares = table(
         "Arms on the test split: R² over the constant arm",
@@ -178,5 +179,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> M
     return element("table", *parts, element("thead", element("tr", *titles)), element("tbody", *body), class_="figures")
 
 
-def _cells(value: Interval) -> tuple[str, ...]:
+def _cells(value: Interval | None) -> tuple[str, ...]:
+    if value is None:
+        return (number(None),) * len(_INTERVAL)
     return tuple(number(each) for each in (value.estimate, value.low, value.high, value.standard_error))
