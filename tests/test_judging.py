@@ -70,6 +70,16 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
         assert second.data.tags[name] != left.data.tags[name]
     assert second.data.tags["test_digest"] == left.data.tags["test_digest"]
 
+    # So does one with another range of depth that tests a part of them, whose prepared dataset is another one.
+    part = {"train": blocks[:11], "val": [*blocks[11:15], blocks[17]], "test": blocks[15:17]}
+    (folder / "split.json").write_text(json.dumps(part))
+    assert run(*asked, "--max-depth", "9.5") == 0
+    third = max(runs(), key=lambda each: each.info.start_time)
+    assert third.data.tags["test_reads_before"] == "2"
+    for name in ("dataset_digest", "test_digest"):
+        assert third.data.tags[name] != left.data.tags[name]
+    assert "by 2 runs" in load_text(f"runs:/{third.info.run_id}/verdict.html")
+
 
 @pytest.mark.slow
 def test_a_study_has_a_run_and_a_child_for_each_encoder(

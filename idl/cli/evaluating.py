@@ -105,12 +105,10 @@ def _target(probe: RegisteredProbe) -> Target:
 def _images(store: Store, part: Part, options: dict[str, Any]) -> tuple[Split, tuple[int, ...], tuple[int, ...]]:
     """Return the split, the images to measure, and those whose mean r2 is measured from."""
     if part == "all":
-        everything = tuple(range(store.num_images))
-        return (
-            Split({"train": everything}, {"train": tuple(dict.fromkeys(store.scenes))}, EVERYTHING, "", EVERYTHING),
-            everything,
-            everything,
-        )
+        everything, scenes = tuple(range(store.num_images)), tuple(dict.fromkeys(store.scenes))
+        # Its mean is taken of the images that are measured.
+        whole = Split({"train": everything}, {"train": scenes, "test": scenes}, EVERYTHING, "", EVERYTHING)
+        return whole, everything, everything
     split = split_store(store, options["split"], options["split_seed"])
     return split, split.indices[part], split.indices["train"]
 

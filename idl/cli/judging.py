@@ -154,14 +154,15 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
 
 
 def _written_down(recorder: tracking.Recorder, planned: Plan) -> int:
-    """Write down the digests of what is fixed before the test split is read; return how many runs read it before."""
+    """Write down the digests of what is fixed before the test split is read; count who read of it before."""
     store = planned.store
-    reads = tracking.count_test_readers(store.digest, planned.split.digest, planned.split.test_digest)
+    looks = planned.split.looks(store)
+    reads = tracking.count_test_readers(store.digest, planned.split.digest, looks)
     for name, value in (
         ("verdict_digest", planned.digest),
         ("dataset_digest", store.digest),
         ("split_digest", planned.split.digest),
-        ("test_digest", planned.split.test_digest),
+        *looks.items(),
         ("test_reads_before", str(reads)),
     ):
         recorder.tag(name, value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from idl.data.crops import CroppedStore
+from idl.data.looks import scene_sketch
 from idl.data.store import Store
 from idl.errors import InputError
 
@@ -35,6 +36,13 @@ class Split:
     digest: str
     scenes_digest: str = ""
     test_digest: str = ""
+
+    def looks(self, store: Store) -> Mapping[str, str]:
+        """Return the tags by which a run that reads the test images is found by later ones that do.
+
+        store: that was split.
+        """
+        return {"test_digest": self.test_digest, "test_scenes": scene_sketch(store, self.scenes["test"])}
 
     def __post_init__(self) -> None:
         if not self.scenes_digest:

@@ -32,6 +32,7 @@ class Store:
     shown_depth_m: far end of the depth range of pictures, metres: in 95 % of the images 99 % of the depths are nearer.
     notes: what preparation wants people to know (images left out, a doubtful unit), a line each.
     sides: side of the published split of each image, "train", "test" or ""; empty where none of them is on one.
+    recipe: what the reader said that decides the content, as JSON; empty where it was not kept.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Store:
     shown_depth_m: float
     notes: tuple[str, ...]
     sides: tuple[str, ...] = ()
+    recipe: str = ""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -78,6 +80,7 @@ class Store:
                     float(file.attrs["shown_depth_m"]),  # pyright: ignore[reportArgumentType]
                     tuple(json.loads(str(file.attrs["notes"]))),
                     sides,
+                    str(file.attrs.get("recipe", "")),
                 )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a whole store ({error}). {remedy}") from error

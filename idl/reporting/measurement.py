@@ -37,8 +37,8 @@ class MeasuredModel:
 class MeasurementFindings:
     """All that a measuring run knows at its end.
 
-    part: which images; split: with the digests `EVERYTHING` where part is "all". config: what was asked for, by name.
-    shown_range: of the panels' colours, see `Shown`.
+    part: which images; split: with the digests `EVERYTHING`, and all scenes tested, where part is "all".
+    config: what was asked for, by name. shown_range: of the panels' colours, see `Shown`.
     notes: what a reader of the figures must know, a sentence each.
     """
 
@@ -93,7 +93,7 @@ def measurement_report(findings: MeasurementFindings) -> RunReport:
             "protocol_digest": findings.protocol.digest,
             "split_digest": findings.split.digest,
             # Of those that were read: the other parts leave the test images alone.
-            **({"test_digest": findings.split.test_digest} if part in ("test", "all") else {}),
+            **(findings.split.looks(store) if part in ("test", "all") else {}),
             "fitted_on_digest": model.card.dataset_digest,
             "fitted_protocol_digest": model.card.protocol_digest,
             "idl.version": __version__,

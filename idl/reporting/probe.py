@@ -126,7 +126,7 @@ def probe_report(findings: Findings) -> RunReport:
             "protocol": findings.protocol.name,
             "protocol_digest": findings.protocol.digest,
             "split_digest": findings.split.digest,
-            "test_digest": findings.split.test_digest,
+            **findings.split.looks(findings.store),
             "basis_digest": findings.encoded.basis.digest,
         },
     )

@@ -97,7 +97,7 @@ def _tags(study: Study) -> dict[str, str]:
         "dataset": store.name,
         "dataset_digest": store.digest,
         "split_digest": study.plan.split.digest,
-        "test_digest": study.plan.split.test_digest,
+        **study.plan.split.looks(store),
         "target": study.plan.probe.target,
     }
 

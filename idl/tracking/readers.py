@@ -1,8 +1,9 @@
-"""How often test images were read before: every look at them makes a later one less of a test."""
+"""How often test scenes were read before: every look at them makes a later one less of a test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from idl.data.looks import are_shared
 from idl.data.splits import EVERYTHING
 from idl.tracking.quiet import quiet
 
@@ -11,11 +12,13 @@ READERS = ("probe", "sweep", "verdict", "compare", "main", "evaluate")
 _RUNS_PER_PAGE = 1000
 
 
-def count_test_readers(dataset_digest: str, split_digest: str, test_digest: str) -> int:
-    """Count the runs of this tracking store, in all experiments, that read these test images or were about to.
+def count_test_readers(dataset_digest: str, split_digest: str, looks: Mapping[str, str]) -> int:
+    """Count the runs of this tracking store, in all experiments, that tested one of these scenes or were about to.
 
-    Those are the runs that tested the same scenes, however the others were divided, or measured the whole dataset.
-    split_digest: of the split, by which alone runs are known that were logged before test digests were.
+    It counts whatever the resolution, the range of depth and the split were, and as crops or whole.
+    looks: the tags of `Split.looks`.
+    dataset_digest, split_digest: of the prepared dataset and the split, by which, and by its test digest, a run is
+      known that was logged before the tested scenes were: where it tested the same ones, or the whole dataset.
     """
     import mlflow
     from mlflow.entities import ViewType
@@ -25,14 +28,15 @@ def count_test_readers(dataset_digest: str, split_digest: str, test_digest: str)
         # Deleted ones have been looked at all the same.
         experiments = [each.experiment_id for each in mlflow.search_experiments(view_type=ViewType.ALL)]
         # MLflow's search has no "or".
-        searched = [("test_digest", test_digest), ("split_digest", split_digest)]
+        searched = [("test_digest", looks["test_digest"]), ("split_digest", split_digest)]
         searched += [(tag, EVERYTHING) for tag, _ in searched]
-        found = {
+        conditions = [f"tags.dataset_digest = '{dataset_digest}' and tags.{tag} = '{value}'" for tag, value in searched]
+        found = {run.info.run_id: run for condition in conditions for run in _runs(client, experiments, condition)}
+        # Nor has it sets: whoever has tested scenes is looked at.
+        found |= {
             run.info.run_id: run
-            for tag, value in searched
-            for run in _runs(
-                client, experiments, f"tags.dataset_digest = '{dataset_digest}' and tags.{tag} = '{value}'"
-            )
+            for run in _runs(client, experiments, "tags.test_scenes LIKE '%'")
+            if are_shared(run.data.tags["test_scenes"], looks["test_scenes"])
         }
     return sum(_has_read(run) for run in found.values())
 

@@ -1,4 +1,4 @@
-"""Who has read a test split: counted by what was read, in all experiments."""
+"""Who has read test scenes: counted by what was read, in all experiments."""
 
 from collections.abc import Mapping
 
@@ -9,6 +9,7 @@ from idl.tracking import count_test_readers, start
 from idl.tracking.runs import child
 
 DATA, SPLIT, TEST = "da" * 8, "5b" * 8, "7e" * 8
+LOOKS = {"test_digest": TEST, "test_scenes": "0000001 0000002 0000003"}
 
 
 def leave(entry_point: str, tags: Mapping[str, str], part: str = "", experiment: str = "one") -> str:
@@ -56,16 +57,35 @@ def test_whoever_read_these_images_counts(
     store: str, entry_point: str, tags: Mapping[str, str], part: str, is_reader: bool
 ) -> None:
     leave(entry_point, tags, part)
-    assert count_test_readers(DATA, SPLIT, TEST) == int(is_reader)
+    assert count_test_readers(DATA, SPLIT, LOOKS) == int(is_reader)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "scenes", "is_reader"),
+    [
+        # Under another protocol the prepared dataset has another digest, and a part of the scenes another test digest.
+        ("probe", "0000001 0000002 0000003", True),
+        ("evaluate", "0000000 0000003 0000009", True),
+        ("verdict", "0000002", True),
+        ("probe", "0000004 0000005", False),
+        # A hash is a word.
+        ("probe", "000000", False),
+        ("probe", "00000010 00000020", False),
+        ("prepare", "0000001", False),
+    ],
+)
+def test_whoever_tested_one_of_these_scenes_counts(store: str, entry_point: str, scenes: str, is_reader: bool) -> None:
+    leave(entry_point, of("0b" * 8, "0a" * 8, "0c" * 8) | {"test_scenes": scenes})
+    assert count_test_readers(DATA, SPLIT, LOOKS) == int(is_reader)
 
 
 def test_a_run_counts_once_wherever_it_is_and_its_children_do_not(store: str) -> None:
-    assert count_test_readers(DATA, SPLIT, TEST) == 0
+    assert count_test_readers(DATA, SPLIT, LOOKS) == 0
     leave("probe", of())
     gone = leave("probe", of(), experiment="two")
     mlflow.MlflowClient().delete_run(gone)
     with start("compare") as recorder, child(recorder, "null") as inside:
         for each in (recorder, inside):
-            for name, value in of().items():
+            for name, value in (of() | LOOKS).items():
                 each.tag(name, value)
-    assert count_test_readers(DATA, SPLIT, TEST) == 3
+    assert count_test_readers(DATA, SPLIT, LOOKS) == 3

@@ -150,7 +150,7 @@ class Provenance:
 
     digests: of dataset, split, protocol, and of all that was fixed beforehand ("verdict"), by these names.
     versions: of packages, by name. command: that gives these figures again. made_at: day and time, UTC.
-    test_reads: how many runs had read this test split before.
+    test_reads: how many runs had read at least one of these test scenes before.
     """
 
     dataset: str

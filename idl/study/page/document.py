@@ -90,7 +90,7 @@ SCHEMA: Mapping[str, str] = {
     "provenance.versions.*": "its version",
     "provenance.command": "that gives these figures again",
     "provenance.made_at": "UTC",
-    "provenance.test_reads": "runs that had read this test split before",
+    "provenance.test_reads": "runs that had read at least one of these test scenes before",
 }
 """Every field by its path, as in `idl.verdict.SCHEMA`; "*" stands for any name."""
 

@@ -154,7 +154,7 @@ def origin(content: PageContent) -> Markup:
             (f"{each.name} split", f"{number(each.num_images)} images of {number(each.num_scenes)} scenes")
             for each in given.splits
         ),
-        ("test split read before", reads),
+        ("test scenes read before", f"{reads} (runs that read at least one of them)"),
         *((f"digest of the {name}", element("code", digest)) for name, digest in given.digests.items()),
         *((encoder.name, _about(encoder)) for encoder in content.encoders),
         ("versions", ", ".join(f"{name} {version}" for name, version in given.versions.items())),
@@ -163,7 +163,7 @@ def origin(content: PageContent) -> Markup:
         "Where it comes from",
         "Data, splits, encoders, questions and rules were fixed, and their digest written down, before the test images "
         "were read. The more often "
-        "a test split has been read before, the less its intervals are worth.",
+        "test scenes have been read before, the less the intervals are worth.",
         element("dl", *_facts(facts), class_="facts"),
         element("details", element("summary", "All that was fixed"), rules(content)),
     )
