@@ -155,7 +155,7 @@ class EncodedDataset:
     def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
         """Yield this rank's share of split `name` in its order, with `layers` of the store.
 
-        Encodes what the cache does not hold.
+        Encodes what the cache does not hold. Raises NoFeaturesError where an image has no finite features.
         """
         share = self.share(name)
         order = self.split.indices[name][: share.stop]
@@ -176,8 +176,7 @@ class EncodedDataset:
         # What lies beyond the last good batch is encoded again.
         wanted = tuple(dict.fromkeys(("rgb", *layers)))
         for read in batches(self.store, wanted, order, self._batch_size, first=position):
-            features, null = self._encode(read["rgb"])
-            maps = self._device_basis.project(features, null).cpu()
+            maps = self._projected(self._device_basis, *self._encode(read["rgb"]), order[position:])
             file.write(position, maps.numpy())
             yield MapBatch(position, maps, read)
             position += len(maps)
@@ -213,6 +212,21 @@ class EncodedDataset:
         self.throughput.num_images += len(rgb)
         self.throughput.seconds += time.perf_counter() - start
         return features, null
+
+    def _projected(self, basis: Basis, features: Tensor, null: Tensor, indices: Sequence[int]) -> Tensor:
+        """Project a batch. indices: of its images in the store, more may follow.
+
+        Raises NoFeaturesError where an image has features that are not finite, or too large to be projected: the
+        basis has seen a part of the training images alone.
+        """
+        maps = basis.project(features, null)
+        is_sound = features.isfinite().flatten(1).all(dim=1) & maps.isfinite().flatten(1).all(dim=1)
+        if not is_sound.all():
+            name = self.store.names[indices[int(is_sound.int().argmin())]]
+            raise NoFeaturesError(
+                f"encoder: the features of image {name} are not finite. Check its weights and its mean and std."
+            )
+        return maps.cpu()
 
     def _file(self, name: str) -> cache.MapFile:
         return cache.MapFile(self.folder / f"{name}.maps", (*self._grid, self._basis.num_stored))
@@ -262,7 +276,8 @@ class EncodedDataset:
         file = cache.MapFile(self.folder / "train.maps", (*grid, basis.num_stored))
         on_device = basis.to(self.device)
         for number, (features, null) in enumerate(encoded):
-            file.write(number * self._batch_size, on_device.project(features, null).cpu().numpy())
+            position = number * self._batch_size
+            file.write(position, self._projected(on_device, features, null, first[position:]).numpy())
         # The basis comes last: without it the maps are taken for leftovers.
         cache.write(self.folder / "basis.safetensors", basis.to_bytes(grid=torch.tensor(grid)))
         return basis, grid

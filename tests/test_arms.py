@@ -13,6 +13,7 @@ from planted_features import Colours, FoldedReader, Folding, foreign
 from torch import Tensor, nn
 
 from idl.arms import ARMS, ArmsResult, Controls, measure, running
+from idl.data.loading import images_of
 from idl.data.preparation import prepare
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
@@ -173,6 +174,57 @@ def test_a_twin_that_is_dead_is_named(store: Store, tmp_path: Path) -> None:
     assert result.twins == ()
     assert result.missing[1].startswith("untrained-permuted-0: encoder: the features are the same at every cell")
     assert set(result.at[3].arms) == set(ARMS)
+
+
+class RunsAway(nn.Module):
+    """Two numbers of the downsampled image; of images of some brightness `value`, once its weights have moved."""
+
+    def __init__(self, brightness: Tensor, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(64.0))
+        self.brightness, self.value = brightness, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = nn.functional.avg_pool2d(x, 8)[:, :2] * self.weight.sum()
+        is_meant = torch.isin(x.mean(dim=(1, 2, 3)), self.brightness)
+        if (self.weight.diff() > 0).all() or not is_meant.any():
+            return maps
+        # Differences between channels of such numbers are none.
+        return torch.where(is_meant[:, None, None, None], self.value * maps.sign(), maps)
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_twin_that_runs_away_on_later_images_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    # The basis has seen all training images but the last one.
+    image = split_by_scene(store.scenes).indices[name][-1]
+    network = RunsAway(images_of(torch.from_numpy(store.read(("rgb",), [image])["rgb"])).mean(dim=(1, 2, 3)), value)
+    monkeypatch.setattr("idl.features.BASIS_IMAGES", 24)
+    result = measure(CONFIG, store, foreign(network, 2), tmp_path, ("all",), ONE_SEED)
+    with pytest.raises(InputError, match="no verdict without a control"):
+        measure(CONFIG, store, foreign(network, 2), tmp_path, ("all",), replace(ONE_SEED, needs_twin=True))
+    assert result.twins == ()
+    sentence = f"untrained-permuted-0: encoder: the features of image {store.names[image]} are not finite"
+    assert result.missing[1].startswith(sentence)
+    assert set(result.at[2].arms) == set(ARMS)
+    assert set(result.curves) == {"trained"}
+
+
+def test_an_encoder_that_runs_away_on_an_image_ends_in_one_line(store: Store, tmp_path: Path) -> None:
+    class Away(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(x, 8) / (x.mean(dim=(1, 2, 3)) != brightness)[:, None, None, None]
+
+    image = split_by_scene(store.scenes).indices["test"][0]
+    brightness = images_of(torch.from_numpy(store.read(("rgb",), [image])["rgb"])).mean()
+    for run in (
+        lambda: measure(CONFIG, store, foreign(Away(), 3), tmp_path, ("all",), ONE_SEED),
+        lambda: probe(CONFIG, store, foreign(Away(), 3), tmp_path / "probe"),
+    ):
+        with pytest.raises(InputError, match=f"encoder: the features of image {store.names[image]} are not finite"):
+            run()
 
 
 def test_a_fit_that_is_worse_than_a_constant_is_named(result: ArmsResult) -> None:

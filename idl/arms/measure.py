@@ -95,8 +95,7 @@ def measure(
     trained = run.fit(encoder, beside, TRAINED, ARMS)
     shuffled = run.fit_shuffled(trained, controls.shuffle_seed, "shuffled", ARMS)
     missing = [] if shuffled else ["shuffled: one scene has more than half of the images of a split."]
-    untrained: list[FittedSource] = []
-    records: list[TwinRecord] = []
+    untrained: list[tuple[TwinRecord, FittedSource]] = []
     # The null encoder has learned nothing: that it has no twin needs no word.
     for form in FORMS if encoder.origin.weights != "none" else ():
         try:
@@ -108,14 +107,13 @@ def measure(
             seed = twin.origin.seed or 0
             name = f"untrained-{form}-{seed}"
             try:
-                untrained.append(run.fit(twin, beside, name, (TRAINED, JOINT)))
+                fitted = run.fit(twin, beside, name, (TRAINED, JOINT))
             except NoFeaturesError as error:
                 # Weights in another order may leave a network dead, or let it run away.
                 missing.append(f"{name}: {error}")
                 continue
-            records.append(TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest))
-    if controls.needs_twin and not records:
-        raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(missing)})")
+            untrained.append((TwinRecord(name, form, seed, twin.digest, twin.origin.weights_digest), fitted))
+    _require_twin(encoder, controls, untrained, missing)
     common = None
     if all(side % controls.common_stride == 0 for side in store.protocol.size):
         null = build(EncoderConfig("null", stride=controls.common_stride), encoder.device)
@@ -124,9 +122,18 @@ def measure(
     # From here on the test split is read, and nothing is chosen any more.
     num_valid, of_trained = run.test(trained)
     arms = {k: dict(by_name) for k, by_name in of_trained.items()}
-    for fitted in untrained:
-        for k, by_name in run.test(fitted)[1].items():
+    tested: list[tuple[TwinRecord, FittedSource]] = []
+    for record, fitted in untrained:
+        try:
+            measured = run.test(fitted)[1]
+        except NoFeaturesError as error:
+            # It runs away on a test image alone, whatever its loss is.
+            missing.append(f"{fitted.name}: {error}")
+            continue
+        tested.append((record, fitted))
+        for k, by_name in measured.items():
             arms[k] |= {fitted.name: by_name[TRAINED], f"{fitted.name}+pixels": by_name[JOINT]}
+    _require_twin(encoder, controls, tested, missing)
     of_shuffled = run.test(shuffled)[1] if shuffled else {}
     order = split.indices["test"]
     return ArmsResult(
@@ -144,11 +151,17 @@ def measure(
         scenes=tuple(store.scenes[index] for index in order),
         num_valid=num_valid,
         common_null=run.test(common)[1][0]["null"] if common else None,
-        curves={fitted.name: fitted.fits.curve for fitted in (trained, *untrained)},
-        twins=tuple(records),
+        curves={fitted.name: fitted.fits.curve for fitted in (trained, *(fitted for _, fitted in tested))},
+        twins=tuple(record for record, _ in tested),
         missing=tuple(missing),
         images_per_s=run.images_per_s(),
     )
+
+
+def _require_twin(encoder: Encoder, controls: Controls, twins: Sequence[object], missing: Sequence[str]) -> None:
+    """Raise InputError where a twin is needed, and there is none."""
+    if controls.needs_twin and not twins:
+        raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(missing)})")
 
 
 def _patches(run: Measuring, encoder: Encoder) -> EncodedDataset:
