@@ -337,6 +337,17 @@ def test_another_program_finds_the_digest_again() -> None:
     assert digest == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def test_the_schema_names_what_writes_what_is_hashed() -> None:
+    # Numbers that other languages write in another way.
+    config, fixed = VerdictConfig(margin=1e-7), {"name": "Tübingen", "penalties": [1e-8, 1e16, 100.0, 1e22]}
+    content = document(decide([_at(2.0, "one")], FEW_DRAWS), config, fixed)
+    found = re.search(r"json\.dumps\(\.\.\., (.*)\)", SCHEMA["digest"])
+    assert found is not None
+    settings = eval(f"dict({found[1]})")
+    text = json.dumps({name: content[name] for name in ("fixed", "config")}, **settings)
+    assert content["digest"] == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [

@@ -60,8 +60,8 @@ class VerdictConfig:
     def digest(self, fixed: Mapping[str, object]) -> str:
         """First 16 hex digits of the SHA-256 of these rules and all else that is fixed before the test split is read.
 
-        Hashed is the canonical JSON of {"config": these settings, "fixed": `fixed`}: one line, keys sorted, no spaces,
-        characters beyond ASCII as \\uXXXX, numbers in the fewest digits that give them again.
+        Hashed is {"config": these settings, "fixed": `fixed`} as Python's
+        `json.dumps(..., sort_keys=True, separators=(",", ":"))` writes it, numbers as Python has them: 1e-08.
 
         fixed: what JSON holds: data, splits, what is asked of which encoders, how it is fitted.
         """

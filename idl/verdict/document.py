@@ -34,7 +34,7 @@ def _under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, s
 SCHEMA: Mapping[str, str] = {
     "schema_version": f"{SCHEMA_VERSION}; 3 added cells[].description.arms[].aligned_mse",
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
-    "split was read: one line of JSON, keys sorted, no spaces, ASCII",
+    'split was read: as Python writes it with json.dumps(..., sort_keys=True, separators=(",", ":"))',
     "fixed": "all else that was fixed before the test split was read",
     **_under(
         "config",
