@@ -1,7 +1,11 @@
 """Registered probes are filtered and ranked; figures that do not compare are not put in one order."""
 
-import pytest
+import json
 
+import pytest
+from click.testing import CliRunner
+
+from idl.cli import cli
 from idl.cli.listing import table
 from idl.errors import InputError
 from idl.tracking.models import ProbeVersion
@@ -89,6 +93,19 @@ def test_an_unknown_figure_names_the_nearest() -> None:
         ranked((WORSE, BETTER), "rmse")
     with pytest.raises(InputError, match="no such figure"):
         ranked((WORSE,), "dataset_digest")
+
+
+def test_a_digest_is_no_figure_though_it_looks_like_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = dict.fromkeys(("verdict_digest", "scenes_digest", "some_later_digest"), "1234567890123456")
+    digests |= {"basis_digest": "12e4567890123456", "test_scenes": "1234567", "dataset_digest": "0000000000000012"}
+    one = version(1, (), test_rmse="0.9", **digests)
+    for name in digests:
+        with pytest.raises(InputError, match=r"no such figure\..* There is: k, test_rmse\."):
+            ranked((one,), name)
+    monkeypatch.setattr("idl.tracking.list_probes", lambda: (one,))
+    (listed,) = json.loads(CliRunner().invoke(cli, ["models", "--json"]).output)
+    assert {name: listed[name] for name in digests} == digests
+    assert (listed["k"], listed["test_rmse"]) == (64, 0.9)
 
 
 @pytest.mark.parametrize("width", [80, 120])

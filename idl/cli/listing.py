@@ -12,7 +12,7 @@ from idl import tracking
 from idl.cli.group import cli
 from idl.cli.options import option
 from idl.tracking import ProbeVersion
-from idl.tracking.ranking import IDENTITY, grouped, ranked, selected, shown
+from idl.tracking.ranking import grouped, is_text, ranked, selected, shown
 
 GAP = "  "
 # Narrower than this, a column of words says nothing.
@@ -116,7 +116,7 @@ def _figure(version: ProbeVersion, name: str) -> str:
 
 
 def _described(version: ProbeVersion) -> dict[str, Any]:
-    tags = {name: value if name in IDENTITY else _plain(value) for name, value in version.tags.items()}
+    tags = {name: value if is_text(name) else _plain(value) for name, value in version.tags.items()}
     return {
         "name": version.name,
         "version": version.version,

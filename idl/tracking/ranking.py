@@ -7,9 +7,10 @@ from difflib import get_close_matches
 from idl.errors import InputError
 from idl.tracking.models import ProbeVersion
 
-# Tags that say what a version is, not how well it does.
-IDENTITY = frozenset({"dataset", "dataset_digest", "split_digest", "protocol", "protocol_digest", "target", "encoder"})
-IDENTITY |= {"encoder_digest", "weights", "task", "kind", "shown_range", "target_identity"}
+# Tags that say what a version is, not how well it does; and so does every digest.
+IDENTITY = frozenset({"dataset", "protocol", "target", "encoder", "weights", "task", "kind", "shown_range"})
+IDENTITY |= {"target_identity", "test_scenes"}
+DIGEST = "_digest"
 HIGHER_IS_BETTER = ("test_delta", "test_r2", "test_under_")
 # In the target's own space: metres here, their logarithms there.
 IN_TARGET_UNITS = ("train_loss", "val_loss", "test_loss", "loss_over_null")
@@ -30,6 +31,11 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
     "protocol": ("protocol", "protocol_digest"),
     "split": ("split_digest",),
 }
+
+
+def is_text(tag: str) -> bool:
+    """Whether a tag's value is no figure, though it may look like one: a digest of decimal digits, 12e4."""
+    return tag in IDENTITY or tag.endswith(DIGEST)
 
 
 def selected(versions: Sequence[ProbeVersion], filters: Filters) -> tuple[ProbeVersion, ...]:
@@ -58,9 +64,7 @@ def ranked(versions: Sequence[ProbeVersion], metric: str) -> tuple[tuple[ProbeVe
     Of equals the older one comes first. Raises InputError: no version has such a figure; the versions differ in
     dataset, split or protocol, or in the target where the figure is in its units.
     """
-    figures = sorted(
-        {name for version in versions for name in version.tags if name not in IDENTITY and _is_number(version, name)}
-    )
+    figures = sorted({name for version in versions for name in version.tags if _is_number(version, name)})
     if metric not in figures:
         near = get_close_matches(metric, figures, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -85,13 +89,13 @@ def grouped(versions: Sequence[ProbeVersion]) -> tuple[tuple[ProbeVersion, ...],
 def shown(version: ProbeVersion, tags: Sequence[str]) -> str:
     """Give the values of tags in one word or two, digests cut: "rooms 7d67d9c4"."""
     values = [(tag, version.tags[tag]) for tag in tags if version.tags.get(tag)]
-    return " ".join(value[:SHOWN_DIGITS] if tag.endswith("_digest") else value for tag, value in values)
+    return " ".join(value[:SHOWN_DIGITS] if tag.endswith(DIGEST) else value for tag, value in values)
 
 
 def _fits(version: ProbeVersion, tags: Sequence[str], wanted: str) -> bool:
     for tag in tags:
         value = version.tags.get(tag, "")
-        if value == wanted or (tag.endswith("_digest") and len(wanted) >= 4 and value.startswith(wanted)):
+        if value == wanted or (tag.endswith(DIGEST) and len(wanted) >= 4 and value.startswith(wanted)):
             return True
     # "timm:resnet18" is registered as resnet18.
     return "encoder" in tags and version.tags.get("encoder", "").removeprefix("timm:") == wanted
@@ -99,7 +103,7 @@ def _fits(version: ProbeVersion, tags: Sequence[str], wanted: str) -> bool:
 
 def _is_number(version: ProbeVersion, name: str) -> bool:
     try:
-        return math.isfinite(float(version.tags[name]))
+        return not is_text(name) and math.isfinite(float(version.tags[name]))
     except (KeyError, ValueError):
         return False
 
