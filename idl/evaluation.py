@@ -80,7 +80,8 @@ def evaluate(
     collected = _Collected(measure, tuple(arms), num_images)
     probe = list(arms).index(PROBE)
     panels: list[PanelValues] = []
-    weights = _joint_weights(arms, encoded.columns.total).to(encoded.device)
+    weights = encoded.columns.side_by_side([(arm.columns, arm.weights) for arm in arms.values()])
+    weights = weights.float().to(encoded.device)
     with progress("test", num_images) as advance:
         for batch in encoded.stream("test", (target.layer, "valid")):
             truth, valid = read_target(target, batch.layers)
@@ -116,16 +117,6 @@ def evaluate(
 def spread(count: int, wanted: int) -> set[int]:
     """Positions spread evenly over `count`: the same for every run on the same split."""
     return {round(position) for position in np.linspace(0, count - 1, min(wanted, count))}
-
-
-def _joint_weights(arms: Mapping[str, ArmFit], num_columns: int) -> Float[Tensor, "columns arms_out"]:
-    """All arms' weights on the joint columns, one arm's outputs after the other's."""
-    parts = []
-    for arm in arms.values():
-        joint = torch.zeros(num_columns, arm.weights.shape[1], dtype=torch.float64)
-        joint[list(arm.columns)] = arm.weights
-        parts.append(joint)
-    return torch.cat(parts, dim=1).float()
 
 
 class _Rows:

@@ -22,6 +22,9 @@ from idl.encoders.patches import patches
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, probe
 from idl.protocol import Protocol
+from idl.study.cells import Question, cell
+from idl.verdict import Gate, VerdictConfig
+from idl.verdict.gates import gates
 
 CONFIG = ProbeConfig(batch_size=4)
 CPU = torch.device("cpu")
@@ -74,13 +77,25 @@ def test_errors_of_an_image_are_those_of_its_prediction(store: Store, result: Ar
     np.testing.assert_allclose(np.sqrt(mean), np.array(table["rmse"], float), rtol=1e-4)
 
 
+def gate_of(result: ArmsResult, k: int) -> Gate:
+    """What a verdict makes of the fits on their own training split."""
+    training = cell(Question("one", 0, k), result, result.scenes, ()).training
+    (gate,) = (each for each in gates(training, 20, VerdictConfig()) if each.name == "no fit worse than constant")
+    return gate
+
+
+def lent_errors(result: ArmsResult, k: int) -> dict[str, float]:
+    """Sums over all images of the errors on lent truth."""
+    return {name: arm.squared_error.sum() for name, arm in result.at[k].shuffled.items()}
+
+
 def test_joint_arms_lose_nothing_on_validation(result: ArmsResult) -> None:
     for at in result.at.values():
         for name, arm in at.arms.items():
             if name.endswith("+pixels"):
                 assert arm.fitted.val_loss <= at.arms["pixels"].fitted.val_loss * (1 + 1e-9)
                 assert arm.fitted.plain_train_loss <= at.arms["pixels"].fitted.plain_train_loss * (1 + 1e-6)
-        assert result.worse_than_constant(at.k) == ()
+        assert gate_of(result, at.k).passed
 
 
 def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> None:
@@ -95,10 +110,11 @@ def test_a_planted_feature_is_found_beyond_the_pixels(folded: Store, tmp_path: P
     encoder = foreign(Folding(), 3)
     result = measure(CONFIG, folded, encoder, tmp_path, ("all",), ONE_SEED)
     noise = PlantedReader.noise_m**2
+    lent = lent_errors(result, 3)
     assert result.mse(3, "pixels") > 0.8 * result.mse(3, "constant")
     # Cells of 8 x 8 pixels leave out what varies within them.
     assert noise < result.mse(3, "trained+pixels") < 0.6 * result.mse(3, "pixels")
-    assert result.shuffled_mse(3, "trained+pixels") > 0.8 * result.shuffled_mse(3, "constant")
+    assert lent["trained+pixels"] > 0.8 * lent["constant"]
 
 
 def test_shuffled_truth_is_the_same_to_what_does_not_look(result: ArmsResult, store: Store) -> None:
@@ -113,7 +129,8 @@ def test_shuffled_truth_is_the_same_to_what_does_not_look(result: ArmsResult, st
         assert (np.abs(at.shuffled["null"].squared_error - at.arms["null"].squared_error) > 0.1 * own).any()
     # Depth is linear in red: of other images' depth red says nothing.
     assert result.mse(3, "null") < 0.5 * result.mse(3, "constant")
-    assert result.shuffled_mse(3, "null") > 0.9 * result.shuffled_mse(3, "constant")
+    lent_sums = lent_errors(result, 3)
+    assert lent_sums["null"] > 0.9 * lent_sums["constant"]
 
 
 def test_the_common_null_is_that_of_the_null_encoder(store: Store, tmp_path: Path) -> None:
@@ -234,8 +251,10 @@ def test_a_fit_that_is_worse_than_a_constant_is_named(result: ArmsResult) -> Non
         arm = at.arms["trained"]
         broken = replace(arm, fitted=replace(arm.fitted, plain_train_loss=loss))
         spoilt = replace(result, at={3: replace(at, arms={**at.arms, "trained": broken})})
-        assert spoilt.worse_than_constant(3) == ("trained",)
-    assert result.worse_than_constant(3) == ()
+        gate = gate_of(spoilt, 3)
+        assert not gate.passed
+        assert gate.detail.endswith(f": trained {loss:.4g}")
+    assert gate_of(result, 3).passed
 
 
 def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[int]:

@@ -47,7 +47,7 @@ def squared_errors(
     """
     num_images = len(source.share(name))
     num_valid, plain, aligned = np.empty(num_images), *np.empty((2, len(arms), num_images))
-    weights = _joint_weights(arms, source.columns.total).to(source.device)
+    weights = source.columns.side_by_side([(arm.columns, arm.weights) for arm in arms]).to(source.device)
     done = 0
     with progress(name, num_images) as advance:
         for batch in source.stream(name, (target.layer, "valid")):
@@ -64,16 +64,6 @@ def squared_errors(
     if not num_valid.any():
         raise InputError(f"{source.store.path}: no pixel of the {name} split has a valid {target.name}.")
     return SquaredErrors(num_valid, plain, aligned)
-
-
-def _joint_weights(arms: Sequence[FittedArm], num_columns: int) -> Float64[Tensor, "columns arms_out"]:
-    """All arms' weights on the joint columns, one arm's outputs after the other's."""
-    parts = []
-    for arm in arms:
-        joint = torch.zeros(num_columns, arm.weights.shape[1], dtype=torch.float64)
-        joint[list(arm.columns)] = arm.weights
-        parts.append(joint)
-    return torch.cat(parts, dim=1)
 
 
 def _on_grid(

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from idl.arms.columns import CONSTANT
 from idl.arms.fits import FittedArm
 from idl.probes.exact import Curve
-
-# Rounding of float32 statistics, as a share of the loss.
-_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -52,26 +48,6 @@ class ArmsAtK:
     arms: Mapping[str, MeasuredArm]
     shuffled: Mapping[str, MeasuredArm]
 
-    @property
-    def squared_errors(self) -> Mapping[str, Float64[np.ndarray, " images"]]:
-        """Of every arm on every image, target units squared."""
-        return {name: arm.squared_error for name, arm in self.arms.items()}
-
-    @property
-    def val_losses(self) -> Mapping[str, float]:
-        """Of every arm, target units squared."""
-        return {name: arm.fitted.val_loss for name, arm in self.arms.items()}
-
-    @property
-    def plain_train_losses(self) -> Mapping[str, float]:
-        """Of every arm, fitted without a penalty, target units squared."""
-        return {name: arm.fitted.plain_train_loss for name, arm in self.arms.items()}
-
-    @property
-    def excess_losses(self) -> Mapping[str, float]:
-        """Of every arm, as a share of its optimum."""
-        return {name: arm.fitted.excess_loss for name, arm in self.arms.items()}
-
 
 @dataclass(frozen=True)
 class ArmsResult:
@@ -109,16 +85,3 @@ class ArmsResult:
     def mse(self, k: int, arm: str) -> float:
         """Mean squared error over the test split's valid pixels and outputs, target units squared."""
         return float(self.at[k].arms[arm].squared_error.sum() / (self.num_valid.sum() * self.num_outputs))
-
-    def shuffled_mse(self, k: int, arm: str) -> float:
-        """The same on the truth of other images. Raises ValueError where there is none."""
-        if not self.at[k].shuffled:
-            raise ValueError("no truth could be lent between scenes")
-        return float(self.at[k].shuffled[arm].squared_error.sum() / (self.num_valid.sum() * self.num_outputs))
-
-    def worse_than_constant(self, k: int) -> tuple[str, ...]:
-        """Arms whose fit without a penalty is worse than a constant on its own training split: a broken solution."""
-        losses = self.at[k].plain_train_losses
-        limit = losses[CONSTANT] * (1 + _ROUNDING)
-        # Written so that a loss that is not a number counts.
-        return tuple(name for name, loss in losses.items() if not loss <= limit)

@@ -22,9 +22,8 @@ def say(found: Study) -> None:
 
 def _table(found: Study) -> list[str]:
     rows: list[Sequence[str]] = [("encoder, k", "test loss", "interval", "/ null", "/ common null", "/ pixels")]
-    for question in found.questions:
+    for question, verdict in zip(found.questions, found.verdicts, strict=True):
         result = found.results[question.encoder]
-        verdict = found.verdicts[found.questions.index(question)]
         arms = {arm.name: arm.mse for arm in verdict.description.arms} if verdict.description else {}
         loss = arms["trained"]
         ratios = [

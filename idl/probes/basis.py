@@ -1,6 +1,7 @@
 """The columns a probe reads: bias, position, the downsampled image, and principal components of the features."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -168,6 +169,20 @@ class Columns:
             "probe": components,
         }
         return [0, *read[arm]]
+
+    def side_by_side(
+        self, arms: Sequence[tuple[Sequence[int], Float64[Tensor, "read out"]]]
+    ) -> Float64[Tensor, "columns arms_out"]:
+        """Put the weights of several arms on all columns, one arm's outputs after the other's.
+
+        arms: the columns that each reads, and its weights on them.
+        """
+        parts = []
+        for columns, weights in arms:
+            placed = torch.zeros(self.total, weights.shape[1], dtype=torch.float64)
+            placed[list(columns)] = weights
+            parts.append(placed)
+        return torch.cat(parts, dim=1)
 
     def assemble(self, stored: Float16[Tensor, "batch h w stored"]) -> Float32[Tensor, "batch columns h w"]:
         """Put bias and position before the stored columns; channels_last in memory."""

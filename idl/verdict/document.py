@@ -10,7 +10,7 @@ from idl.verdict.result import Verdict
 # 2: the digest covers `fixed` too. 3: each arm's loss after alignment.
 SCHEMA_VERSION = 3
 
-_INTERVAL = {
+INTERVAL: Mapping[str, str] = {
     "estimate": "on the test split",
     "low": "lower bound at the configured level",
     "high": "upper bound",
@@ -21,13 +21,14 @@ _COMPARISON = {
     "above[]": "arms whose loss is above the fraction's line; log ratios are averaged over them",
     "below": "arm whose loss is below the line",
     "log_ratio": "ln(MSE[above] / MSE[below])",
-    **{f"log_ratio.{field}": meaning for field, meaning in _INTERVAL.items()},
+    **{f"log_ratio.{field}": meaning for field, meaning in INTERVAL.items()},
     "p": "one-sided, of: the log ratio is the margin or less",
     "smallest_detectable": "log ratio that would have been found with 80 % power",
 }
 
 
-def _under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, str]:
+def under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, str]:
+    """Name a field, and those inside it by their paths."""
     return {name: meaning, **{f"{name}.{field}": text for field, text in fields.items()}}
 
 
@@ -36,7 +37,7 @@ SCHEMA: Mapping[str, str] = {
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
     'split was read: as Python writes it with json.dumps(..., sort_keys=True, separators=(",", ":"))',
     "fixed": "all else that was fixed before the test split was read",
-    **_under(
+    **under(
         "config",
         "the rules, fixed before the test split was read",
         {
@@ -49,7 +50,7 @@ SCHEMA: Mapping[str, str] = {
             "max_excess_loss": "above it: INVALID; share of the optimum",
         },
     ),
-    **_under(
+    **under(
         "cells[]",
         "one question each",
         {
@@ -65,43 +66,43 @@ SCHEMA: Mapping[str, str] = {
             "num_clusters": "clusters with a valid pixel",
             "num_images": "images with a valid pixel",
             "num_valid": "valid pixels (times outputs)",
-            **_under("beyond_pixels", "the first estimand", _COMPARISON),
-            **_under("learned", "the second estimand, averaged over seeds", _COMPARISON),
-            **_under("seeds[]", "the second estimand, each seed alone", _COMPARISON),
-            **_under(
+            **under("beyond_pixels", "the first estimand", _COMPARISON),
+            **under("learned", "the second estimand, averaged over seeds", _COMPARISON),
+            **under("seeds[]", "the second estimand, each seed alone", _COMPARISON),
+            **under(
                 "forms[]",
                 "forms of untrained, the deciding one first",
                 {"name": "random, permuted", "arms[]": "one a seed", "val_loss": "mean over seeds, validation split"},
             ),
-            **_under(
+            **under(
                 "gates[]",
                 "conditions without which the outcome is INVALID",
                 {"name": "the condition", "passed": "true or false", "detail": "what was found"},
             ),
-            **_under(
+            **under(
                 "description",
                 "figures that decide nothing",
                 {
-                    **_under(
+                    **under(
                         "arms[]",
                         "every arm",
                         {
                             "name": "its name",
-                            **_under("mse", "mean squared error, target units squared", _INTERVAL),
-                            **_under(
+                            **under("mse", "mean squared error, target units squared", INTERVAL),
+                            **under(
                                 "aligned_mse",
                                 "the same once each image's prediction has the scale and shift (one pair an output, in "
                                 "the target's own space) that fit its truth best: what is left is structure; null: not "
                                 "measured",
-                                _INTERVAL,
+                                INTERVAL,
                             ),
-                            **_under("r2", "1 - MSE / MSE[constant]; null without a constant arm", _INTERVAL),
+                            **under("r2", "1 - MSE / MSE[constant]; null without a constant arm", INTERVAL),
                         },
                     ),
-                    **_under("trained_over_null", "MSE[trained] / MSE[null]; null without them", _INTERVAL),
-                    **_under("selectivity", "R2[trained] - R2[shuffled]; null without them", _INTERVAL),
-                    **_under("beyond_pixels_by_image", "median image's log ratio, first estimand", _INTERVAL),
-                    **_under("learned_by_image", "median image's log ratio, second estimand", _INTERVAL),
+                    **under("trained_over_null", "MSE[trained] / MSE[null]; null without them", INTERVAL),
+                    **under("selectivity", "R2[trained] - R2[shuffled]; null without them", INTERVAL),
+                    **under("beyond_pixels_by_image", "median image's log ratio, first estimand", INTERVAL),
+                    **under("learned_by_image", "median image's log ratio, second estimand", INTERVAL),
                 },
             ),
         },

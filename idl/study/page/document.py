@@ -7,18 +7,7 @@ from idl.study.fixed import SCHEMA as FIXED_SCHEMA
 from idl.study.page.content import Answer, EncoderCues, EncoderPart, PageContent, ShownImage
 from idl.verdict import SCHEMA as VERDICT_SCHEMA
 from idl.verdict import document as verdict_document
-from idl.verdict.document import plain
-
-
-def _interval(path: str) -> Mapping[str, str]:
-    fields = {
-        "estimate": "on the test split",
-        "low": "lower bound at the configured level",
-        "high": "upper bound",
-        "standard_error": "of the estimate",
-    }
-    return {f"{path}.{name}": words for name, words in fields.items()}
-
+from idl.verdict.document import INTERVAL, plain, under
 
 SCHEMA: Mapping[str, str] = {
     **VERDICT_SCHEMA,
@@ -69,14 +58,12 @@ SCHEMA: Mapping[str, str] = {
     "cues[].edits[].name": "of the edit",
     "cues[].edits[].removed": "the cue that is gone, in words",
     "cues[].edits[].loss": "mean squared error, target units squared",
-    "cues[].edits[].log_ratio": "ln(loss / loss on the images as they are)",
-    **_interval("cues[].edits[].log_ratio"),
+    **under("cues[].edits[].log_ratio", "ln(loss / loss on the images as they are)", INTERVAL),
     "cues[].edits[].lost": "share of the lead over a constant that is lost; null: there is none",
     "cues[].edits[].reading": "read, not read, implied or undecided; empty: the edit decides about no cue",
     "cues[].correlations[]": "with luminance",
     "cues[].correlations[].name": "of what",
-    "cues[].correlations[].value": "Pearson's",
-    **_interval("cues[].correlations[].value"),
+    **under("cues[].correlations[].value", "Pearson's", INTERVAL),
     "provenance": "where the figures come from",
     "provenance.dataset": "its name",
     "provenance.source": "path or recipe in words",
