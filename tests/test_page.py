@@ -219,6 +219,10 @@ def test_every_word_of_the_json_is_on_the_page(content: PageContent) -> None:
     given = content.provenance
     for word in (given.command, given.made_at, given.source, *given.digests.values(), *given.versions.values()):
         assert word in text
+    # What was hashed is the plan; the verdict came later.
+    assert f"digest of the plan\n{given.digests['verdict']}" in text
+    assert "digest of the verdict" not in text
+    assert "at least one of them, by 7 runs" in text
     assert all(note in text for note in content.notes)
     for answer in content.answers:
         assert answer.meaning in text

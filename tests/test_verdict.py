@@ -371,7 +371,7 @@ def test_a_grid_that_cannot_be_decided_is_refused() -> None:
     with pytest.raises(InputError, match="cell 'a' is there twice"):
         decide([cell, cell], FEW_DRAWS)
     grid = [replace(cell, name=str(number)) for number in range(20)]
-    with pytest.raises(InputError, match=r"draws=2000: too few for 20 cells\. Pass 3200 or more"):
+    with pytest.raises(InputError, match=r"draws=2000: too few for 20 questions\. Pass 3200 or more"):
         decide(grid, FEW_DRAWS)
 
 

@@ -69,7 +69,9 @@ def require_draws(num_cells: int, config: VerdictConfig) -> None:
     # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:
-        raise InputError(f"draws={config.draws}: too few for {num_cells} cells. Pass {needed} or more.")
+        # A cell is a question of the user's: an encoder at one k.
+        asked = "1 question" if num_cells == 1 else f"{num_cells} questions"
+        raise InputError(f"draws={config.draws}: too few for {asked}. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:

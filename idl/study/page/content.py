@@ -148,7 +148,7 @@ class SplitSize:
 class Provenance:
     """Where the figures come from.
 
-    digests: of dataset, split, protocol, and of all that was fixed beforehand ("verdict"), by these names.
+    digests: of dataset, split, protocol, and of all that was fixed beforehand, the plan ("verdict"), by these names.
     versions: of packages, by name. command: that gives these figures again. made_at: day and time, UTC.
     test_reads: how many runs had read at least one of these test scenes before.
     """

@@ -15,6 +15,8 @@ from idl.verdict import Outcome
 
 _DECIDING = "trained+pixels"
 _READ = "read"
+# What a verdict goes by in the JSON was hashed before there was one.
+_HASHED = {"verdict": "plan"}
 
 
 def comparisons(content: PageContent) -> Markup:
@@ -145,7 +147,8 @@ def _cues_of(cues: EncoderCues) -> Markup:
 def origin(content: PageContent) -> Markup:
     """Where all this comes from, and how to have it again."""
     given = content.provenance
-    reads = {0: "never", 1: "by one run"}.get(given.test_reads, f"by {number(given.test_reads)} runs")
+    runs = "one run" if given.test_reads == 1 else f"{number(given.test_reads)} runs"
+    reads = f"at least one of them, by {runs}" if given.test_reads else "none of them"
     facts: list[tuple[str, str]] = [
         ("command", element("code", given.command)),
         ("made", given.made_at),
@@ -154,8 +157,8 @@ def origin(content: PageContent) -> Markup:
             (f"{each.name} split", f"{number(each.num_images)} images of {number(each.num_scenes)} scenes")
             for each in given.splits
         ),
-        ("test scenes read before", f"{reads} (runs that read at least one of them)"),
-        *((f"digest of the {name}", element("code", digest)) for name, digest in given.digests.items()),
+        ("test scenes read before", reads),
+        *((f"digest of the {_HASHED.get(name, name)}", element("code", each)) for name, each in given.digests.items()),
         *((encoder.name, _about(encoder)) for encoder in content.encoders),
         ("versions", ", ".join(f"{name} {version}" for name, version in given.versions.items())),
     ]
