@@ -5,6 +5,7 @@ from typing import Any
 
 from idl.data.looks import are_shared
 from idl.data.splits import EVERYTHING
+from idl.tracking.children import ENTRY_POINT_TAG
 from idl.tracking.quiet import quiet
 
 # Entry points that measure on a test split.
@@ -54,7 +55,7 @@ def _runs(client: Any, experiments: list[str], condition: str) -> Iterator[Any]:
 
 
 def _has_read(run: Any) -> bool:
-    # Children are parts of their parent's look; they have no entry point.
-    is_reader = run.data.tags.get("idl.entry_point") in READERS
+    # Children are parts of their parent's look: a trial's entry point is "trial", others have none.
+    is_reader = run.data.tags.get(ENTRY_POINT_TAG) in READERS
     # An older run without a test digest may have measured validation or training images of that split.
     return is_reader and ("test_digest" in run.data.tags or run.data.params.get("part", "test") in ("test", "all"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from idl.errors import InputError
 from idl.passwords import without_password
+from idl.tracking.children import ENTRY_POINT_TAG
 from idl.tracking.lost import explained, is_lost
 from idl.tracking.quiet import quiet
 from idl.tracking.reachable import current_uris, require_reachable
@@ -90,7 +91,7 @@ def child(parent: Recorder, run_name: str) -> Iterator[Recorder]:
 def _open(entry_point: str, experiment: str | None, run_name: str, resume: str | None) -> Recorder:
     import mlflow
 
-    tags = {"idl.entry_point": entry_point}
+    tags = {ENTRY_POINT_TAG: entry_point}
     with quiet():
         create_schema(*current_uris())
         given = os.environ.get("MLFLOW_RUN_ID")
