@@ -23,12 +23,13 @@ from sqlalchemy import event
 from test_cli import SMALL
 from test_sweep import CONFIG, SUBJECT, run
 from test_sweep_cli import ENCODER, children, runs
-from test_sweep_holding import asking
+from test_sweep_holding import NUM_WORKERS, PROCESSES, asking
 
 from idl.errors import InputError
 from idl.probes.trial import Trial
 from idl.sweep import run as sweep_run
 from idl.sweep.batches import TOLD
+from idl.sweep.config import SweepConfig
 from idl.sweep.identity import open_study
 from idl.sweep.run import check
 from idl.sweep.space import SearchSpace
@@ -200,6 +201,38 @@ def test_of_workers_that_ask_at_the_same_moment_one_has_the_run(server: postgres
     with asking(config, tmp_path, 4) as (_, answers):
         (owner,) = [pid for pid, is_ours, _ in answers if is_ours]
         assert sorted(run for _, is_ours, run in answers if not is_ours) == [f"run of {owner}"] * 3
+
+
+def check_together(configs: Sequence[SweepConfig], folder: Path, start: Any, answers: Any) -> None:
+    """What workers do first, at the same moment for each study."""
+    for config in configs:
+        start.wait()
+        try:
+            check(SearchSpace(), config, SUBJECT, folder)
+            answers.put("")
+        except Exception as error:
+            answers.put(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_workers_start_together_on_a_fresh_database(server: postgres.Server, tmp_path: Path, kind: str) -> None:
+    """Time and again: which of them gets to the tables first is the machine's choice."""
+    names = [f"fresh{attempt}" for attempt in range(3)]
+    urls = [server.create(name) if kind == "postgresql" else f"sqlite:///{tmp_path / name}.db" for name in names]
+    start, answers = PROCESSES.Barrier(NUM_WORKERS), PROCESSES.Queue()
+    given = ([replace(CONFIG, storage=url) for url in urls], tmp_path, start, answers)
+    processes = [PROCESSES.Process(target=check_together, args=given) for _ in range(NUM_WORKERS)]
+    for process in processes:
+        process.start()
+    try:
+        assert [answers.get(timeout=120) for _ in urls for _ in processes] == [""] * len(urls) * NUM_WORKERS
+    finally:
+        for process in processes:
+            process.join(60)
+            process.kill()
+    for url in urls:
+        assert loaded(url, "tested").trials == []
 
 
 class Meddling(Watcher):

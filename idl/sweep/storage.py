@@ -12,10 +12,11 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, fail_stale_trials
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
+from idl.databases import making_tables
 from idl.errors import InputError
-from idl.passwords import HIDDEN, without_password
+from idl.passwords import is_unequivocal, reason_of, without_password
 from idl.sweep.config import SweepConfig
 from idl.sweep.database import Database
 from idl.sweep.journal import Journal, open_journal
@@ -85,16 +86,15 @@ def opened(config: SweepConfig, study: str, folder: Path) -> Iterator[Storage]:
 @contextmanager
 def _database(address: str, study: str) -> Iterator[Database]:
     """Open a database. Raises InputError where it cannot be reached, or is lost while the block lasts."""
-    url = _parsed(address)
-    shown = _shown(url)
-    database = _connected(url, shown)
+    shown = without_password(address)
+    database = _connected(_parsed(address), address)
     try:
         yield database
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(
-            f"storage={shown}: lost, or no longer fit to be written ({_reason(error)}). What study {study} was told "
-            f"is kept. See to the database; the same command with --study {shlex.quote(study)} then goes on, and "
-            "tries the trials in hand again."
+            f"storage={shown}: lost, or no longer fit to be written ({reason_of(error, address)}). What study {study} "
+            f"was told is kept. See to the database; the same command with --study {shlex.quote(study)} then goes on, "
+            "and tries the trials in hand again."
         ) from error
     finally:
         with suppress(SQLAlchemyError):
@@ -103,53 +103,57 @@ def _database(address: str, study: str) -> Iterator[Database]:
 
 
 def _parsed(address: str) -> URL:
+    shown = without_password(address)
     try:
         url = make_url(address)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, ValueError):
+        # What the error says may hold a part of the password.
         raise InputError(
-            f"storage={without_password(address)}: not the URL of a database. Pass one such as "
-            "postgresql://user@host/name, memory, or nothing for a journal file."
-        ) from error
+            f"storage={shown}: not the URL of a database. Pass one such as postgresql://user@host/name, memory, or "
+            "nothing for a journal file."
+        ) from None
+    if not is_unequivocal(address):
+        raise InputError(
+            f"storage={shown}: it cannot be told where its password ends. Leave it to PGPASSWORD, or write / as %2F, "
+            "? as %3F and @ as %40."
+        )
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError(f"storage={shown}: a database that nobody else sees. Name a file, or pass memory.")
     # The driver that `pip install '.[postgres]'` brings; which one goes without saying depends on SQLAlchemy.
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
-def _shown(url: URL) -> str:
-    # A password may also stand behind the question mark.
-    query = {name: HIDDEN if "password" in name.lower() else value for name, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
-
-
-def _connected(url: URL, shown: str) -> Database:
+def _connected(url: URL, address: str) -> Database:
+    """Open the database, its tables made where it has none; workers that start together make them in turn."""
+    shown, complete = without_password(address), url.render_as_string(hide_password=False)
+    connect = CONNECT.get(url.drivername, {})
+    heartbeat, grace = heartbeat_seconds(), grace_seconds()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), making_tables(complete, connect):
             warnings.simplefilter("ignore", ExperimentalWarning)
             return Database(
-                url.render_as_string(hide_password=False),
+                complete,
                 # A connection that was dropped while a batch trained is opened again.
-                engine_kwargs={"connect_args": CONNECT.get(url.drivername, {}), "pool_pre_ping": True},
-                heartbeat_interval=heartbeat_seconds(),
-                grace_period=grace_seconds(),
+                engine_kwargs={"connect_args": connect, "pool_pre_ping": True},
+                heartbeat_interval=heartbeat,
+                grace_period=grace,
                 heartbeat_stale_trial_callback=enqueue_again,
             )
+    except NoSuchModuleError:
+        raise InputError(
+            f"storage={shown}: {url.drivername} is no database that is known. Write postgresql://user@host/name, or "
+            "sqlite:///FILE."
+        ) from None
     except ImportError as error:
         remedy = "pip install '.[postgres]'" if url.drivername == "postgresql+psycopg" else "Install it"
         raise InputError(
             f"storage={shown}: the database's driver is not installed ({error.__cause__ or error}). {remedy}, or "
             "pass another storage."
         ) from error
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
         raise InputError(
-            f"storage={shown}: cannot be reached ({_reason(error)}). Start it, or pass another."
+            f"storage={shown}: cannot be reached ({reason_of(error, address)}). Start it, or pass another."
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """Say in one line what the driver said; Optuna wraps it in words of its own."""
-    while isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def fail_stale(study: optuna.Study) -> None:

@@ -1,23 +1,22 @@
 """A tracking store that goes away while a run is logged, in one line."""
 
 from idl.errors import InputError, is_disk_full
-from idl.passwords import without_password
+from idl.passwords import reason_of, without_password
 from idl.tracking.reachable import current_uris
-
-MAX_REASON_CHARACTERS = 200
 
 
 def explained(error: BaseException) -> BaseException:
     """Return an InputError for a server or a database that went away, anything else as it is."""
     if not is_lost(error):
         return error
-    uri = without_password(current_uris()[0])
+    address = current_uris()[0]
+    uri = without_password(address)
     if _is_lost_server(error):
         line = f"tracking server {uri}: stopped answering while the run was logged. Start it and run again."
     else:
         line = (
             f"tracking store {uri}: lost, or no longer fit to be written, while the run was logged "
-            f"({_reason(error)}). See to the database and run again."
+            f"({reason_of(error, address)}). See to the database and run again."
         )
     told = InputError(line)
     told.__cause__ = error
@@ -46,10 +45,3 @@ def _database_error(error: BaseException) -> BaseException | None:
     classes = type(found).__mro__
     is_of_database = any((each.__module__, each.__name__) == ("sqlalchemy.exc", "DBAPIError") for each in classes)
     return found if is_of_database else None
-
-
-def _reason(error: BaseException) -> str:
-    """Say in one line what the driver said."""
-    found = _database_error(error)
-    lines = str(getattr(found, "orig", None) or found).strip().splitlines()
-    return without_password(lines[0])[:MAX_REASON_CHARACTERS] if lines else type(found).__name__

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idl.databases import sqlite_path
 from idl.errors import InputError
 from idl.tracking.addresses import listed, read_address, resolve
 from idl.tracking.quiet import quiet
-from idl.tracking.reachable import current_uris, require_reachable, sqlite_path
+from idl.tracking.reachable import current_uris, require_reachable
 from idl.tracking.schema import create_schema
 from idl.tracking.weights import ENCODER_PREFIX, FILES_FOLDER
 

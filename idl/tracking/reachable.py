@@ -6,15 +6,19 @@ import ssl
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from pathlib import Path
+from importlib.metadata import entry_points
 from urllib.parse import unquote, urlsplit
 
+from idl.databases import sqlite_path
 from idl.errors import InputError
-from idl.passwords import without_password
+from idl.passwords import is_unequivocal, reason_of, without_password
 
 TIMEOUT_S = 3.0
 REMEDY = "Start it, or set MLFLOW_TRACKING_URI."
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What mlflow's plug-ins for stores of other kinds are registered as.
+PLUGINS = ("mlflow.tracking_store", "mlflow.model_registry_store")
+OF_DATABRICKS = ("databricks", "databricks-uc", "uc")
 
 
 def require_reachable(uri: str | None = None) -> None:
@@ -42,27 +46,20 @@ def current_uris() -> tuple[str, str]:
     return mlflow.get_tracking_uri(), mlflow.get_registry_uri()
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file behind a `sqlite:///...` URI; None for another URI or a database in memory."""
-    scheme, _, rest = uri.partition(":///")
-    path = rest.partition("?")[0]
-    if scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
-        return None
-    # mlflow quotes its default, "/a%20b/mlflow.db", and sqlalchemy takes the quotes off.
-    return Path(unquote(path))
-
-
 def _require(uri: str, what: str) -> None:
+    no_address = InputError(
+        f"{what} {without_password(uri)}: not an address. Set MLFLOW_TRACKING_URI to one such as "
+        "http://127.0.0.1:5000; in a password / is %2F, @ is %40."
+    )
     try:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError:
         # What the error says may hold a part of the password.
-        raise InputError(
-            f"{what} {without_password(uri)}: not an address. Set MLFLOW_TRACKING_URI to one such as "
-            "http://127.0.0.1:5000; in a password / is %2F, @ is %40."
-        ) from None
+        raise no_address from None
     scheme = parts.scheme.partition("+")[0]
+    if scheme in DATABASE_PORTS and not is_unequivocal(uri):
+        raise no_address
     if scheme in ("http", "https"):
         _require_http(uri, what)
     elif scheme == "sqlite":
@@ -71,6 +68,15 @@ def _require(uri: str, what: str) -> None:
         _require_port(uri, what, parts.hostname, port or DATABASE_PORTS[scheme])
     elif scheme in ("", "file"):
         _require_no_folder(uri)
+    elif scheme not in (*DATABASE_PORTS, *OF_DATABRICKS) and not _has_plugin(parts.scheme):
+        raise InputError(
+            f"{what} {without_password(uri)}: mlflow knows no {scheme}: as a store. Set MLFLOW_TRACKING_URI to one "
+            "such as http://127.0.0.1:5000, sqlite:///mlflow.db or postgresql://user@host/name."
+        )
+
+
+def _has_plugin(scheme: str) -> bool:
+    return any(entry_points(group=group, name=scheme) for group in PLUGINS)
 
 
 def _require_http(uri: str, what: str) -> None:
@@ -95,7 +101,7 @@ def _require_http(uri: str, what: str) -> None:
             return
         reason = f"HTTP {error.code}"
     except (OSError, ValueError) as error:
-        reason = _reason(error)
+        reason = _reason(error, uri)
     raise InputError(f"{what} {shown}: no answer ({reason}). {REMEDY}")
 
 
@@ -103,7 +109,7 @@ def _require_port(uri: str, what: str, host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:
-        raise InputError(f"{what} {without_password(uri)}: no answer ({_reason(error)}). {REMEDY}") from None
+        raise InputError(f"{what} {without_password(uri)}: no answer ({_reason(error, uri)}). {REMEDY}") from None
 
 
 def _require_sqlite(uri: str) -> None:
@@ -132,10 +138,7 @@ def _require_no_folder(uri: str) -> None:
     )
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: OSError | ValueError, uri: str) -> str:
     """Say in one line why there was no answer."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
-        return f"nothing within {TIMEOUT_S:g} s"
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return " ".join(text.split()) or type(cause).__name__
+    return f"nothing within {TIMEOUT_S:g} s" if isinstance(cause, TimeoutError) else reason_of(error, uri)

@@ -93,6 +93,10 @@ def test_password_is_not_shown():
         "postgresql://me:12/secret@127.0.0.1:9/idl",
         "postgresql://me:12@secret@127.0.0.1:9/idl",
         "postgresql://127.0.0.1:9/idl?user=me&password=secret",
+        "postgresql://127.0.0.1:9/idl?user=me&password=12@secret",
+        "mysql://127.0.0.1:9/idl?passwd=secret",
+        "mssql://127.0.0.1:9/?odbc_connect=SERVER%3Dhost%3BPWD%3Dsecret",
+        "postgres://me:secret@127.0.0.1:9/idl",
         "sqlite:///missing/mlflow.db?password=secret",
         "sqlite:////?Password=secret",
         "file://me:secret@host/runs",
@@ -118,6 +122,12 @@ def test_database_server_is_asked_too():
 def test_no_address():
     with pytest.raises(InputError, match="not an address"):
         require_reachable("http://127.0.0.1:port")
+
+
+def test_a_store_of_a_kind_that_mlflow_does_not_know():
+    with pytest.raises(InputError, match=r"mlflow knows no postgres: as a store.*postgresql://user@host/name"):
+        require_reachable("postgres://127.0.0.1/idl")
+    require_reachable("databricks://profile")
 
 
 def test_sqlite_needs_its_folder(tmp_path: Path):
