@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from idl.errors import InputError
+from idl.sweep.config import WRITING
 
 # Of optuna's journal: the operation that sets a trial's state.
 _SETS_STATE = 6
@@ -64,7 +65,7 @@ class Journal(JournalFileBackend):
 
 def lock_of(path: Path) -> FileLock:
     """Return the lock that writers of `path` hold."""
-    return FileLock(path.with_name(f"{path.name}.writing"))
+    return FileLock(path.with_name(f"{path.name}{WRITING}"))
 
 
 def open_journal(path: Path) -> tuple[JournalStorage, Journal]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -17,7 +16,7 @@ from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from idl.databases import making_tables
 from idl.errors import InputError
 from idl.passwords import is_unequivocal, reason_of, without_password
-from idl.sweep.config import SweepConfig
+from idl.sweep.config import MEMORY, SweepConfig, journal_name
 from idl.sweep.database import Database
 from idl.sweep.journal import Journal, open_journal
 from idl.sweep.workers import enqueue_again, grace_seconds, heartbeat_seconds
@@ -27,8 +26,6 @@ _LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_0
 # A worker that asks for a batch holds an sqlite file's only lock while the sampler thinks.
 _SQLITE = {"timeout": 60}
 CONNECT = {"postgresql+psycopg": _LIBPQ, "postgresql+psycopg2": _LIBPQ, "sqlite": _SQLITE, "sqlite+pysqlite": _SQLITE}
-# A storage that ends with this process.
-MEMORY = "memory"
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Storage:
 
 def journal_path(folder: Path, study: str) -> Path:
     """Where a study is kept that has no database."""
-    return folder / f"{quote(study, safe=' ')}.journal"
+    return folder / journal_name(study)
 
 
 @contextmanager
