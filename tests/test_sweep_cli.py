@@ -1,6 +1,7 @@
 """`idl sweep` as a user meets it: one run that holds all, one line for bad input, and going on after an end."""
 
 import csv
+import errno
 import io
 import os
 import signal
@@ -190,6 +191,93 @@ def test_an_interrupted_study_goes_on_in_its_run(
     assert again.data.metrics["num_trials"] == 6
 
 
+def before_batch(monkeypatch: pytest.MonkeyPatch, number: int, happens: Callable[[], object]) -> None:
+    train, count = batches.train_trials, iter(range(10**6))
+
+    def trained(*arguments: Any) -> Any:
+        if next(count) == number:
+            happens()
+        return train(*arguments)
+
+    monkeypatch.setattr(batches, "train_trials", trained)
+
+
+def last_line(capfd: pytest.CaptureFixture[str]) -> str:
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+def lose_store(folder: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    (folder / "mlflow.db").unlink()
+    # Else connections that are open would go on with the file that is gone.
+    SqlAlchemyStore._engine_map[f"sqlite:///{folder}/mlflow.db"].dispose()
+
+
+def test_a_lost_tracking_store_is_said_with_the_study_that_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a name of its own it would be another study that is run again."""
+    before_batch(monkeypatch, 1, lambda: lose_store(folder))
+    assert sweep(*FEW) == 2
+    line = last_line(capfd)
+    (journal,) = (folder / "cache" / "studies").glob("*.journal")
+    assert "tracking store sqlite:///" in line
+    assert line.endswith(f" The same command with --study {journal.stem} goes on from here.")
+
+
+def test_a_lost_tracking_store_ends_a_study_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before_batch(monkeypatch, 1, lambda: lose_store(folder))
+    assert sweep(*FEW, *MEMORY) == 2
+    line = last_line(capfd)
+    assert line.endswith("run again.")
+    assert "--study" not in line
+
+
+def test_a_lost_storage_names_the_study_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    studies = folder / "studies.db"
+
+    def lose() -> None:
+        studies.write_bytes(b"damaged " * 8192)
+
+    before_batch(monkeypatch, 1, lose)
+    assert sweep(*FEW, "--storage", f"sqlite:///{studies}") == 2
+    line = last_line(capfd)
+    assert "studies.db: lost, or no longer fit to be written" in line
+    assert line.count("--study sweep-") == 1
+
+
+def test_a_full_disk_is_said_with_the_study_that_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fill() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before_batch(monkeypatch, 1, fill)
+    assert sweep(*FEW) == 2
+    (journal,) = (folder / "cache" / "studies").glob("*.journal")
+    *_, told, line = capfd.readouterr().err.splitlines()
+    assert told == f"interrupted; the same command with --study {journal.stem} goes on from here."
+    assert line.startswith("error: no space left")
+
+
+def test_a_refusal_before_anything_is_done_names_no_study_that_goes_on(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = mlflow.MlflowClient()
+    client.delete_experiment(client.create_experiment("gone"))
+    assert sweep(*FEW, "--experiment", "gone") == 2
+    line = last_line(capfd)
+    assert "experiment gone: is deleted" in line
+    assert "--study" not in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["training", "telling"])
 def test_a_killed_worker_leaves_nothing_running(folder: Path, moment: str) -> None:
@@ -350,7 +438,11 @@ BAD: Mapping[str, tuple[tuple[str, ...], str]] = {
     "stage": (("--encoder", "timm:test_convnext", "--weights", "random", "--stages", "0,9"), "stage=9"),
     "stage_word": (("--stages", "deep"), "expected whole numbers"),
     "storage": (("--storage", "sqlite:////nowhere/at/all.db"), "cannot be reached"),
+    "password": (("--storage", "postgresql://me:secret@host:abc/db"), "storage=postgresql://host:abc/db: not the URL"),
+    "scheme": (("--storage", "postgres://me@host/db"), "postgres is no database that is known"),
     "journal": (("--study", "damaged"), "damaged at line 1 of 1"),
+    "long": (("--study", "n" * 300), "300 characters are too many"),
+    "quotes": (("--study", 'it\'s "one"'), "both kinds of quotes"),
     "epochs": (("--epochs", "0"), "epochs=0: expected 1 or more"),
     "report": (("--report-epochs", "0"), "report_epochs=0"),
 }

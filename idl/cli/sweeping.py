@@ -25,13 +25,14 @@ from idl.cli.options import (
 )
 from idl.cli.study_worker import Work, open_end_line, run
 from idl.distributed import announced
-from idl.errors import InputError
+from idl.errors import InputError, is_disk_full
 from idl.pipeline import ProbeConfig
 from idl.probes.trial import Trial
 from idl.sweep.config import Pruner, Sampler, SweepConfig
 from idl.sweep.grounds import check_all, subject_of
 from idl.sweep.run import check, named, require_storage
 from idl.sweep.space import SearchSpace
+from idl.sweep.storage import count_trials
 from idl.targets import target as find_target
 
 _CONFIG, _SPACE = SweepConfig(), SearchSpace().described()
@@ -97,13 +98,37 @@ def sweep(**options: Any) -> None:
     if agreed != space:
         click.echo(open_end_line(config, agreed), err=True)
     work = Work(options, config, agreed, probe_config, folder, subject, store, encoders, started)
+    num_before = count_trials(config, folder)
     try:
         run(work)
+    except InputError as error:
+        raise _with_way_on(error, work, num_before) from error
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(work.how_to_go_on) from error
     except tracking.Terminated:
         click.echo(work.how_to_go_on, err=True)
         raise
+    except Exception as error:
+        if is_disk_full(error):
+            click.echo(work.how_to_go_on, err=True)
+        raise
+
+
+def _with_way_on(error: InputError, work: Work, num_before: int) -> InputError:
+    """Have the line of an error say how the study goes on, where it has got trials since there were `num_before`.
+
+    Run again without a name it would be another study.
+    """
+    config = work.config
+    try:
+        is_begun = count_trials(config, work.folder) > num_before
+    except InputError:
+        # Lost as well.
+        is_begun = True
+    # A line that speaks of the study says itself what to do with it.
+    if not is_begun or f"study {config.study}" in str(error):
+        return error
+    return InputError(f"{error} The same command with --study {shlex.quote(config.study)} goes on from here.")
 
 
 def _sweep_config(options: Mapping[str, Any]) -> SweepConfig:

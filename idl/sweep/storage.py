@@ -153,6 +153,15 @@ def _connected(url: URL, address: str) -> Database:
         ) from error
 
 
+def count_trials(config: SweepConfig, folder: Path) -> int:
+    """Count the trials of a study, those that have not ended included. Raises InputError as `opened`."""
+    if config.storage == MEMORY:
+        return 0
+    with opened(config, config.study, folder) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        return len(study.get_trials(deepcopy=False))
+
+
 def fail_stale(study: optuna.Study) -> None:
     """Have trials tried again whose signs of life have stopped."""
     with warnings.catch_warnings():
