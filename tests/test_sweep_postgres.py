@@ -33,6 +33,7 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.identity import open_study
 from idl.sweep.run import check
 from idl.sweep.space import SearchSpace
+from idl.sweep.storage import opened
 from idl.sweep.watcher import Asked, Watcher
 
 if postgres.programs() is None:
@@ -252,19 +253,22 @@ class Meddling(Watcher):
         self.lost |= {*lost}
 
 
-def test_a_trial_that_others_took_for_lost_is_not_finished_here(server: postgres.Server, tmp_path: Path) -> None:
-    url = server.create("taken")
+@pytest.mark.parametrize("kind", ["postgresql", "journal"])
+def test_a_trial_that_others_took_for_lost_is_not_finished_here(
+    server: postgres.Server, tmp_path: Path, kind: str
+) -> None:
+    url = server.create("taken") if kind == "postgresql" else ""
 
     def fail_second(trials: Sequence[Asked]) -> None:
-        storage = optuna.storages.RDBStorage(url)
-        study = optuna.load_study(study_name="tested", storage=storage)
-        study.tell(trials[1].number, state=optuna.trial.TrialState.FAIL)
-        storage.remove_session()
-        storage.engine.dispose()
+        with opened(config, "tested", tmp_path) as storage:
+            study = optuna.load_study(study_name="tested", storage=storage.optuna)
+            study.tell(trials[1].number, state=optuna.trial.TrialState.FAIL)
 
-    watcher = Meddling(1, fail_second)
-    result = run(tmp_path, replace(CONFIG, storage=url), watcher=watcher)
-    states = [trial.state.name for trial in loaded(url, "tested").trials]
+    config, watcher = replace(CONFIG, storage=url), Meddling(1, fail_second)
+    result = run(tmp_path, config, watcher=watcher)
+    with opened(config, "tested", tmp_path) as storage:
+        there = optuna.load_study(study_name="tested", storage=storage.optuna).trials
+    states = [trial.state.name for trial in there]
     assert [number for number, state in enumerate(states) if state == "FAIL"] == [5]
     assert watcher.lost == {5}
     assert len(result.trials) == 12

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 
 from optuna import Study
 from optuna import Trial as OptunaTrial
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from idl.descending import TrainingSet, train_trials
@@ -76,6 +75,10 @@ class Search:
     def trial_of(self, trial: FrozenTrial | OptunaTrial) -> tuple[Place, Trial]:
         """Where a trial of the study trains, and with what settings."""
         return trial_of(trial.params, self.config.fixed, self.components)
+
+    def is_open(self, trial: OptunaTrial) -> bool:
+        """Tell, in a block that writes to it, whether others have not taken a trial for lost, and tried it again."""
+        return not self.storage.optuna.get_trial(trial._trial_id).state.is_finished()
 
     @property
     def components(self) -> dict[Place, int]:
@@ -221,16 +224,16 @@ class Search:
         told = []
         with self.storage.as_one(asked):
             for trial, (plain, descent) in zip(asked, trained, strict=True):
-                # Others may have taken a trial for lost, and tried it again.
-                with suppress(UpdateFinishedTrialError):
-                    for name in TOLD:
-                        trial.set_user_attr(name, getattr(plain, name))
-                    if descent.outcome in ("ended", "diverged"):
-                        # Not as failed: the sampler is to learn from it.
-                        self.study.tell(trial, state=TrialState.PRUNED)
-                    else:
-                        self.study.tell(trial, plain.loss)
-                    told.append((plain, descent))
+                if not self.is_open(trial):
+                    continue
+                for name in TOLD:
+                    trial.set_user_attr(name, getattr(plain, name))
+                if descent.outcome in ("ended", "diverged"):
+                    # Not as failed: the sampler is to learn from it.
+                    self.study.tell(trial, state=TrialState.PRUNED)
+                else:
+                    self.study.tell(trial, plain.loss)
+                told.append((plain, descent))
         for plain, descent in told:
             is_sound = plain.outcome in ("finished", "converged")
             if is_sound and (self._best is None or plain.loss < self._best[0].loss):
@@ -268,10 +271,9 @@ class Reports:
         with self.search.timed("reporting"):
             with self.search.storage.as_one(self.asked):
                 for position, loss in shown.items():
-                    try:
+                    if self.search.is_open(self.asked[position]):
                         self.asked[position].report(loss / self.unit, epoch)
-                    except UpdateFinishedTrialError:
-                        # Others have taken it for lost, and try it again.
+                    else:
                         ended.append(position)
             with self.search.storage.as_seen(self.search.study):
                 ended += [

@@ -51,16 +51,18 @@ class Journal(JournalFileBackend):
     def as_one(self) -> Iterator[None]:
         """Write what is written in this block at its end, at once: each write waits for the disk.
 
-        Nothing of it is read back before. Where the block raises, nothing is written.
+        Nothing of it is read back before; what others wrote is, and they write no more until the end of the block.
+        Where the block raises, nothing is written.
         """
-        self._held = []
-        try:
-            yield
-            logs = self._held
-        finally:
-            self._held = None
-        if logs:
-            self.append_logs(logs)
+        with self._file_lock:
+            self._held = []
+            try:
+                yield
+                logs = self._held
+            finally:
+                self._held = None
+            if logs:
+                self.append_logs(logs)
 
 
 def lock_of(path: Path) -> FileLock:
