@@ -333,9 +333,12 @@ def living() -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
 def give_run_to(worker: str, folder: Path, study: str, run: Run) -> None:
     """As if that worker were still at the study, in a run of its own."""
     mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
+    studied(folder, study).set_user_attr("run", {"run_id": run.info.run_id, "worker": worker})
+
+
+def studied(folder: Path, study: str) -> optuna.Study:
     storage = optuna.storages.JournalStorage(Journal(folder / "cache" / "studies" / f"{study}.journal"))
-    noted = {"run_id": run.info.run_id, "before": None, "worker": worker, "signs": 0}
-    optuna.load_study(study_name=study, storage=storage).set_user_attr("run", noted)
+    return optuna.load_study(study_name=study, storage=storage)
 
 
 @pytest.mark.slow
@@ -364,7 +367,7 @@ def test_a_worker_that_joins_trains_for_the_run_of_the_first(
         assert client.get_run(run_id).info.status == "RUNNING"
         # It is killed while another one trains with it, and so was one that had joined before.
         client.update_run(joined.info.run_id, status="RUNNING")
-        client.set_tag(joined.info.run_id, "idl.worker", worker)
+        studied(folder, "shared").set_user_attr(f"run of {worker}", joined.info.run_id)
         search = study_worker.run_sweep
 
         def searched(*arguments: Any, **further: Any) -> Any:

@@ -16,9 +16,10 @@ import optuna
 import pytest
 from test_sweep import CONFIG, SUBJECT
 
-from idl.sweep import holding
+from idl.sweep import notes, workers
 from idl.sweep.config import SweepConfig
-from idl.sweep.holding import StudyRun, held
+from idl.sweep.holding import Hold, held
+from idl.sweep.notes import Conclusion, StudyRun
 from idl.sweep.run import check
 from idl.sweep.space import SearchSpace
 from idl.sweep.storage import opened
@@ -75,8 +76,37 @@ def noted(config: SweepConfig, folder: Path, run: StudyRun | None = None) -> Stu
     with opened(config, config.study, folder) as storage:
         study = optuna.load_study(study_name=config.study, storage=storage.optuna)
         if run is not None:
-            study.set_user_attr(holding.RUN, asdict(run))
-        return StudyRun(**study.user_attrs[holding.RUN])
+            study.set_user_attr(notes.RUN, asdict(run))
+        return StudyRun(**study.user_attrs[notes.RUN])
+
+
+def signs_of(config: SweepConfig, folder: Path, worker: str, given: int | None = None) -> int:
+    """Signs of life that a worker has given, after it gave these."""
+    with opened(config, config.study, folder) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        if given is not None:
+            study.set_user_attr(f"signs of {worker}", given)
+        return study.user_attrs.get(f"signs of {worker}", 0)
+
+
+@contextmanager
+def giving_signs(config: SweepConfig, folder: Path, worker: str = ELSEWHERE) -> Iterator[None]:
+    """A worker on another machine."""
+    ended = threading.Event()
+
+    def live() -> None:
+        for given in range(1, 200):
+            signs_of(config, folder, worker, given)
+            if ended.wait(0.3):
+                return
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def asked(config: SweepConfig, folder: Path) -> tuple[bool, str | None]:
@@ -105,23 +135,9 @@ def test_the_run_of_a_worker_that_is_killed_is_taken_over(config: SweepConfig, t
 
 
 def test_a_worker_elsewhere_is_counted_on_while_it_gives_signs(config: SweepConfig, tmp_path: Path) -> None:
-    run = StudyRun("theirs", None, ELSEWHERE)
-    noted(config, tmp_path, run)
-    ended = threading.Event()
-
-    def live() -> None:
-        for signs in range(1, 200):
-            if ended.wait(0.3):
-                return
-            noted(config, tmp_path, replace(run, signs=signs))
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
+    noted(config, tmp_path, StudyRun("theirs", None, ELSEWHERE))
+    with giving_signs(config, tmp_path):
         assert asked(config, tmp_path) == (False, "theirs")
-    finally:
-        ended.set()
-        thread.join()
     begun = time.monotonic()
     assert asked(config, tmp_path) == (True, "theirs")
     assert time.monotonic() - begun > 2
@@ -131,13 +147,14 @@ def test_who_has_the_run_gives_signs_and_is_told_where_others_took_it(config: Sw
     with held(config, tmp_path, lambda line: None) as hold:
         hold.note("ours")
         deadline = time.monotonic() + 60
-        while noted(config, tmp_path).signs < 2:
+        while signs_of(config, tmp_path, this_worker()) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert hold.is_kept()
-        theirs = noted(config, tmp_path, StudyRun("theirs", "ours", ELSEWHERE, 7))
+        theirs = noted(config, tmp_path, StudyRun("theirs", "ours", ELSEWHERE))
         assert not hold.is_kept()
         hold.note("ours again")
+        assert not hold.concludes(0)
         time.sleep(2.5)
         assert noted(config, tmp_path) == theirs
     assert noted(config, tmp_path) == theirs
@@ -147,5 +164,67 @@ def test_what_earlier_versions_noted_is_read(config: SweepConfig, tmp_path: Path
     with opened(config, config.study, tmp_path) as storage:
         study = optuna.load_study(study_name=config.study, storage=storage.optuna)
         host, pid, _ = this_worker().rsplit(":", 2)
-        study.set_user_attr(holding.RUN, {"run_id": "old", "worker": f"{host.rpartition('@')[0]}:{pid}:1"})
+        study.set_user_attr(notes.RUN, {"run_id": "old", "signs": 7, "worker": f"{host.rpartition('@')[0]}:{pid}:1"})
     assert asked(config, tmp_path) == (True, "old")
+
+
+def add_trials(config: SweepConfig, folder: Path, num: int) -> None:
+    with opened(config, config.study, folder) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        study.add_trials([optuna.create_trial(value=1.0) for _ in range(num)])
+
+
+def test_who_concludes_has_all_trials_that_there_are(config: SweepConfig, tmp_path: Path) -> None:
+    add_trials(config, tmp_path, 2)
+    with held(config, tmp_path, lambda line: None) as hold:
+        # Of another worker, that wanted more, and ended.
+        add_trials(config, tmp_path, 1)
+        assert not hold.concludes(2)
+        assert noted(config, tmp_path).concludes is None
+        assert hold.concludes(3)
+        hold.conclude(Conclusion("ours", 3, 0, "ours"))
+        assert not hold.is_concluded
+    with held(config, tmp_path, lambda line: None) as hold:
+        assert hold.conclusion == Conclusion("ours", 3, 0, "ours")
+
+
+@pytest.mark.parametrize(("num_trials", "concludes", "is_waited_for"), [(2, 2, False), (3, 2, True), (1, 1, True)])
+def test_who_concludes_without_the_last_trials_is_waited_for(
+    config: SweepConfig, tmp_path: Path, num_trials: int, concludes: int, is_waited_for: bool
+) -> None:
+    """Asked by one that wants two trials, or more."""
+    add_trials(config, tmp_path, num_trials)
+    noted(config, tmp_path, StudyRun("theirs", None, ELSEWHERE, concludes))
+    with giving_signs(config, tmp_path):
+        ended = threading.Timer(4.0, lambda: noted(config, tmp_path, StudyRun("theirs")))
+        ended.start()
+        said: list[str] = []
+        with held(replace(config, trials=2), tmp_path, said.append) as hold:
+            assert (hold.is_ours, hold.run_id) == (is_waited_for, "theirs")
+        ended.join()
+    assert [f"it tests the best of {concludes} trials; waiting until it has" in line for line in said] == (
+        [True] * is_waited_for
+    )
+
+
+def test_the_own_run_of_a_worker_that_is_silent_is_ended(config: SweepConfig, tmp_path: Path) -> None:
+    """Others on this machine, and elsewhere; that of one that lives, or has ended it itself, is not touched."""
+    hold, ended = Hold(config, tmp_path), []
+    with opened(config, config.study, tmp_path) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        for worker, run_id in ((ELSEWHERE, "lives"), (f"{ELSEWHERE}1", "silent"), (f"{workers._host()}:1:1", "gone")):
+            notes.note_own_run(study, worker, run_id)
+    with hold.joining() as note:
+        note("this one's")
+        with giving_signs(config, tmp_path):
+            begun = time.monotonic()
+            assert hold.end_left(ended.append) == 2
+            assert ended == ["gone"]
+            while hold.end_left(ended.append, begun):
+                assert time.monotonic() - begun < 60
+                time.sleep(0.2)
+    assert time.monotonic() - begun > 2
+    assert ended == ["gone", "silent"]
+    with opened(config, config.study, tmp_path) as storage:
+        study = optuna.load_study(study_name=config.study, storage=storage.optuna)
+        assert notes.own_runs(study) == {ELSEWHERE: "lives"}

@@ -1,64 +1,30 @@
 """One worker's part in a study: in whose run it trains, and who concludes."""
 
-import shlex
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 import click
 
 from idl import tracking
 from idl.cli.building import cache_folder, progress_shown
-from idl.cli.finishing import finish
+from idl.cli.study_conclusion import conclude_study
+from idl.cli.study_work import Searched, Work
 from idl.cli.trials import LoggedTrials
-from idl.data.store import Store
 from idl.errors import InputError
-from idl.pipeline import ProbeConfig
 from idl.report import RunReport
 from idl.sweep.config import SweepConfig
-from idl.sweep.grounds import Encoders, Grounds, conclude, prepare_all, within
-from idl.sweep.holding import Hold, ended_workers, held
-from idl.sweep.reporting import SweepFindings, sweep_params, with_search
+from idl.sweep.grounds import Grounds, prepare_all, within
+from idl.sweep.holding import SECONDS_BETWEEN_LOOKS, SECONDS_UNSAID, Hold, held
+from idl.sweep.reporting import sweep_params
 from idl.sweep.result import SweepResult
 from idl.sweep.run import agree
 from idl.sweep.run import sweep as run_sweep
 from idl.sweep.space import SearchSpace
-from idl.sweep.workers import this_worker
+from idl.sweep.workers import grace_seconds, this_worker
 
-
-@dataclass(frozen=True)
-class Work:
-    """One worker's part in a study: what was asked for, looked at and found possible. folder: of journals."""
-
-    options: Mapping[str, Any]
-    config: SweepConfig
-    space: SearchSpace
-    probe: ProbeConfig
-    folder: Path
-    subject: Mapping[str, str]
-    store: Store
-    encoders: Encoders
-    started: float
-
-    @property
-    def how_to_go_on(self) -> str:
-        """The line that an interruption ends with."""
-        if self.config.storage == "memory":
-            return "interrupted; a study in memory cannot go on."
-        return f"interrupted; the same command with --study {shlex.quote(self.config.study)} goes on from here."
-
-    def say(self, line: str) -> None:
-        """Tell the user something on the way."""
-        click.echo(line, err=True)
-
-    @property
-    def name(self) -> str:
-        """Of the run, for people."""
-        targets = ",".join(self.space.target) or self.probe.target
-        return f"sweep {self.options['encoder']} {targets} {Path(self.options['dataset']).stem}"
+__all__ = ["Work", "open_end_line", "run"]
 
 
 def run(work: Work) -> None:
@@ -80,31 +46,35 @@ def run(work: Work) -> None:
             "tracking store. Set MLFLOW_TRACKING_URI to the one of the other workers."
         )
     else:
-        _join(work, hold.run_id)
+        _join(work, hold)
 
 
 def _lead(work: Work, hold: Hold) -> None:
     """Search and conclude in the study's run, which nobody else has."""
-    status = tracking.status_of(hold.run_id) if hold.run_id else None
-    with _tracked(work, None if status in (None, "FINISHED") else hold.run_id) as recorder:
-        hold.note(recorder.run_id)
-        is_fresh = recorder.run_id != hold.run_id
-        _conclude(work, hold, _search(work, recorder, recorder.run_id, is_fresh), recorder)
+    if hold.is_complete and _says_it_is_done(work, hold):
+        return
+    with _study_run(work, hold) as recorder:
+        searched = _search(work, hold, recorder, recorder.run_id, is_fresh=recorder.run_id != hold.run_id)
+        conclude_study(work, hold, searched, recorder)
+    _end_left(work, hold)
 
 
-def _join(work: Work, parent_id: str) -> None:
-    """Train for the run of another worker; conclude for it where it has ended before it could."""
-    with _tracked(work, None) as recorder:
-        searched = _search(work, recorder, parent_id, is_fresh=True)
+def _join(work: Work, joined: Hold) -> None:
+    """Train for the run of another worker; conclude where it has ended before it could, or without the last trials."""
+    parent_id = joined.run_id
+    assert parent_id is not None
+    with joined.joining() as note, _tracked(work, None) as recorder:
+        note(recorder.run_id)
+        searched = _search(work, joined, recorder, parent_id, is_fresh=True)
         recorder.log(_joined_report(work, parent_id, searched))
-    with held(work.config, work.folder, work.say) as hold:
+    with held(work.config, work.folder, work.say, joined.watch) as hold:
         if not hold.is_ours:
             assert hold.run_id is not None
             work.say(_left_to_another(work, hold.run_id))
-        elif hold.run_id and tracking.status_of(hold.run_id) not in (None, "FINISHED"):
-            with _tracked(work, hold.run_id) as recorder:
-                hold.note(recorder.run_id)
-                _conclude(work, hold, searched, recorder)
+        elif not _says_it_is_done(work, hold):
+            with _study_run(work, hold) as recorder:
+                conclude_study(work, hold, searched, recorder)
+            _end_left(work, hold)
 
 
 def _left_to_another(work: Work, run_id: str) -> str:
@@ -113,24 +83,59 @@ def _left_to_another(work: Work, run_id: str) -> str:
     )
 
 
+def _says_it_is_done(work: Work, hold: Hold) -> bool:
+    """Say so where the study's run has concluded it, with all the trials that there are."""
+    told = hold.conclusion
+    if told is None or not hold.is_concluded or tracking.status_of(told.run_id) != "FINISHED":
+        return False
+    work.say(
+        f"study {work.config.study} is complete: {told.trials} trials, the best of them, trial {told.number}, tested "
+        f"in run {told.tested_in}. More --trials go on with it."
+    )
+    click.echo(f"run: {tracking.address_of(told.run_id)}")
+    return True
+
+
 @contextmanager
-def _tracked(work: Work, resume: str | None) -> Iterator[tracking.Recorder]:
-    with tracking.start("sweep", work.options["experiment"] or None, work.name, resume=resume) as recorder:
+def _study_run(work: Work, hold: Hold) -> Iterator[tracking.Recorder]:
+    """The run of the study, opened or gone on with, and noted."""
+    status = tracking.status_of(hold.run_id) if hold.run_id else None
+
+    def is_kept() -> bool:
+        # A lost storage tells nothing; the run is still to end.
+        with suppress(InputError):
+            return hold.is_kept()
+        return True
+
+    with _tracked(work, None if status in (None, "FINISHED") else hold.run_id, is_kept) as recorder:
+        hold.note(recorder.run_id)
+        yield recorder
+
+
+@contextmanager
+def _tracked(work: Work, resume: str | None, is_kept: Callable[[], bool] = lambda: True) -> Iterator[tracking.Recorder]:
+    experiment = work.options["experiment"] or None
+    with tracking.start("sweep", experiment, work.name, resume=resume, is_kept=is_kept) as recorder:
         recorder.tag(tracking.STUDY_TAG, work.config.study)
         recorder.tag(tracking.WORKER_TAG, this_worker())
         yield recorder
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """What a search came to. seconds: by part."""
+def _end_left(work: Work, hold: Hold) -> None:
+    """End the runs of workers that joined and are no more; those that may be are given the time for a sign."""
+    hold.end_left(tracking.end_left)
+    begun, is_said = time.monotonic(), False
+    while num_unknown := hold.end_left(tracking.end_left, since=begun):
+        if not is_said and time.monotonic() - begun > SECONDS_UNSAID:
+            is_said = True
+            work.say(
+                f"study {work.config.study}: {num_unknown} joined from another machine, and left a run open; waiting "
+                f"for a sign, up to {grace_seconds()} s."
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
-    grounds: Grounds
-    result: SweepResult
-    seconds: Mapping[str, float]
 
-
-def _search(work: Work, recorder: tracking.Recorder, parent_id: str, is_fresh: bool) -> _Searched:
+def _search(work: Work, hold: Hold, recorder: tracking.Recorder, parent_id: str, is_fresh: bool) -> Searched:
     """Make the training sets, and train until the study has all its trials, each logged under `parent_id`.
 
     recorder: of this worker's run. is_fresh: it has no parameters yet; what is searched is then seen while it lasts.
@@ -138,28 +143,34 @@ def _search(work: Work, recorder: tracking.Recorder, parent_id: str, is_fresh: b
     clock = time.perf_counter()
     seconds = {"starting": clock - work.started}
     runs = tracking.TrialRuns(parent_id, work.config.study)
-    runs.end_left(ended_workers(work.config, work.folder), {parent_id, recorder.run_id})
+    hold.end_left(tracking.end_left)
     grounds, space = _prepared(work)
     seconds["preparing"] = time.perf_counter() - clock
     if is_fresh:
         # Not how many trials: a study that goes on may be asked for more.
         params = {name: value for name, value in sweep_params(work.config).items() if name != "trials"}
         recorder.log(RunReport(params={**params, **space.described()}, metrics={}))
-    result = run_sweep(
-        grounds.data,
-        space,
-        work.config,
-        work.subject,
-        work.folder,
-        LoggedTrials(runs, grounds),
-        progress_shown(),
-        in_metres=grounds.in_metres,
-    )
+    trials = LoggedTrials(runs, grounds)
+
+    def searched() -> SweepResult:
+        return run_sweep(
+            grounds.data,
+            space,
+            work.config,
+            work.subject,
+            work.folder,
+            trials,
+            progress_shown(),
+            in_metres=grounds.in_metres,
+            watch=hold.watch,
+        )
+
+    result = searched()
     # Those that joined, and were lost on the way.
-    runs.end_left(ended_workers(work.config, work.folder), {parent_id, recorder.run_id})
+    hold.end_left(tracking.end_left)
     parts = asdict(result.seconds)
     seconds["logging"] = parts.pop("watching")
-    return _Searched(grounds, result, {**seconds, **parts})
+    return Searched(grounds, result, {**seconds, **parts}, searched)
 
 
 def _prepared(work: Work) -> tuple[Grounds, SearchSpace]:
@@ -189,23 +200,7 @@ def open_end_line(config: SweepConfig, space: SearchSpace) -> str:
     return f"study {config.study}: k goes up to {space.k[1]}, as when it began."
 
 
-def _conclude(work: Work, hold: Hold, searched: _Searched, recorder: tracking.Recorder) -> None:
-    """Test the winner, log the search, register; once a study."""
-    if not hold.is_kept():
-        work.say(f"study {work.config.study}: this worker was silent for too long, and another one concludes it.")
-        return
-    clock = time.perf_counter()
-    result, grounds = searched.result, searched.grounds
-    run, exact_val_loss = conclude(grounds, result, progress_shown())
-    seconds = {**searched.seconds, "testing": time.perf_counter() - clock}
-    unit = "m" if len(result.space.target) > 1 else grounds.grounds[result.place].target.unit
-    plans = [made.plan.sentence for made in grounds.data.values()]
-    findings = SweepFindings(work.config, result, unit, plans, exact_val_loss, seconds)
-    finish(recorder, with_search(run, findings), grounds.grounds[result.place].encoder, work.options)
-    click.echo("seconds: " + ", ".join(f"{part} {spent:.1f}" for part, spent in seconds.items()))
-
-
-def _joined_report(work: Work, parent_id: str, searched: _Searched) -> RunReport:
+def _joined_report(work: Work, parent_id: str, searched: Searched) -> RunReport:
     """What a worker leaves that trained for another's run."""
     result = searched.result
     return RunReport(

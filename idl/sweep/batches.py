@@ -18,6 +18,7 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.identity import FINISHED
 from idl.sweep.result import Seconds, SweepTrial
 from idl.sweep.searching import suggest, trial_of
+from idl.sweep.signs import Watch
 from idl.sweep.space import Place, SearchSpace
 from idl.sweep.storage import Storage, fail_stale
 from idl.sweep.watcher import Asked, Watcher
@@ -45,6 +46,7 @@ class Search:
     study: Study
     heartbeat: Heartbeat
     watcher: Watcher
+    watch: Watch
     num_trained: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: asdict(Seconds()))
     _best: tuple[SweepTrial, Descent] | None = None
@@ -95,11 +97,12 @@ class Search:
 
     def _counted(self) -> list[FrozenTrial]:
         """Trials that are finished, or that some worker will finish, by number."""
-        has_heartbeat = self.storage.database is not None
+        has_heartbeat, is_silent = self.storage.database is not None, self.watch.silent(self.study)
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)
-            if trial.state in FINISHED or (trial.state == TrialState.RUNNING and is_running(trial, has_heartbeat))
+            if trial.state in FINISHED
+            or (trial.state == TrialState.RUNNING and is_running(trial, has_heartbeat, is_silent))
         ]
 
     def _train_batch(self) -> int:
@@ -197,7 +200,7 @@ class Search:
         # Others see lost trials and those that repeat them at once, else they would draw new ones instead; and a batch
         # when all of it has settings, a worker and a sign of life. They ask after it.
         with self.storage.as_only(self.study):
-            retry_gone(self.study, self.storage.database is not None)
+            retry_gone(self.study, self.storage.database is not None, self.watch.silent(self.study))
             fail_stale(self.study)
             for _ in range(min(self.config.at_once, self.config.trials - len(self._counted()))):
                 with warnings.catch_warnings():

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from idl import figures
-from idl.report import Image, Run
+from idl.report import Image, Run, RunReport
 from idl.sweep.config import SweepConfig
 from idl.sweep.result import SweepResult, SweepTrial
 from idl.sweep.watcher import Asked
@@ -19,7 +19,6 @@ class SweepFindings:
 
     unit: of the one target; "m" where several are searched, which are judged in metres.
     plans: how the images of each training set were held, a sentence each.
-    exact_val_loss: of the exact solver at the winner's k, with the penalty that validation chose.
     seconds: where the time of this worker went, by part.
     """
 
@@ -27,7 +26,6 @@ class SweepFindings:
     result: SweepResult
     unit: str
     plans: Sequence[str]
-    exact_val_loss: float
     seconds: Mapping[str, float]
 
     @property
@@ -37,33 +35,48 @@ class SweepFindings:
         return ", ".join(filter(None, (name, figures.squared(self.unit))))
 
 
-def with_search(run: Run, findings: SweepFindings) -> Run:
-    """Put the search beside what the winner's run shows."""
-    report, result = run.report, findings.result
+def with_search(run: Run, findings: SweepFindings, exact_val_loss: float) -> Run:
+    """Put the search beside what the winner's run shows.
+
+    exact_val_loss: of the exact solver at the winner's k, with the penalty that validation chose.
+    """
+    report, search = run.report, search_report(findings)
+    merged = replace(
+        report,
+        params={**report.params, **search.params},
+        metrics={**report.metrics, **search.metrics, "exact_val_loss": exact_val_loss},
+        figures={**report.figures, **search.figures},
+        tables={**report.tables, **search.tables},
+        description=f"{search.description}\n\n{report.description}",
+        tags={**report.tags, **search.tags},
+    )
+    return replace(run, report=merged)
+
+
+def search_report(findings: SweepFindings, tested_in: str = "") -> RunReport:
+    """What the search was. tested_in: the run that tested the winner, where that is another one."""
+    result = findings.result
     outcomes = [trial.outcome for trial in result.trials]
     metrics = {
         "best_trial": result.number,
         "best_loss": next(trial.loss for trial in result.trials if trial.number == result.number),
-        "exact_val_loss": findings.exact_val_loss,
         "num_trials": len(outcomes),
         **{f"num_{outcome}": outcomes.count(outcome) for outcome in ("converged", "ended", "diverged")},
         **{f"importance/{name}": share for name, share in result.importances.items()},
         **{f"seconds/{part}": seconds for part, seconds in findings.seconds.items()},
     }
-    merged = replace(
-        report,
-        params={**report.params, **sweep_params(findings.config), **result.space.described()},
-        metrics={**report.metrics, **metrics},
-        figures={**report.figures, **_figures(findings)},
+    tested = f"\n\nThat was the best already: it is tested, and registered, in run {tested_in}." if tested_in else ""
+    return RunReport(
+        params={**sweep_params(findings.config), **result.space.described()},
+        metrics=metrics,
+        figures=_figures(findings),
         tables={
-            **report.tables,
             "sweep/trials.csv": _table(result.trials),
             "sweep/seconds.csv": {"part": [*findings.seconds], "seconds": [*findings.seconds.values()]},
         },
-        description=f"{_description(findings)}\n\n{report.description}",
-        tags={**report.tags, "study": result.study},
+        description=_description(findings) + tested,
+        tags={"study": result.study, **({"tested_in": tested_in} if tested_in else {})},
     )
-    return replace(run, report=merged)
 
 
 def sweep_params(config: SweepConfig) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.identity import FINISHED, agree_on, agreed_space, open_study
 from idl.sweep.result import Seconds, SweepResult, SweepTrial
 from idl.sweep.searching import importances_of
+from idl.sweep.signs import Watch, present
 from idl.sweep.space import Place, SearchSpace
 from idl.sweep.storage import journal_path, opened
 from idl.sweep.watcher import Watcher
@@ -70,6 +72,7 @@ def sweep(
     progress: Progress = silent,
     *,
     in_metres: InMetres | None = None,
+    watch: Watch | None = None,
 ) -> SweepResult:
     """Search `space` for the trial with the lowest validation loss.
 
@@ -78,6 +81,7 @@ def sweep(
     folder: of journals.
     watcher: hears of the trials.
     in_metres: judges trials of several targets alike; needed where such are searched.
+    watch: what was seen of the signs of other workers before.
 
     Any number of workers may share one study; each returns when the study has all its trials. Trials of one that
     ended on the way are tried again. A single worker with the same seed draws the same trials.
@@ -94,8 +98,10 @@ def sweep(
     with opened(config, config.study, folder) as storage:
         study = open_study(storage, config, config.study, subject)
         space = agree_on(storage, study, space, found, config).within(largest)
-        with Heartbeat(storage.database) as heartbeat:
-            search = Search(data, in_metres, space, config, storage, study, heartbeat, watcher)
+        # In a database the trials have signs of life of their own.
+        signs = nullcontext() if storage.database else present(config, folder)
+        with signs, Heartbeat(storage.database) as heartbeat:
+            search = Search(data, in_metres, space, config, storage, study, heartbeat, watcher, watch or Watch())
             search.run(progress)
         best = _best(study)
         if best is None:

@@ -4,7 +4,7 @@ import os
 import platform
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from idl.errors import InputError
 from idl.sweep.database import Database
 
-# Without a sign of life, after which a trial in a database is tried again: its worker may run on another machine.
+# Without a sign of life, after which a worker is taken for gone: it may run on another machine.
 GRACE_SECONDS = 60
 GRACE_VARIABLE = "IDL_GRACE_SECONDS"
 SIGNS_PER_GRACE = 6
@@ -103,24 +103,33 @@ def _start_of(pid: int) -> str:
     return "running"
 
 
-def is_running(trial: FrozenTrial, has_heartbeat: bool) -> bool:
-    """Tell whether a worker that will finish the trial can be counted on."""
+def is_running(trial: FrozenTrial, has_heartbeat: bool, is_silent: Callable[[str], bool]) -> bool:
+    """Tell whether a worker that will finish the trial can be counted on.
+
+    has_heartbeat: trials show signs of life themselves, in a database. is_silent: whether a worker has given none.
+    """
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
         # Just asked for, or its worker ended within the milliseconds until it said whose it is.
         age = datetime.now() - (trial.datetime_start or datetime.min)
         return age < timedelta(seconds=grace_seconds())
-    # Without a heartbeat nobody would ever know that a worker elsewhere has ended.
-    return not is_gone(worker, is_local=not has_heartbeat) and (has_heartbeat or not is_elsewhere(worker))
+    return not _is_lost(worker, has_heartbeat, is_silent)
 
 
-def retry_gone(study: Study, has_heartbeat: bool) -> None:
-    """Have trials tried again whose worker is no more. To be called while this process trains none of the study."""
+def retry_gone(study: Study, has_heartbeat: bool, is_silent: Callable[[str], bool]) -> None:
+    """Have trials tried again whose worker is no more. To be called while this process trains none of the study.
+
+    has_heartbeat, is_silent: as for `is_running`.
+    """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORKER)
         # This process's own: left by a sweep that could not give them back, or by the repair of a journal.
-        if worker is not None and (worker == this_worker() or is_gone(worker, is_local=not has_heartbeat)):
+        if worker is not None and (worker == this_worker() or _is_lost(worker, has_heartbeat, is_silent)):
             retry(study, trial)
+
+
+def _is_lost(worker: str, has_heartbeat: bool, is_silent: Callable[[str], bool]) -> bool:
+    return is_gone(worker, is_local=not has_heartbeat) or (not has_heartbeat and is_silent(worker))
 
 
 def retry(study: Study, trial: FrozenTrial) -> None:

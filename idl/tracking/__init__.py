@@ -9,7 +9,7 @@ from idl.tracking.reachable import require_reachable
 from idl.tracking.readers import count_test_readers
 from idl.tracking.recorder import Recorder
 from idl.tracking.registry import RegisteredVersion
-from idl.tracking.runs import Terminated, child, start, status_of
+from idl.tracking.runs import Terminated, address_of, child, end_left, start, status_of
 from idl.tracking.weights import fetch_weights, registered_encoder
 
 __all__ = [
@@ -21,8 +21,10 @@ __all__ = [
     "RegisteredVersion",
     "Terminated",
     "TrialRuns",
+    "address_of",
     "child",
     "count_test_readers",
+    "end_left",
     "fetch_weights",
     "list_probes",
     "load_probe",

@@ -1,7 +1,7 @@
 """Runs nested under another one, many of them: the trials of a study, in few requests and without an active run."""
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,13 +83,6 @@ class TrialRuns:
             for run_id, tags in self._running():
                 if TRIAL_TAG in tags and int(tags[TRIAL_TAG]) in statuses:
                     _client().set_terminated(run_id, statuses[int(tags[TRIAL_TAG])])
-
-    def end_left(self, has_ended: Callable[[str], bool], kept: Collection[str]) -> None:
-        """End the RUNNING runs of workers that are no more, but those `kept`: of one that was killed nobody would."""
-        with quiet():
-            for run_id, tags in self._running():
-                if run_id not in kept and WORKER_TAG in tags and has_ended(tags[WORKER_TAG]):
-                    _client().set_terminated(run_id, "KILLED")
 
     def _running(self) -> list[tuple[str, dict[str, str]]]:
         """Return the study's runs that are RUNNING, and their tags."""

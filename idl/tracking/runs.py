@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -35,7 +35,12 @@ class Terminated(SystemExit):
 
 @contextmanager
 def start(
-    entry_point: str, experiment: str | None = None, run_name: str | None = None, *, resume: str | None = None
+    entry_point: str,
+    experiment: str | None = None,
+    run_name: str | None = None,
+    *,
+    resume: str | None = None,
+    is_kept: Callable[[], bool] = lambda: True,
 ) -> Iterator[Recorder]:
     """Run the block inside a tracked run, and yield what it logs with.
 
@@ -45,6 +50,7 @@ def start(
     run_name: for people, "probe convnext depth rooms"; None: `entry_point`. A resumed run takes it where
       mlflow had made up its name.
     resume: id of a run to go on with. One that `mlflow run` made for this process gets a note that says so.
+    is_kept: asked at the end; where it says no, the run is another process's by now, and its status is left alone.
 
     The run ends FINISHED; KILLED on Ctrl-C and SIGTERM (inside, SIGTERM raises Terminated); FAILED on any
     other exception, with its line in the tag `idl.error`. An exception goes on to the caller.
@@ -64,8 +70,10 @@ def start(
                 raise
             raise error from caught
         finally:
-            if recorder is not None:
+            if recorder is not None and is_kept():
                 _end(recorder, error)
+            elif recorder is not None:
+                _let_go()
 
 
 @contextmanager
@@ -135,6 +143,23 @@ def status_of(run_id: str) -> str | None:
     return None if run.info.lifecycle_stage == "deleted" else run.info.status
 
 
+def address_of(run_id: str) -> str:
+    """Return where a person finds a run that there is."""
+    import mlflow
+
+    with quiet():
+        return Recorder(run_id, mlflow.MlflowClient().get_run(run_id).info.experiment_id).hint
+
+
+def end_left(run_id: str) -> None:
+    """End a run as KILLED whose process is gone; one that has ended, or is not in this store, is left alone."""
+    import mlflow
+
+    if status_of(run_id) == "RUNNING":
+        with quiet():
+            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+
+
 def _found(run_id: str, option: str) -> Any:
     """Return mlflow's run of that id. Raises InputError where there is none."""
     import mlflow
@@ -202,6 +227,15 @@ def _end(recorder: Recorder, error: BaseException | None) -> None:
             with suppress(Exception):
                 recorder.tag(ERROR_TAG, " ".join(line.split())[:MAX_ERROR_CHARACTERS])
         mlflow.end_run(status)
+
+
+def _let_go() -> None:
+    """Have mlflow take no run for this process's, without a word to the store."""
+    from mlflow.tracking.fluent import _active_run_stack
+
+    # At the end of the process mlflow would end it, too. It has no other way to leave a run.
+    if runs := _active_run_stack.get():
+        runs.pop()
 
 
 def _status(error: BaseException | None) -> str:
