@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -326,7 +327,7 @@ def test_a_space_that_cannot_be(changes: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize("k", [(1, 17), (17, None)])
 def test_k_above_the_components(tmp_path: Path, k: tuple[int, int | None]) -> None:
-    with pytest.raises(InputError, match=r"the encoder gives 16 components. Pass a range within 1:16"):
+    with pytest.raises(InputError, match=r"the encoder has 16 components. Pass a range within 1:16"):
         run(tmp_path, space=SearchSpace(k=k))
     assert not list(tmp_path.iterdir())
 
@@ -353,3 +354,22 @@ def test_workers_together_finish_what_was_asked_for_and_no_more(tmp_path: Path) 
     assert (result.num_trained, others[0].num_trained) == (4, 6)
     assert result.trials == others[0].trials
     assert len({trial.trial.lr for trial in result.trials}) == 10
+
+
+def test_progress_ends_where_the_study_has_all_that_this_worker_wants(tmp_path: Path) -> None:
+    """A study that others bring beyond that."""
+    shown: list[int] = []
+
+    @contextmanager
+    def progress(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator[Callable[[int], None]]:
+        shown.append(done)
+        yield shown.append
+
+    class Starting(Watcher):
+        def settled(self, finished: Collection[int], lost: Collection[int], is_all: bool) -> None:
+            if finished and not is_all and len(shown) == 1:
+                shown.append(0)
+                run(tmp_path, replace(CONFIG, trials=20))
+
+    assert len(run(tmp_path, replace(CONFIG, trials=12), watcher=Starting(), progress=progress).trials) == 20
+    assert sum(shown) == 12

@@ -50,14 +50,14 @@ def test_an_open_range_of_k_ends_where_the_study_began_with_it(tmp_path: Path, s
     assert max(trial.trial.k for trial in more.trials) <= LESS
     # A range that says its end is not an open one.
     assert check(SearchSpace(k=(1, LESS)), config, SUBJECT, tmp_path).k == (1, LESS)
-    for k in ((1, NUM_COMPONENTS), (1, 4), (2, None)):
-        with pytest.raises(InputError, match=f"k is 1:{LESS} there, {k[0]}:{k[1] or LESS} here"):
+    for k in ((1, NUM_COMPONENTS), (1, 4), (2, None), (100, None)):
+        with pytest.raises(InputError, match=f"k is 1:{LESS} there, {k[0]}:{k[1] or 'all'} here"):
             check(SearchSpace(k=k), config, SUBJECT, tmp_path)
 
 
 def test_a_machine_without_the_components_of_the_study_says_so(tmp_path: Path) -> None:
     run(tmp_path, FEW)
-    with pytest.raises(InputError, match=r"k=1:16: the encoder gives 8 components"):
+    with pytest.raises(InputError, match=r"k_range=1:16: the encoder has 8 components"):
         sweep({Place(): poorer()}, SearchSpace(), replace(CONFIG, trials=8), SUBJECT, tmp_path)
 
 

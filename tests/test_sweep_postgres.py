@@ -173,9 +173,9 @@ def test_a_database_holds_what_memory_would_in_few_transactions(
     def in_memory() -> optuna.Study:
         kept: list[optuna.Study] = []
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(sweep_run, "open_study", lambda *given: kept.append(open_study(*given)) or kept[0])
+            patched.setattr(sweep_run, "open_study", lambda *given: kept.append(open_study(*given)) or kept[-1])
             run(tmp_path, replace(config, storage="memory"), space)
-        return kept[0]
+        return kept[-1]
 
     event.listen(sqlalchemy.Engine, "before_cursor_execute", executed)
     try:

@@ -14,6 +14,7 @@ from idl.sweep.config import SweepConfig
 from idl.sweep.grounds import Encoders, Grounds
 from idl.sweep.result import SweepResult
 from idl.sweep.space import SearchSpace
+from idl.sweep.storage import MEMORY
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Work:
     @property
     def how_to_go_on(self) -> str:
         """The line that an interruption ends with."""
-        if self.config.storage == "memory":
+        if self.config.storage == MEMORY:
             return "interrupted; a study in memory cannot go on."
         return f"interrupted; the same command with --study {shlex.quote(self.config.study)} goes on from here."
 

@@ -15,14 +15,14 @@ from idl.cli.trials import LoggedTrials
 from idl.errors import InputError
 from idl.report import RunReport
 from idl.sweep.config import SweepConfig
-from idl.sweep.grounds import Grounds, prepare_all, within
-from idl.sweep.holding import SECONDS_BETWEEN_LOOKS, SECONDS_UNSAID, Hold, held
+from idl.sweep.grounds import Grounds, prepare_all
+from idl.sweep.holding import SECONDS_UNSAID, Hold, held
 from idl.sweep.reporting import sweep_params
 from idl.sweep.result import SweepResult
 from idl.sweep.run import agree
-from idl.sweep.run import sweep as run_sweep
+from idl.sweep.run import search as run_sweep
 from idl.sweep.space import SearchSpace
-from idl.sweep.workers import grace_seconds, this_worker
+from idl.sweep.workers import SECONDS_BETWEEN_LOOKS, grace_seconds, this_worker
 
 __all__ = ["Work", "open_end_line", "run"]
 
@@ -179,7 +179,7 @@ def _prepared(work: Work) -> tuple[Grounds, SearchSpace]:
     def made(space: SearchSpace) -> tuple[Grounds, SearchSpace]:
         folder = cache_folder(work.options)
         grounds = prepare_all(work.probe, space, work.store, work.encoders, folder, progress_shown(), work.say)
-        return grounds, within(space, grounds.data)
+        return grounds, space.clipped(grounds.num_components)
 
     grounds, found = made(work.space)
     agreed = agree(work.space, found, work.config, work.subject, work.folder)

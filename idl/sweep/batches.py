@@ -16,15 +16,22 @@ from idl.probes.trial import Descent, Trial
 from idl.progress import Progress
 from idl.sweep.config import SweepConfig
 from idl.sweep.identity import FINISHED
-from idl.sweep.result import Seconds, SweepTrial
+from idl.sweep.result import SOUND, Seconds, SweepTrial
 from idl.sweep.searching import suggest, trial_of
 from idl.sweep.signs import Watch
 from idl.sweep.space import Place, SearchSpace
 from idl.sweep.storage import Storage, fail_stale
 from idl.sweep.watcher import Asked, Watcher
-from idl.sweep.workers import RETRY_OF, WORKER, Heartbeat, is_running, retry, retry_gone, this_worker
-
-SECONDS_BETWEEN_LOOKS = 1.0
+from idl.sweep.workers import (
+    RETRY_OF,
+    SECONDS_BETWEEN_LOOKS,
+    WORKER,
+    Heartbeat,
+    is_running,
+    retry,
+    retry_gone,
+    this_worker,
+)
 
 # User attributes of a finished trial: fields of its `SweepTrial`, all but the loss those of its `Descent`.
 OF_DESCENT = ("outcome", "train_loss", "val_loss", "excess_loss", "best_epoch")
@@ -54,15 +61,17 @@ class Search:
 
     def run(self, progress: Progress) -> None:
         """Train batches until the study has all its trials."""
+        wanted = self.config.trials
         finished = self._num_finished()
-        with progress("sweep", self.config.trials, min(finished, self.config.trials), "trials") as advance:
-            while finished < self.config.trials:
+        with progress("sweep", wanted, min(finished, wanted), "trials") as advance:
+            while finished < wanted:
                 if not self._train_batch():
                     # What is left is with other workers, who may yet end on the way.
                     with self.timed("waiting"):
                         time.sleep(SECONDS_BETWEEN_LOOKS)
                 before, finished = finished, self._num_finished()
-                advance(finished - before)
+                # Others may want more, and bring the study beyond it.
+                advance(min(finished, wanted) - before)
         self._num_lost = -1
         self._settle()
 
@@ -238,8 +247,7 @@ class Search:
                     self.study.tell(trial, plain.loss)
                 told.append((plain, descent))
         for plain, descent in told:
-            is_sound = plain.outcome in ("finished", "converged")
-            if is_sound and (self._best is None or plain.loss < self._best[0].loss):
+            if plain.outcome in SOUND and (self._best is None or plain.loss < self._best[0].loss):
                 self._best = (plain, descent)
         self.num_trained += len(told)
         return {plain.number for plain, _ in told}

@@ -10,7 +10,6 @@ from idl import cache
 from idl.data.store import Store
 from idl.descending import TrainingSet, arm_of, target_weights, training_set
 from idl.encoders import Encoder
-from idl.errors import InputError
 from idl.fitting import PROBE, fit_arms
 from idl.pipeline import Ground, ProbeConfig, check, concluded, prepared, split_of
 from idl.probes.trial import Descent
@@ -31,6 +30,11 @@ class Grounds:
     grounds: Mapping[Place, Ground]
     data: Mapping[Place, TrainingSet]
 
+    @property
+    def num_components(self) -> int:
+        """Largest k of all places."""
+        return max(each.images.num_columns - 1 for each in self.data.values())
+
     def in_metres(self, place: Place, descents: Sequence[Descent]) -> list[float]:
         """Mean squared errors over the validation pixels, metres squared."""
         if not descents:
@@ -47,13 +51,7 @@ def check_all(config: ProbeConfig, space: SearchSpace, encoders: Encoders) -> No
     """
     for place in space.places:
         check(_config_of(config, place), encoders[place.stage])
-    channels = max(encoder.channels for encoder in encoders.values())
-    first, last = space.k
-    if max(first, last or 0) > channels:
-        raise InputError(
-            f"k_range={space.described()['k_range']}: the encoder has {channels} channels. "
-            f"Pass a range within 1:{channels}."
-        )
+    space.within(max(encoder.channels for encoder in encoders.values()), "channels")
 
 
 def subject_of(config: ProbeConfig, space: SearchSpace, store: Store, encoders: Encoders) -> dict[str, str]:
@@ -92,20 +90,7 @@ def prepare_all(
             made = training_set(ground.encoded, ground.target, ground.train, ground.val, space.k[1], progress)
         grounds[place], data[place] = ground, made
         say(f"{_in_words(place)}{made.plan.sentence}")
-    largest = max(each.images.num_columns - 1 for each in data.values())
-    if space.k[0] > largest:
-        raise InputError(
-            f"k_range={space.described()['k_range']}: the encoder gives {largest} components. "
-            f"Pass a range within 1:{largest}."
-        )
     return Grounds(grounds, data)
-
-
-def within(space: SearchSpace, data: Mapping[Place, TrainingSet]) -> SearchSpace:
-    """Bring k's end down to the components that there are: a channel that never varies gives none."""
-    first, last = space.k
-    largest = max(each.images.num_columns - 1 for each in data.values())
-    return replace(space, k=(first, largest if last is None else min(last, largest)))
 
 
 def conclude(grounds: Grounds, result: SweepResult, progress: Progress = silent) -> tuple[Run, float]:

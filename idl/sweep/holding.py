@@ -27,9 +27,8 @@ from idl.sweep.notes import (
 )
 from idl.sweep.signs import Watch, present
 from idl.sweep.storage import MEMORY, Storage
-from idl.sweep.workers import grace_seconds, is_elsewhere, is_gone, this_worker
+from idl.sweep.workers import SECONDS_BETWEEN_LOOKS, grace_seconds, is_elsewhere, is_gone, this_worker
 
-SECONDS_BETWEEN_LOOKS = 0.5
 # A worker that opens its run takes a few seconds; a longer wait is said.
 SECONDS_UNSAID = 3.0
 

@@ -5,17 +5,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from idl.errors import InputError
 from idl.sweep.config import SweepConfig
+from idl.sweep.journal import FINISHED
 from idl.sweep.searching import SeededSampler, make_pruner
 from idl.sweep.space import SearchSpace
 from idl.sweep.storage import Storage
 
 # Attributes of a study: the range of k as it was asked for, and the names of what is drawn for a trial.
 ASKED, DRAWN = "k_range", "searched"
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(storage: Storage, config: SweepConfig, name: str, subject: Mapping[str, str]) -> optuna.Study:
@@ -41,9 +40,10 @@ def agreed_space(study: optuna.Study, space: SearchSpace, config: SweepConfig) -
     noted = study.user_attrs.get("k")
     if noted is None:
         return space
-    # One that was asked for may have been beyond the components that there are.
-    if space.k[1] is None or study.user_attrs.get(ASKED) == _in_words(space.k):
-        space = replace(space, k=(space.k[0], int(noted.partition(":")[2])))
+    first, _, last = noted.partition(":")
+    # One that was asked for may have been beyond the components that there are; one that begins elsewhere is another.
+    if str(space.k[0]) == first and (space.k[1] is None or study.user_attrs.get(ASKED) == _in_words(space.k)):
+        space = replace(space, k=(space.k[0], int(last)))
     _compared(study, _words_of(space, config))
     return space
 

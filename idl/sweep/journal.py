@@ -17,7 +17,8 @@ from idl.sweep.config import WRITING
 
 # Of optuna's journal: the operation that sets a trial's state.
 _SETS_STATE = 6
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# States of a trial that counts.
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Journal(JournalFileBackend):
@@ -116,6 +117,6 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _num_finished(records: list[dict[str, Any] | None]) -> int:
     return sum(
-        record is not None and record["op_code"] == _SETS_STATE and record.get("state") in _FINISHED
+        record is not None and record["op_code"] == _SETS_STATE and record.get("state") in FINISHED
         for record in records
     )

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from idl import figures
 from idl.report import Image, Run, RunReport
 from idl.sweep.config import SweepConfig
-from idl.sweep.result import SweepResult, SweepTrial
+from idl.sweep.result import SOUND, SweepResult, SweepTrial
 from idl.sweep.watcher import Asked
-
-SOUND = ("finished", "converged")
 
 
 @dataclass(frozen=True)

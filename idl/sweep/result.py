@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from idl.probes.trial import Descent, Outcome, Trial
 from idl.sweep.space import Place, SearchSpace
 
+# Outcomes of trials that can be the best.
+SOUND = ("finished", "converged")
+
 
 @dataclass(frozen=True)
 class SweepTrial:
@@ -14,7 +17,7 @@ class SweepTrial:
     number: in the study, from 0. place: where it trained.
     loss: what the study minimises: val_loss, or, where several targets are searched, the mean squared error over
       the validation pixels in metres squared. Infinite where the trial diverged.
-    outcome: those that "ended" (by the pruner) or "diverged" cannot be the best.
+    outcome: only one that is SOUND can be the best; others "ended" (by the pruner) or "diverged".
     """
 
     number: int

@@ -72,7 +72,6 @@ def sweep(
     progress: Progress = silent,
     *,
     in_metres: InMetres | None = None,
-    watch: Watch | None = None,
 ) -> SweepResult:
     """Search `space` for the trial with the lowest validation loss.
 
@@ -81,28 +80,46 @@ def sweep(
     folder: of journals.
     watcher: hears of the trials.
     in_metres: judges trials of several targets alike; needed where such are searched.
-    watch: what was seen of the signs of other workers before.
 
     Any number of workers may share one study; each returns when the study has all its trials. Trials of one that
     ended on the way are tried again. A single worker with the same seed draws the same trials.
     Raises InputError for k beyond the components, a storage that cannot be used, a study of another subject or
     space, and where no trial came to an end that counts.
     """
+    config = named(config)
+    found = space.within(max(each.images.num_columns - 1 for each in data.values()))
+    agreed = agree(space, found, config, subject, folder)
+    return search(data, agreed, config, subject, folder, watcher, progress, in_metres=in_metres)
+
+
+def search(
+    data: Mapping[Place, TrainingSet],
+    space: SearchSpace,
+    config: SweepConfig,
+    subject: Mapping[str, str],
+    folder: Path,
+    watcher: Watcher = QUIET,
+    progress: Progress = silent,
+    *,
+    in_metres: InMetres | None = None,
+    watch: Watch | None = None,
+) -> SweepResult:
+    """As `sweep`, in the space that `agree` returned, under the study's name.
+
+    watch: what was seen of the signs of other workers before.
+    """
     if set(data) != set(space.places):
         raise ValueError(f"training sets of {list(data)}, but the space has {list(space.places)}")
     if len(space.target) > 1 and in_metres is None:
         raise ValueError("several targets, and nothing that judges them alike")
-    largest = max(each.images.num_columns - 1 for each in data.values())
-    found = space.within(largest)
-    config = named(config)
+    space = space.within(max(each.images.num_columns - 1 for each in data.values()))
     with opened(config, config.study, folder) as storage:
         study = open_study(storage, config, config.study, subject)
-        space = agree_on(storage, study, space, found, config).within(largest)
         # In a database the trials have signs of life of their own.
         signs = nullcontext() if storage.database else present(config, folder)
         with signs, Heartbeat(storage.database) as heartbeat:
-            search = Search(data, in_metres, space, config, storage, study, heartbeat, watcher, watch or Watch())
-            search.run(progress)
+            worker = Search(data, in_metres, space, config, storage, study, heartbeat, watcher, watch or Watch())
+            worker.run(progress)
         best = _best(study)
         if best is None:
             raise InputError(
@@ -113,12 +130,12 @@ def sweep(
             study=config.study,
             space=space,
             number=best.number,
-            place=search.trial_of(best)[0],
-            best=search.descent_of(best),
-            trials=tuple(_plain(search, each) for each in study.get_trials(deepcopy=False, states=FINISHED)),
+            place=worker.trial_of(best)[0],
+            best=worker.descent_of(best),
+            trials=tuple(_plain(worker, each) for each in study.get_trials(deepcopy=False, states=FINISHED)),
             importances=importances_of(study),
-            num_trained=search.num_trained,
-            seconds=Seconds(**search.seconds),
+            num_trained=worker.num_trained,
+            seconds=Seconds(**worker.seconds),
         )
 
 

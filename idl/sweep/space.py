@@ -90,16 +90,26 @@ class SearchSpace:
         """Every stage with every target: each is a training set of its own."""
         return tuple(Place(stage, target) for stage in self.stage or (None,) for target in self.target or (None,))
 
-    def within(self, num_components: int) -> "SearchSpace":
-        """Put a number to k's open end. Raises InputError where k goes beyond `num_components`."""
+    def within(self, most: int, of: str = "components") -> "SearchSpace":
+        """Put a number to k's open end. Raises InputError where k goes beyond `most`, which the encoder has of `of`."""
         first, last = self.k
-        last = num_components if last is None else last
-        if max(first, last) > num_components:
+        self._require(max(first, last or 0), most, of)
+        return replace(self, k=(first, most if last is None else last))
+
+    def clipped(self, num_components: int) -> "SearchSpace":
+        """Bring k's end down to the components that there are: a channel that never varies gives none.
+
+        Raises InputError where k begins beyond them.
+        """
+        first, last = self.k
+        self._require(first, num_components, "components")
+        return replace(self, k=(first, num_components if last is None else min(last, num_components)))
+
+    def _require(self, k: int, most: int, of: str) -> None:
+        if k > most:
             raise InputError(
-                f"k={first}:{last}: the encoder gives {num_components} components. "
-                f"Pass a range within 1:{num_components}."
+                f"k_range={self.described()['k_range']}: the encoder has {most} {of}. Pass a range within 1:{most}."
             )
-        return replace(self, k=(first, last))
 
 
 def _bounds(name: str, text: str, read: Callable[[str], Any]) -> tuple[Any, Any]:

@@ -22,6 +22,8 @@ from idl.sweep.database import Database
 GRACE_SECONDS = 60
 GRACE_VARIABLE = "IDL_GRACE_SECONDS"
 SIGNS_PER_GRACE = 6
+# While others are waited for.
+SECONDS_BETWEEN_LOOKS = 0.5
 
 WORKER = "worker"
 RETRY_OF = "retry_of"
