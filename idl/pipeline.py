@@ -1,6 +1,6 @@
 """The main path: dataset -> encoder -> statistics -> probe -> metrics -> report."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -130,12 +130,14 @@ def probe(
     progress: Progress = silent,
     world: World = ALONE,
     shown_names: Collection[str] = (),
+    before_test: Callable[[Split], None] = lambda _: None,
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
     The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
     that. Each rank of `world` encodes and measures its share of the images; all return the same run.
     shown_names: test images whose panels are wanted beside the usual ones.
+    before_test: called when everything is fitted, right before the first test image is read.
     Raises InputError for anything in `config` that does not fit the store or the encoder.
     """
     check(config, encoder)
@@ -149,6 +151,7 @@ def probe(
             data = training_set(ground.encoded, ground.target, ground.train, ground.val, trial.k, progress)
             (descended,) = train_trials(data, [trial])
             arms |= {PROBE: arm_of(descended, arms[PROBE], data)}
+        before_test(ground.split)
         return concluded(ground, arms, descended, progress, shown_names)
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from idl import cache
 from idl.cli import cli
+from idl.tracking import count_test_readers
 from idl.tracking.quiet import quiet
 
 EDGES = "examples.edge_distance:target"
@@ -351,3 +352,25 @@ def test_help_of_every_command_is_complete(capfd: pytest.CaptureFixture[str]) ->
         out = capfd.readouterr().out
         assert all(each.help for each in command.params if isinstance(each, click.Option))
         assert " ".join(str(command.help).split()) in " ".join(out.split())
+
+
+def test_a_look_at_the_test_images_counts_whatever_becomes_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails while it fits has read nothing of the test split; one that fails while it tests has."""
+
+    class LostError(Exception):
+        pass
+
+    def lost(*_: object, **__: object) -> None:
+        raise LostError
+
+    for place, has_looked in (("idl.pipeline.fit_arms", False), ("idl.pipeline.evaluate", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lost)
+            with pytest.raises(LostError):
+                cli(walk("probe", "--encoder", "null"), standalone_mode=False)
+        newest = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+        assert newest.info.status == "FAILED"
+        assert ("test_scenes" in newest.data.tags) is has_looked
+        assert ("test_digest" in newest.data.tags) is has_looked
+    tags = newest.data.tags
+    assert count_test_readers(tags["dataset_digest"], tags["split_digest"], tags) == 1

@@ -61,8 +61,8 @@ def test_a_winner_is_tested_once(
     assert (second.data.metrics["num_trials"], second.data.metrics["best_trial"]) == (9, best)
     assert not [name for name in second.data.metrics if name.startswith("test_")]
     assert first.info.run_id in second.data.tags["mlflow.note.content"]
-    digests = [first.data.tags[name] for name in ("dataset_digest", "split_digest", "test_digest")]
-    assert count_test_readers(*digests) == len(versions()) == 1
+    tags = first.data.tags
+    assert count_test_readers(tags["dataset_digest"], tags["split_digest"], tags) == len(versions()) == 1
     assert sweep(*study, "--trials", "9") == 0
     out, err = capfd.readouterr()
     assert f"/runs/{second.info.run_id}" in out
@@ -74,7 +74,7 @@ def test_a_winner_is_tested_once(
     third = runs("sweep")[-1]
     assert third.data.metrics["best_trial"] >= 9
     assert "test_loss" in third.data.metrics
-    assert count_test_readers(*digests) == len(versions()) == 2
+    assert count_test_readers(tags["dataset_digest"], tags["split_digest"], tags) == len(versions()) == 2
 
     # Nobody can tell any more what came of that test.
     mlflow.MlflowClient().delete_run(third.info.run_id)
@@ -125,7 +125,7 @@ def test_trials_that_the_first_worker_did_not_wait_for_are_concluded_by_who_join
 def test_a_look_at_the_test_split_counts_however_it_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(*FEW) == 0
     (whole,) = runs("sweep")
-    digests = [whole.data.tags[name] for name in ("dataset_digest", "split_digest", "test_digest")]
+    tags = whole.data.tags
 
     def killed(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -134,4 +134,4 @@ def test_a_look_at_the_test_split_counts_however_it_ends(folder: Path, monkeypat
     monkeypatch.setattr(study_conclusion, "conclude", killed)
     assert sweep(*FEW, "--study", "killed") == 143
     assert runs("sweep")[-1].info.status == "KILLED"
-    assert count_test_readers(*digests) == 2
+    assert count_test_readers(tags["dataset_digest"], tags["split_digest"], tags) == 2

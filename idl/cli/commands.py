@@ -17,7 +17,7 @@ from idl.cli.building import (
     store_of,
     tracked_run,
 )
-from idl.cli.finishing import finish, say_result
+from idl.cli.finishing import finish, note_look, say_result
 from idl.cli.group import cli
 from idl.cli.options import (
     crops_options,
@@ -29,6 +29,7 @@ from idl.cli.options import (
     split_options,
     stride_option,
 )
+from idl.data.splits import Split
 from idl.distributed import announced
 from idl.pipeline import ProbeConfig, check, describe, materialise
 from idl.pipeline import probe as run_probe
@@ -96,7 +97,13 @@ def probe(**options: Any) -> None:
         encoder = world.after_first(lambda: encoder_of(options["encoder"], options))
         check(config, encoder)
         store = world.after_first(lambda: store_of(dataset, options))
-        run = run_probe(config, store, encoder, cache_folder(options), progress=progress_shown(), world=world)
+
+        def before_test(split: Split) -> None:
+            if recorder is not None:
+                note_look(recorder, store, split)
+
+        folder = cache_folder(options)
+        run = run_probe(config, store, encoder, folder, progress=progress_shown(), world=world, before_test=before_test)
         if recorder is not None:
             finish(recorder, run, encoder, options)
 

@@ -9,7 +9,7 @@ import click
 
 from idl import tracking
 from idl.cli.building import cache_folder, dataset_of, store_of, tracked_run, warn
-from idl.cli.finishing import say_result
+from idl.cli.finishing import note_look, say_result
 from idl.cli.group import cli
 from idl.cli.options import (
     alignment_option,
@@ -72,6 +72,8 @@ def evaluate(**options: Any) -> None:
         _require_unseen(probe, store, split, part)
         notes = tuple(_notes(probe, store))
         limits = shown_range(store, split, target, cache_folder(options) / "ranges")
+        if part in ("test", "all"):
+            note_look(recorder, store, split)
         measured = measure(probe.module, store, order, reference, target, protocol, probe.stride, terminal, label=part)
         encoder = {name: probe.version.tags.get(name, "") for name in ("encoder", "encoder_digest", "weights", "task")}
         model = MeasuredModel(probe.version.uri, probe.card, probe.protocol, encoder)

@@ -1,4 +1,4 @@
-"""What every command does at its end: log, register, say."""
+"""What every command does before it tests and at its end: write down, log, register, say."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +7,8 @@ import click
 
 from idl import tracking
 from idl.cli.building import cache_folder, warn
+from idl.data.splits import Split
+from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.report import Run, RunReport
 
@@ -28,6 +30,13 @@ SHOWN = (
     "best_val_mean_average_precision",
     "images_per_s_overall",
 )
+
+
+def note_look(recorder: tracking.Recorder, store: Store, split: Split) -> None:
+    """Write down which test scenes are about to be read: a look at them counts, whatever becomes of the run."""
+    tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.looks(store)}
+    for name, value in tags.items():
+        recorder.tag(name, value)
 
 
 def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from idl.cli.building import (
     warn,
 )
 from idl.cli.cueing import cues_of, say_cues, with_cues_of
-from idl.cli.finishing import finish
+from idl.cli.finishing import finish, note_look
 from idl.cli.group import cli
 from idl.cli.options import (
     crops_options,
@@ -155,17 +155,11 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
 
 def _written_down(recorder: tracking.Recorder, planned: Plan) -> int:
     """Write down the digests of what is fixed before the test split is read; count who read of it before."""
-    store = planned.store
-    looks = planned.split.looks(store)
-    reads = tracking.count_test_readers(store.digest, planned.split.digest, looks)
-    for name, value in (
-        ("verdict_digest", planned.digest),
-        ("dataset_digest", store.digest),
-        ("split_digest", planned.split.digest),
-        *looks.items(),
-        ("test_reads_before", str(reads)),
-    ):
-        recorder.tag(name, value)
+    store, split = planned.store, planned.split
+    reads = tracking.count_test_readers(store.digest, split.digest, split.looks(store))
+    recorder.tag("verdict_digest", planned.digest)
+    recorder.tag("test_reads_before", str(reads))
+    note_look(recorder, store, split)
     return reads
 
 

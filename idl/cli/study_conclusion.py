@@ -7,7 +7,7 @@ import click
 
 from idl import tracking
 from idl.cli.building import progress_shown, warn
-from idl.cli.finishing import finish, say_result
+from idl.cli.finishing import finish, note_look, say_result
 from idl.cli.study_work import Searched, Work
 from idl.sweep.grounds import conclude
 from idl.sweep.holding import Hold
@@ -44,13 +44,7 @@ def _test(work: Work, searched: Searched, recorder: tracking.Recorder) -> None:
     clock = time.perf_counter()
     result, grounds = searched.result, searched.grounds
     ground = grounds.grounds[result.place]
-    # A look counts, whatever becomes of it.
-    for name, value in (
-        ("dataset_digest", ground.store.digest),
-        ("split_digest", ground.split.digest),
-        ("test_digest", ground.split.test_digest),
-    ):
-        recorder.tag(name, value)
+    note_look(recorder, ground.store, ground.split)
     run, exact_val_loss = conclude(grounds, result, progress_shown())
     tested = replace(searched, seconds={**searched.seconds, "testing": time.perf_counter() - clock})
     findings = _findings(work, tested)
