@@ -26,7 +26,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def folder(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pairs(workplace / "walk", num=40)
-    monkeypatch.setenv("IDL_GRACE_SECONDS", "4")
+    monkeypatch.setenv("IDL_GRACE_SECONDS", "8")
     return workplace
 
 
