@@ -25,12 +25,17 @@ def making_tables(address: str, connect: Mapping[str, object] | None = None) -> 
 
         # Beside the database: /tmp is not shared between containers that share a folder.
         lock = filelock.FileLock(path.absolute().with_name(f".{path.name}.lock"))
-    elif address.startswith(("postgresql:", "postgresql+")):
+    elif is_postgresql(address):
         lock = _server_lock(address, connect or {})
     else:
         lock = nullcontext()
     with lock:
         yield
+
+
+def is_postgresql(address: str) -> bool:
+    """Tell whether a URL is of a PostgreSQL database, whatever the driver."""
+    return address.startswith(("postgresql:", "postgresql+"))
 
 
 def sqlite_path(address: str) -> Path | None:

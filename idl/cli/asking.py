@@ -9,6 +9,8 @@ import click
 
 from idl.cli.building import configured
 from idl.cli.options import (
+    TARGET_HELP,
+    batch_option,
     crops_options,
     dataset_options,
     grouped,
@@ -46,11 +48,7 @@ study_options = grouped(
 )
 
 
-feature_option = option(
-    "--feature", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory."
-)
-
-batch_option = option("--batch-size", _PROBE.batch_size, "Images encoded at once.")
+feature_option = option("--feature", _PROBE.target, TARGET_HELP)
 
 compare_options = grouped(
     feature_option,

@@ -39,11 +39,16 @@ def note_look(recorder: tracking.Recorder, store: Store, split: Split) -> None:
         recorder.tag(name, value)
 
 
-def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
-    """Log the run, register its model, and say what came out."""
-    left_out = recorder.log(run.report)
+def log_report(recorder: tracking.Recorder, report: RunReport) -> None:
+    """Log a report, and say which of its figures are no numbers."""
+    left_out = recorder.log(report)
     if left_out:
         warn(f"not finite, and not logged: {', '.join(left_out)}")
+
+
+def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, options: Mapping[str, Any]) -> None:
+    """Log the run, register its model, and say what came out."""
+    log_report(recorder, run.report)
     lineage = tracking.registered_encoder(encoder.digest)
     if lineage:
         recorder.tag("encoder_model", lineage)

@@ -12,7 +12,6 @@ from idl import tracking
 from idl.cli.answering import say
 from idl.cli.asking import (
     NULL,
-    batch_option,
     chosen_encoder,
     compare_options,
     compared_encoders,
@@ -30,12 +29,12 @@ from idl.cli.building import (
     size_of,
     store_of,
     tracked_run,
-    warn,
 )
 from idl.cli.cueing import cues_of, say_cues, with_cues_of
-from idl.cli.finishing import finish, note_look
+from idl.cli.finishing import finish, log_report, note_look
 from idl.cli.group import cli
 from idl.cli.options import (
+    batch_option,
     crops_options,
     dataset_options,
     encoder_options,
@@ -145,9 +144,7 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
                 judged.append(each)
                 finish(child, each.run, encoder, options)
         parts = [part for each in judged for part in each.parts]
-        left_out = recorder.log(study_report(found, _content(found, panels, parts, reads)))
-        if left_out:
-            warn(f"not finite, and not logged: {', '.join(left_out)}")
+        log_report(recorder, study_report(found, _content(found, panels, parts, reads)))
         say(found)
         say_cues(table for each in judged for table in each.cues)
         click.echo(f"study: {recorder.hint}")

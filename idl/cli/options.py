@@ -126,11 +126,11 @@ crops_options = grouped(
     option("--test-seed", _PROBE.test_seed, "Seed of the crops.", type=click.IntRange(min=0)),
 )
 
-split_options = grouped(
-    option("--target", _PROBE.target, "depth, log-depth, inverse-depth, normals, or package.module:factory."),
-    scene_split_options,
-    option("--batch-size", _PROBE.batch_size, "Images encoded at once."),
-)
+TARGET_HELP = "depth, log-depth, inverse-depth, normals, or package.module:factory."
+
+batch_option = option("--batch-size", _PROBE.batch_size, "Images encoded at once.")
+
+split_options = grouped(option("--target", _PROBE.target, TARGET_HELP), scene_split_options, batch_option)
 
 alignment_option = option(
     "--alignment",

@@ -6,8 +6,8 @@ from dataclasses import replace
 import click
 
 from idl import tracking
-from idl.cli.building import progress_shown, warn
-from idl.cli.finishing import finish, note_look, say_result
+from idl.cli.building import progress_shown
+from idl.cli.finishing import finish, log_report, note_look, say_result
 from idl.cli.study_work import Searched, Work
 from idl.sweep.grounds import conclude
 from idl.sweep.holding import Hold
@@ -54,9 +54,7 @@ def _test(work: Work, searched: Searched, recorder: tracking.Recorder) -> None:
 
 def _log_alone(work: Work, searched: Searched, recorder: tracking.Recorder, tested_in: str) -> None:
     report = search_report(_findings(work, searched), tested_in)
-    left_out = recorder.log(report)
-    if left_out:
-        warn(f"not finite, and not logged: {', '.join(left_out)}")
+    log_report(recorder, report)
     work.say(
         f"study {work.config.study}: of {len(searched.result.trials)} trials the best is still trial "
         f"{searched.result.number}, tested in run {tested_in}; it is neither tested nor registered again."

@@ -24,8 +24,6 @@ from idl.sweep.run import search as run_sweep
 from idl.sweep.space import SearchSpace
 from idl.sweep.workers import SECONDS_BETWEEN_LOOKS, grace_seconds, this_worker
 
-__all__ = ["Work", "open_end_line", "run"]
-
 
 def run(work: Work) -> None:
     """Search, and conclude, in the run of the study; a worker that joins another's has a short run of its own.

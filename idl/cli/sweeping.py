@@ -23,7 +23,8 @@ from idl.cli.options import (
     split_options,
     stride_option,
 )
-from idl.cli.study_worker import Work, open_end_line, run
+from idl.cli.study_work import Work
+from idl.cli.study_worker import open_end_line, run
 from idl.distributed import announced
 from idl.errors import InputError, is_disk_full
 from idl.pipeline import ProbeConfig

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from idl.databases import making_tables, sqlite_path
+from idl.databases import is_postgresql, making_tables, sqlite_path
 from idl.errors import InputError
 from idl.passwords import reason_of, without_password
 
@@ -17,7 +17,7 @@ def create_schema(tracking_uri: str, registry_uri: str) -> None:
     for uri in dict.fromkeys((tracking_uri, registry_uri)):
         if sqlite_path(uri) is not None:
             _open_locked(uri)
-        elif uri.startswith(("postgresql:", "postgresql+")):
+        elif is_postgresql(uri):
             _open_once(uri)
 
 

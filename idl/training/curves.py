@@ -43,15 +43,12 @@ class Curves:
         """Write training losses and learning rates of the steps up to `step`, and the throughput over them."""
         if self._recorder is None or step <= self._last_line:
             return
-        # The newest first, from the last step back to the first one that is not there.
-        steps = range(step, max(step - len(losses), self._last_line), -1)
-        self._recorder.log_curves(
-            {
-                TRAIN_LOSS: dict(zip(steps, reversed(losses), strict=False)),
-                "lr": dict(zip(steps, reversed(rates), strict=False)),
-                "images_per_s": {step: images_per_s},
-            }
-        )
+        first = step - len(losses) + 1
+        curves = {
+            name: {at: value for at, value in enumerate(values, first) if at > self._last_line}
+            for name, values in ((TRAIN_LOSS, losses), ("lr", rates))
+        }
+        self._recorder.log_curves({**curves, "images_per_s": {step: images_per_s}})
 
     def look(self, metrics: Mapping[str, float], panels: Callable[[], Mapping[str, Image]], step: int) -> None:
         """Write what was measured on the validation split, and pictures of it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import postgres
 import pytest
-from test_tracking_runs import python
+from test_tracking_runs import started_together
 
 from idl.errors import InputError
 from idl.report import RunReport
@@ -37,17 +37,7 @@ def test_processes_that_start_together_on_a_fresh_database(
         "    recorder.log_curves({'loss': {1: 1.0}})\n"
         "    print(recorder.run_id, recorder.experiment_id, flush=True)\n"
     )
-    processes = [python(code) for _ in range(NUM_PROCESSES)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [process.communicate(timeout=300) for process in processes]
-    assert [error for _, error in answers] == [""] * NUM_PROCESSES
-    ids = [output.split() for output, _ in answers]
+    ids = [output.split() for output in started_together(code, NUM_PROCESSES)]
     assert len({run_id for run_id, _ in ids}) == NUM_PROCESSES
     assert len({experiment_id for _, experiment_id in ids}) == 1
     assert {status_of(run_id) for run_id, _ in ids} == {"FINISHED"}

@@ -141,6 +141,21 @@ def python(code: str) -> "subprocess.Popen[str]":
     )
 
 
+def started_together(code: str, num: int) -> list[str]:
+    """What processes print that go on from their `input()` at the same moment; none may have anything to complain."""
+    processes = [python(code) for _ in range(num)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=300) for process in processes]
+    assert [error for _, error in answers] == [""] * num
+    return [output for output, _ in answers]
+
+
 def test_sigterm_ends_the_run_as_killed(store: str):
     code = (
         "import time\n"
@@ -170,17 +185,7 @@ def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch:
         "    recorder.log_curves({'loss': {0: 1.0}})\n"
         "    print(recorder.run_id, flush=True)\n"
     )
-    processes = [python(code) for _ in range(4)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [process.communicate(timeout=300) for process in processes]
-    assert [error for _, error in answers] == [""] * 4
-    runs = [read(output.strip()) for output, _ in answers]
+    runs = [read(output.strip()) for output in started_together(code, 4)]
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
     assert len({run.info.run_id for run in runs}) == 4
     assert len({run.info.experiment_id for run in runs}) == 1
