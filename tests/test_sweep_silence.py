@@ -74,12 +74,25 @@ def trained(*arguments):
     return train(*arguments)
 batches.train_trials = trained"""
 
+# The thread that gives signs of life writes too; a process that is frozen while it does keeps the journal's lock.
+BETWEEN_WRITES = """import threading
+from contextlib import contextmanager
+from idl.sweep import journal
+holding, writing = journal._holding, threading.RLock()
+@contextmanager
+def held(lock, path):
+    with writing, holding(lock, path):
+        yield
+journal._holding = held"""
+FREEZES = """with writing:
+            os.kill(os.getpid(), signal.SIGSTOP)"""
+
 
 @pytest.mark.slow
 def test_a_frozen_worker_that_wakes_leaves_the_run_to_who_has_it(
     folder: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = start("frozen", HANGING.format(end="os.kill(os.getpid(), signal.SIGSTOP)"))
+    frozen = start("frozen", BETWEEN_WRITES + "\n" + HANGING.format(end=FREEZES))
     appears(folder / "hanging", frozen)
     (first,) = runs("sweep")
     conclude = study_conclusion.conclude

@@ -1,18 +1,28 @@
 """Where a study can be kept, and under which names; all else is a line before anything is made."""
 
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from planted import write_pairs
 from test_sweep import CONFIG, SUBJECT
-from test_sweep_cli import runs
+from test_sweep_cli import FEW, runs, statuses, sweep
 from test_tracking.test_tracking_reachable import closed_port
 
 from idl.errors import InputError
-from idl.sweep.config import SweepConfig
+from idl.sweep import batches, journal
+from idl.sweep.config import WRITING, SweepConfig
 from idl.sweep.run import check
 from idl.sweep.space import SearchSpace
+from idl.sweep.storage import journal_path
 from idl.tracking import TrialRuns, start
 
 ADDRESSES = {
@@ -101,3 +111,82 @@ def test_names_that_can_be_are_kept_and_found_again(tmp_path: Path, workplace: P
         trials.settle((3,), ())
     (trial,) = runs("trial")
     assert trial.info.status == "FINISHED"
+
+
+@contextmanager
+def locked_elsewhere(path: Path) -> Iterator[None]:
+    """Another process holds the lock of a journal."""
+    lock = path.with_name(path.name + WRITING)
+    script = f"import fcntl; file = open({str(lock)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-uc", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            yield
+        finally:
+            other.communicate(b"\n")
+
+
+def test_a_journal_that_another_process_does_not_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SECONDS_LOCKED", 1.0)
+    folder = tmp_path / "a b"
+    check(SearchSpace(), CONFIG, SUBJECT, folder)
+    path = journal_path(folder, CONFIG.study)
+    before = path.read_bytes()
+    with locked_elsewhere(path):
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=r"locked for 1 s while nobody wrote; .* Wake it or end it\.") as caught:
+            check(SearchSpace(), CONFIG, SUBJECT, folder)
+        assert time.monotonic() - begun >= 1
+    assert f"`lsof '{path}{WRITING}'` names it" in str(caught.value)
+    assert path.read_bytes() == before
+    check(SearchSpace(), CONFIG, SUBJECT, folder)
+
+
+def test_a_journal_that_others_write_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than one that nobody writes to: they hold the lock by turns, and it comes late."""
+    monkeypatch.setattr(journal, "SECONDS_LOCKED", 0.5)
+    check(SearchSpace(), CONFIG, SUBJECT, tmp_path)
+    path = journal_path(tmp_path, CONFIG.study)
+    record = path.read_bytes().splitlines(keepends=True)[0]
+    seconds = 2.0
+
+    def write() -> None:
+        for _ in range(10):
+            with path.open("ab") as file:
+                file.write(record)
+            time.sleep(seconds / 10)
+        other.close()
+
+    with ExitStack() as other:
+        other.enter_context(locked_elsewhere(path))
+        thread = threading.Thread(target=write)
+        begun = time.monotonic()
+        thread.start()
+        journal.open_journal(path)
+        assert time.monotonic() - begun >= seconds
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_journal_is_locked_on_the_way_ends_and_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_pairs(workplace / "walk", num=40)
+    monkeypatch.setattr(journal, "SECONDS_LOCKED", 2.0)
+    train = batches.train_trials
+    with ExitStack() as other:
+
+        def trained(*arguments: Any) -> Any:
+            other.enter_context(locked_elsewhere(journal_path(workplace / "cache" / "studies", "stuck")))
+            return train(*arguments)
+
+        monkeypatch.setattr(batches, "train_trials", trained)
+        assert sweep(*FEW, "--study", "stuck") == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.endswith("Wake it or end it. The same command with --study stuck goes on from here.")
+    monkeypatch.setattr(batches, "train_trials", train)
+    assert sweep(*FEW, "--study", "stuck") == 0
+    parent = runs("sweep")[0]
+    assert list(statuses(parent).values()).count("FINISHED") == 6

@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -17,20 +18,29 @@ from idl.sweep.config import WRITING
 
 # Of optuna's journal: the operation that sets a trial's state.
 _SETS_STATE = 6
+# Whoever writes holds the lock for moments, or while the sampler thinks of a trial.
+SECONDS_LOCKED = 60.0
+# Once a lock was waited for in vain, what this process still wants of the journal on its way out waits no longer.
+SECONDS_LOCKED_AGAIN = 1.0
 # States of a trial that counts.
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+# Journals whose lock this process has waited for in vain.
+_stuck: set[Path] = set()
 
 
 class Journal(JournalFileBackend):
     """Optuna's journal file.
 
     The lock is the system's own: that of a killed process is free at once, where Optuna's link would stay for 30 s.
+    Whatever waits for it raises InputError where nobody writes and nobody lets go of it; nothing is written then.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._path = path
-        self._file_lock = lock_of(path)
+        self._file_lock = _lock_of(path)
         self._held: list[dict[str, Any]] | None = None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -39,14 +49,14 @@ class Journal(JournalFileBackend):
             self._held.extend(logs)
             return
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with self._file_lock, self._path.open("ab") as file:
+        with self.locked(), self._path.open("ab") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def locked(self) -> AbstractContextManager[object]:
         """Let no other worker write meanwhile; what is read in the block is the last word."""
-        return self._file_lock
+        return _holding(self._file_lock, self._path)
 
     @contextmanager
     def as_one(self) -> Iterator[None]:
@@ -55,7 +65,7 @@ class Journal(JournalFileBackend):
         Nothing of it is read back before; what others wrote is, and they write no more until the end of the block.
         Where the block raises, nothing is written.
         """
-        with self._file_lock:
+        with self.locked():
             self._held = []
             try:
                 yield
@@ -66,19 +76,51 @@ class Journal(JournalFileBackend):
                 self.append_logs(logs)
 
 
-def lock_of(path: Path) -> FileLock:
-    """Return the lock that writers of `path` hold."""
+def _lock_of(path: Path) -> FileLock:
     return FileLock(path.with_name(f"{path.name}{WRITING}"))
+
+
+@contextmanager
+def _holding(lock: FileLock, path: Path) -> Iterator[None]:
+    """Hold the lock of the journal in `path`.
+
+    Raises InputError where it is not to be had and nobody writes: a process that is stopped while it has the lock
+    keeps it until it is woken.
+    """
+    while True:
+        seconds = SECONDS_LOCKED_AGAIN if path in _stuck else SECONDS_LOCKED
+        before = _size(path)
+        try:
+            lock.acquire(timeout=seconds)
+            break
+        except Timeout:
+            # Where many want it, one may come late again and again.
+            if _size(path) != before:
+                continue
+            _stuck.add(path)
+            raise InputError(
+                f"{lock.lock_file}: locked for {seconds:g} s while nobody wrote; who has it may be stopped (on the "
+                f"same machine `lsof {shlex.quote(lock.lock_file)}` names it). Wake it or end it."
+            ) from None
+    _stuck.discard(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def open_journal(path: Path) -> tuple[JournalStorage, Journal]:
     """Open the journal in `path`, made where there is none.
 
-    Raises InputError where it is damaged, or cannot be written.
+    Raises InputError where it is damaged, cannot be written, or is locked by a process that does not let go of it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock_of(path):
+        with _holding(_lock_of(path), path):
             lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         _require_sound(path, lines)
         journal = Journal(path)
