@@ -51,6 +51,28 @@ def small_store(folder: Path, reader: PlantedReader | None = None) -> tuple[Stor
     return store, split_by_scene(store.scenes, "4:2:2")
 
 
+class WideReader(LabelledReader):
+    """Labelled images without their lower part, and a layer of another size, "tall"."""
+
+    def read(self, index: int) -> list[Sample]:
+        return [
+            replace(
+                sample,
+                rgb=sample.rgb[:24],
+                depth_m=sample.depth_m[:24],
+                valid=sample.valid[:24],
+                layers={name: layer[:24] for name, layer in sample.layers.items()}
+                | {"tall": np.tile(sample.rgb[..., 1], (2, 1))[:48, :6]},
+            )
+            for sample in super().read(index)
+        ]
+
+
+def wide_store(folder: Path) -> Store:
+    """A store of 24 images of 24 x 40, some layers compressed, and one, "tall", of 48 x 6."""
+    return prepare(WideReader(resolution=40), Protocol(resolution=24, width=40), folder)
+
+
 class Linear:
     """A 1 x 1 convolution that is to give MIXTURE times RGB plus OFFSET; validation losses may be planted."""
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import PlantedReader
+from planted_training import wide_store
 
 from idl.data.preparation import prepare
 from idl.data.store import Store, dataset_of
@@ -32,6 +33,41 @@ def test_any_images_in_any_order_are_those_of_h5py(store: Store, indices: list[i
             expected = dataset_of(file, layer)[:][indices]
             np.testing.assert_array_equal(read[layer], expected)
             assert read[layer].dtype == expected.dtype
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return wide_store(tmp_path_factory.mktemp("wide"))
+
+
+@given(data=st.data(), height=st.integers(0, 24))
+def test_strips_are_rows_of_the_images(wide: Store, data: st.DataObject, height: int) -> None:
+    tops = data.draw(st.lists(st.integers(0, 24 - height), max_size=5))
+    indices = data.draw(st.permutations(range(wide.num_images)))[: len(tops)]
+    strips = wide.read_rows(wide.layers, indices, tops, height)
+    with h5py.File(wide.path, "r") as file:
+        assert {dataset_of(file, layer).compression for layer in wide.layers} == {None, "lzf"}
+        for layer in wide.layers:
+            stored = dataset_of(file, layer)[:]
+            expected = [stored[index, top : top + height] for index, top in zip(indices, tops, strict=True)]
+            assert strips[layer].shape == (len(tops), height, *stored.shape[2:])
+            np.testing.assert_array_equal(strips[layer], np.reshape(expected, strips[layer].shape))
+
+
+def test_a_layer_of_another_height_is_read_whole(wide: Store) -> None:
+    read = wide.read(("rgb", "tall"), [5, 2])
+    with h5py.File(wide.path, "r") as file:
+        for layer, shape in (("rgb", (2, 24, 40, 3)), ("tall", (2, 48, 6))):
+            assert read[layer].shape == shape
+            np.testing.assert_array_equal(read[layer], dataset_of(file, layer)[:][[5, 2]])
+
+
+@pytest.mark.parametrize("layer", ["rgb", "red"])
+@pytest.mark.parametrize(("top", "height"), [(-1, 5), (20, 5), (0, 25)])
+def test_a_strip_beyond_its_image_is_refused(wide: Store, layer: str, top: int, height: int) -> None:
+    """The next image would begin there."""
+    with pytest.raises(ValueError, match=f"rows {top} to {top + height} of images of 24 rows"):
+        wide.read_rows((layer,), [0, 1], [0, top], height)
 
 
 def test_a_file_cut_short_after_it_was_opened_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import training_ranks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from planted_training import SMALL, LabelledReader, small_store, trained
+from planted_training import SMALL, LabelledReader, small_store, trained, wide_store
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -104,6 +104,29 @@ def test_all_layers_are_cropped_and_mirrored_alike(
     assert batch["rgb"].shape == (4, side, side, 3)
     # This layer is stored as the red channel.
     assert torch.equal(batch["red"], batch["rgb"][..., 0])
+
+
+@pytest.mark.parametrize("crop", [0, 16])
+def test_a_batch_is_as_it_was_always_drawn(tmp_path: Path, crop: int) -> None:
+    """By hand, of whole images that are not square: what a checkpoint was trained on is gone on with."""
+    store = wide_store(tmp_path)
+    indices = tuple(range(3, 20))
+    made = TrainingImages(store, indices, ("rgb", "red", "normals"), 4, crop, flip=True, seed=7)
+    batches = first(made, 3, step=6)
+    side = crop or 24
+    for step, batch in zip((6, 7, 8), batches, strict=True):
+        epoch, done = divmod(step, 4)
+        order = np.random.default_rng([7, 0x0DE2, epoch]).permutation(indices)[4 * done : 4 * done + 4]
+        generator = np.random.default_rng([7, 0xC409, step])
+        corners, chances = generator.integers(0, 24 - side + 1, (4, 2)), generator.random(4)
+        assert {bool(chance < 0.5) for chance in chances} == {True, False}
+        whole = store.read(("rgb", "red", "normals"), order.tolist())
+        for row, (top, left) in enumerate(corners):
+            for layer, images in whole.items():
+                piece = images[row, top : top + side, left : left + (crop or 40)]
+                if chances[row] < 0.5:
+                    piece = piece[:, ::-1] * ([-1, 1, 1] if layer == "normals" else 1)
+                np.testing.assert_array_equal(batch[layer][row].numpy(), piece)
 
 
 def test_normals_of_mirrored_images_are_those_of_their_depth(tmp_path: Path) -> None:

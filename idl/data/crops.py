@@ -19,7 +19,7 @@ import numpy as np
 
 from idl.data.reader import Native, NativeReader
 from idl.data.resizing import eroded, resize_depth, resize_normals, resize_rgb, within_range
-from idl.data.store import Store
+from idl.data.store import Store, require_within
 from idl.errors import InputError
 from idl.protocol import Crop, Protocol
 
@@ -179,6 +179,19 @@ class CroppedStore(Store):
             for made in pending:
                 made.result()
         return rows
+
+    def read_rows(
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
+    ) -> Mapping[str, np.ndarray]:
+        """Read a strip of each image, as `Store.read_rows`; of a crop after it was made whole."""
+        if all(index < self.num_whole for index in indices):
+            return super().read_rows(layers, indices, tops, height)
+        require_within(tops, height, self.protocol.resolution)
+        whole = self.read(layers, indices)
+        return {
+            layer: np.stack([image[top : top + height] for image, top in zip(images, tops, strict=True)])
+            for layer, images in whole.items()
+        }
 
     def _mixed(
         self, layers: Sequence[str], indices: Sequence[int], is_crop: Sequence[bool]

@@ -2,8 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,24 +27,32 @@ def batches(
     """Yield layers of `indices`, in order, `batch_size` images at a time, beginning at position `first`.
 
     Each layer comes as stored: "rgb" uint8 (batch, H, W, 3), "depth" float32 metres, "valid" bool (batch, H, W).
-    An error of the reading thread is raised here. Closing the iterator ends the thread.
+    Raises and ends as `ahead`.
     """
-    ahead: queue.Queue[Mapping[str, Tensor] | BaseException | None] = queue.Queue(BATCHES_AHEAD)
+    starts = range(first, len(indices), batch_size)
+    return ahead(store.read(layers, indices[start : start + batch_size]) for start in starts)
+
+
+def ahead(made: Iterator[Mapping[str, np.ndarray]]) -> Generator[Mapping[str, Tensor]]:
+    """Yield the batches of `made`, which a thread runs through a few batches ahead.
+
+    An error of the thread is raised here. Closing the iterator ends the thread.
+    """
+    waiting: queue.Queue[Mapping[str, Tensor] | BaseException | None] = queue.Queue(BATCHES_AHEAD)
     stopped = threading.Event()
 
     def put(item: Mapping[str, Tensor] | BaseException | None) -> None:
         while not stopped.is_set():
             try:
-                ahead.put(item, timeout=0.1)
+                waiting.put(item, timeout=0.1)
             except queue.Full:
                 continue
             return
 
     def work() -> None:
         try:
-            for start in range(first, len(indices), batch_size):
-                read = store.read(layers, indices[start : start + batch_size])
-                put({layer: torch.from_numpy(values) for layer, values in read.items()})
+            for batch in made:
+                put({layer: torch.from_numpy(values) for layer, values in batch.items()})
                 if stopped.is_set():
                     return
             put(None)
@@ -53,7 +62,7 @@ def batches(
     thread = threading.Thread(target=work, name="idl-loading", daemon=True)
     thread.start()
     try:
-        while (item := ahead.get()) is not None:
+        while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item

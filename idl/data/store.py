@@ -1,6 +1,7 @@
 """The store: one HDF5 file a prepared dataset, read image by image."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,24 @@ class Store:
 
         Raises InputError where a layer is not there or an image cannot be read.
         """
+        return self._read(layers, indices, [0] * len(indices), None)
+
+    def read_rows(
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
+    ) -> Mapping[str, np.ndarray]:
+        """Read a strip of each image, `height` rows from its row of `tops` on: name to (image, height, W, ...).
+
+        Raises InputError as `read`, and ValueError where a strip is not within its image.
+        """
+        return self._read(layers, indices, tops, height)
+
+    def _read(
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int | None
+    ) -> Mapping[str, np.ndarray]:
+        """Read strips; without a height each layer's whole images, which may be of another height than the others'."""
         self._require(layers)
         try:
-            return {layer: self._read_layer(layer, indices) for layer in layers}
+            return {layer: self._read_layer(layer, indices, tops, height) for layer in layers}
         except (OSError, KeyError) as error:
             raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
 
@@ -122,16 +138,19 @@ class Store:
             have = ", ".join(self.layers)
             raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
 
-    def _read_layer(self, layer: str, indices: Sequence[int]) -> np.ndarray:
+    def _read_layer(self, layer: str, indices: Sequence[int], tops: Sequence[int], height: int | None) -> np.ndarray:
         plain = self._plain_layers.get(layer)
         if plain is not None:
-            return plain.read(self.path, indices)
+            height = require_within(tops, height, plain.shape[0])
+            return plain.read(self.path, indices, tops, height)
         with h5py.File(self.path, "r") as file:
             dataset = dataset_of(file, layer)
-            rows = np.empty((len(indices), *dataset.shape[1:]), dtype=dataset.dtype)
-            for row, index in enumerate(indices):
-                dataset.read_direct(rows, np.s_[index], np.s_[row])
-            return rows
+            height = require_within(tops, height, dataset.shape[1])
+            strips = np.empty((len(indices), height, *dataset.shape[2:]), dtype=dataset.dtype)
+            for strip, index, top in zip(strips, indices, tops, strict=True):
+                # Into a row of its own: into a part of all rows takes twice as long.
+                dataset.read_direct(strip, np.s_[index, top : top + height])
+            return strips
 
     @cached_property
     def _plain_layers(self) -> Mapping[str, "_PlainLayer"]:
@@ -165,14 +184,24 @@ class _PlainLayer:
         dataset.id.chunk_iter(note)
         return cls(dataset.shape[1:], dataset.dtype, offsets) if len(offsets) == len(dataset) else None
 
-    def read(self, path: Path, indices: Sequence[int]) -> np.ndarray:
-        """Read images in the order of `indices`. Raises OSError where the file ends before one."""
-        rows = np.empty((len(indices), *self.shape), self.dtype)
+    def read(self, path: Path, indices: Sequence[int], tops: Sequence[int], height: int) -> np.ndarray:
+        """Read `height` rows of each image, from its row of `tops` on. Raises OSError where the file ends before."""
+        strips = np.empty((len(indices), height, *self.shape[1:]), self.dtype)
+        bytes_per_row = self.dtype.itemsize * math.prod(self.shape[1:])
         with path.open("rb", buffering=0) as file:
-            for row, index in zip(rows, indices, strict=True):
-                if os.preadv(file.fileno(), [row], self.offsets[index]) != row.nbytes:
+            for strip, index, top in zip(strips, indices, tops, strict=True):
+                if os.preadv(file.fileno(), [strip], self.offsets[index] + top * bytes_per_row) != strip.nbytes:
                     raise OSError(f"it ends before image {index} is complete")
-        return rows
+        return strips
+
+
+def require_within(tops: Sequence[int], height: int | None, whole: int) -> int:
+    """Return the height of strips, `whole` where none is given. Raises ValueError where one is not within its image."""
+    height = whole if height is None else height
+    for top in tops:
+        if not 0 <= top <= whole - height:
+            raise ValueError(f"rows {top} to {top + height} of images of {whole} rows")
+    return height
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:

@@ -1,15 +1,16 @@
 """Batches to train on: which images, in which order, cropped and mirrored how, all fixed by seed and step."""
 
-from collections.abc import Generator, Mapping
-from contextlib import closing
+import itertools
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from idl.data.crops import DIRECTIONS, MIRRORED_AXES
-from idl.data.loading import batches, images_of
+from idl.data.loading import ahead, images_of
 from idl.data.store import Store
 
 Batch = Mapping[str, Tensor]
@@ -41,49 +42,50 @@ class TrainingImages:
 
     def stream(self, first_step: int, rank: int = 0, num_ranks: int = 1) -> Generator[Batch]:
         """Yield this rank's part of the batches from `first_step` on, as stored, for ever."""
+        return ahead(self._batches(first_step, rank, num_ranks))
+
+    def _batches(self, first_step: int, rank: int, num_ranks: int) -> Iterator[Mapping[str, np.ndarray]]:
         local = self.batch_size // num_ranks
         part = slice(rank * local, (rank + 1) * local)
-        step = first_step
-        while True:
+        order, of_epoch = np.empty(0, np.int64), -1
+        for step in itertools.count(first_step):
             epoch, done = divmod(step, self.steps_per_epoch)
-            order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.indices)
-            order = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)[:, part]
-            read = batches(self.store, self.layers, order.ravel().tolist(), local, first=done * local)
-            with closing(read):
-                for batch in read:
-                    yield self._changed(batch, step, part)
-                    step += 1
-
-    def _changed(self, batch: Batch, step: int, part: slice) -> Batch:
-        """Cut and mirror every image, the same way in all layers."""
-        generator = np.random.default_rng([self.seed, _CHANGE, step])
-        side = self.store.protocol.resolution
-        # Drawn for all ranks: their number changes nothing.
-        corners = generator.integers(0, side - (self.crop or side) + 1, (self.batch_size, 2))[part]
-        is_flipped = generator.random(self.batch_size)[part] < 0.5
-        changed = dict(batch)
-        if self.crop:
-            changed = {
-                name: torch.stack(
-                    [
-                        image[top : top + self.crop, left : left + self.crop]
-                        for image, (top, left) in zip(images, corners.tolist(), strict=True)
-                    ]
-                )
-                for name, images in changed.items()
-            }
-        if self.flip:
-            chosen = torch.from_numpy(is_flipped)
-            changed = {
-                name: torch.where(chosen.view(-1, *(1,) * (images.ndim - 1)), _mirrored(name, images), images)
-                for name, images in changed.items()
-            }
-        return changed
+            if epoch != of_epoch:
+                order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.indices)
+                of_epoch = epoch
+            chosen = order[done * self.batch_size :][part].tolist()
+            # Drawn for all ranks: their number changes nothing.
+            generator = np.random.default_rng([self.seed, _CHANGE, step])
+            resolution = self.store.protocol.resolution
+            side = self.crop or resolution
+            corners = generator.integers(0, resolution - side + 1, (self.batch_size, 2))[part]
+            is_flipped = generator.random(self.batch_size)[part] < 0.5
+            strips = self.store.read_rows(self.layers, chosen, corners[:, 0].tolist(), side)
+            lefts = corners[:, 1].tolist() if self.crop else []
+            yield {name: _changed(name, images, lefts, side, is_flipped & self.flip) for name, images in strips.items()}
 
 
-def _mirrored(layer: str, images: Tensor) -> Tensor:
-    mirrored = images.flip(2)
-    return mirrored * mirrored.new_tensor(MIRRORED_AXES) if layer in DIRECTIONS else mirrored
+def _changed(
+    layer: str,
+    strips: Shaped[np.ndarray, "images rows width *channels"],
+    lefts: Sequence[int],
+    side: int,
+    is_flipped: Bool[np.ndarray, " images"],
+) -> Shaped[np.ndarray, "images rows kept *channels"]:
+    """Cut `side` columns out of every strip, from its own of `lefts` on (none: keep all), and mirror some.
+
+    Directions that are mirrored change the sign of x.
+    """
+    if not lefts and not is_flipped.any():
+        return strips
+    width = side if lefts else strips.shape[2]
+    changed = np.empty((*strips.shape[:2], width, *strips.shape[3:]), strips.dtype)
+    for row, strip in enumerate(strips):
+        piece = strip[:, lefts[row] : lefts[row] + side] if lefts else strip
+        changed[row] = piece[:, ::-1] if is_flipped[row] else piece
+    if layer in DIRECTIONS:
+        changed[is_flipped] *= np.array(MIRRORED_AXES, changed.dtype)
+    return changed
 
 
 def to_network(batch: Batch, device: torch.device) -> Batch:
