@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from idl.probes.image_grams import ImageGrams
 from idl.probes.image_maps import ImageMaps
@@ -228,6 +229,17 @@ def test_many_minibatches_are_summed_in_parts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("idl.probes.image_grams._BYTES_AT_ONCE", 1)
     torch.testing.assert_close(losses_and_gradients(images, weights, torch.arange(7), 2), whole)
     assert_same(ImageGrams.of(*drawn()), images)
+
+
+@both_forms
+def test_multiplications_are_those_of_the_products(make: Make) -> None:
+    """Held against torch's own count, of two operations each."""
+    images = make(*drawn(dtype=torch.float32))
+    (minibatch,) = images.minibatches(torch.arange(3), 3)
+    weights = torch.randn(8, images.num_columns)
+    with FlopCounterMode(display=False) as counter:
+        minibatch.gradient(weights, out=torch.empty_like(weights))
+    assert 2 * minibatch.num_multiplications(8) == counter.get_total_flops() > 0
 
 
 def test_an_argument_is_never_changed() -> None:

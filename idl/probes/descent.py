@@ -6,7 +6,8 @@ of epochs and seed see the same minibatches: their weights are the rows of one m
 its product with the minibatch's matrix.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from idl.probes.exact import PIVOT_TOLERANCE, independent_columns, weights_of_all_k
-from idl.probes.image_statistics import ImageStatistics
+from idl.probes.image_statistics import ImageStatistics, Minibatch
 from idl.probes.optimisers import OPTIMISERS, Optimiser
 from idl.probes.standing import Standing
 from idl.probes.statistics import Statistics
@@ -22,6 +23,10 @@ from idl.probes.trial import Descent, Trial
 
 # A training loss so many times the target's variance does not come back to anything of use.
 DIVERGED_RATIO = 1e6
+# Steps whose products have fewer multiplications than this gain little time by a second thread (1,200 images of 65
+# columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do: its share of every
+# product is waited for.
+MULTIPLICATIONS_PER_THREAD = 2**21
 
 Report = Callable[[int, Mapping[int, float]], Collection[int]]
 
@@ -45,7 +50,8 @@ def descend(
     tolerance: of the optimum's independent columns, as in `exact.fit`.
 
     A trial's result does not depend on the others, but for the rounding of float32; one that diverges ends alone.
-    Equal seeds give equal minibatches, on every device.
+    Equal seeds give equal minibatches, on every device. Small steps are taken on one thread; the number of torch's
+    threads, which is the process's, is what it was when this ends.
     Raises ValueError where a k, or the sums, do not fit `images`.
     """
     _require_fit(images, train, val, trials)
@@ -168,11 +174,12 @@ class _Together:
         num_steps = first.epochs * -(-num_images // first.batch_size)
         weights, gradient = self._weights.flatten(0, 1), self._gradient.flatten(0, 1)
         order = torch.randperm(num_images, generator=self._generator)
-        for minibatch in self._images.minibatches(order, first.batch_size):
-            minibatch.gradient(weights, out=gradient)
-            for trial, _, optimiser in self._optimisers:
-                optimiser.step(trial.rate_at(self._step, num_steps))
-            self._step += 1
+        with closing(_on_few_threads(self._images.minibatches(order, first.batch_size), len(weights))) as minibatches:
+            for minibatch in minibatches:
+                minibatch.gradient(weights, out=gradient)
+                for trial, _, optimiser in self._optimisers:
+                    optimiser.step(trial.rate_at(self._step, num_steps))
+                self._step += 1
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
         """Weights in the target's own scale, on the CPU; zero for trials that run no more."""
@@ -206,6 +213,18 @@ class _Together:
                 )
                 optimisers.append((trial, kept, optimiser))
         self._optimisers = optimisers
+
+
+def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generator[Minibatch]:
+    """Yield minibatches, made with all threads; what is done with a small one is done on one."""
+    num_threads = torch.get_num_threads()
+    for minibatch in minibatches:
+        try:
+            if minibatch.num_multiplications(num_rows) < MULTIPLICATIONS_PER_THREAD:
+                torch.set_num_threads(1)
+            yield minibatch
+        finally:
+            torch.set_num_threads(num_threads)
 
 
 def _mean_and_spread(train: Statistics) -> tuple[Float64[Tensor, " out"], Float64[Tensor, " out"]]:

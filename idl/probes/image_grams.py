@@ -45,6 +45,10 @@ class GramMinibatch(Minibatch):
         parts = (weights * (weights @ self.gram / 2 - self._moments(len(weights)))).sum(dim=1)
         return (parts.unflatten(0, (-1, len(self.energy))) + self.energy).sum(dim=1)
 
+    def num_multiplications(self, num_rows: int) -> int:
+        """Multiplications of the one product."""
+        return num_rows * self.gram.numel()
+
     def _moments(self, num_rows: int) -> Tensor:
         # One output: addmm itself repeats the row.
         return self.moment if len(self.moment) == 1 else self.moment.repeat(num_rows // len(self.moment), 1)
@@ -147,8 +151,8 @@ class ImageGrams(HeldStatistics):
                 for each in (self.gram, self.moment.flatten(1), self.energy, self.num_valid[:, None])
             )
             half = 1 / (num_valid.clamp(min=1) * self.num_outputs)
-            grams = (gram * (2 * half)).index_select(1, unpacking).unflatten(1, (num_columns, num_columns))
-            moments = (moment * (2 * half)).unflatten(1, (self.num_outputs, num_columns))
+            grams = gram.mul_(2 * half).index_select(1, unpacking).unflatten(1, (num_columns, num_columns))
+            moments = moment.mul_(2 * half).unflatten(1, (self.num_outputs, num_columns))
             for sums in zip(grams.unbind(), moments.unbind(), (energy * half).unbind(), strict=True):
                 yield GramMinibatch(*sums)
 

@@ -41,6 +41,10 @@ class MapMinibatch(Minibatch):
         parts = (prediction * (coupled - 2 * gathered)).sum(dim=(0, 1, 2))
         return (parts.unflatten(0, (-1, self.gathered.shape[3])).sum(dim=1) + self.energy) * self.scale
 
+    def num_multiplications(self, num_rows: int) -> int:
+        """Multiplications of the products with the maps, there and back."""
+        return 2 * num_rows * self.rows.numel()
+
     def _predicted(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """p, Kp and r repeated for every probe: each (batch, h, w, probes * out)."""
         batch, height, width, num_outputs = self.gathered.shape

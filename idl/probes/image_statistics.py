@@ -39,6 +39,10 @@ class Minibatch(ABC):
     def loss(self, weights: Float[Tensor, "probes*out columns"]) -> Float[Tensor, " probes"]:
         """Mean squared error of every probe, target units squared."""
 
+    @abstractmethod
+    def num_multiplications(self, num_rows: int) -> int:
+        """Multiplications of the matrix products of `gradient`, for `num_rows` rows of weights."""
+
 
 class ImageStatistics(ABC):
     """Images one by one, on the columns [bias | leading components].

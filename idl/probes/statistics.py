@@ -91,9 +91,8 @@ class Statistics:
 
     def mse(self, weights: Float64[Tensor, "columns *path out"]) -> Float64[Tensor, " *path"]:
         """Mean squared error over valid pixels and outputs, for one weight matrix or a path of them."""
-        paths = weights.flatten(1)
-        quadratic = ((self.gram @ paths) * paths).sum(dim=0).unflatten(0, weights.shape[1:])
-        linear = (weights * self.moment.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])).sum(dim=0)
-        total = (quadratic - 2 * linear + self.energy).sum(dim=-1)
+        moment = self.moment.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])
+        inner = (self.gram @ weights.flatten(1)).view(weights.shape).sub_(moment, alpha=2).mul_(weights)
+        total = (inner.sum(dim=0) + self.energy).sum(dim=-1)
         # A perfect fit may come out a rounding below zero.
         return total.clamp(min=0) / (self.num_valid * weights.shape[-1])
