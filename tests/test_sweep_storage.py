@@ -146,17 +146,17 @@ def test_a_journal_that_another_process_does_not_let_go_of(tmp_path: Path, monke
 
 def test_a_journal_that_others_write_to_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than one that nobody writes to: they hold the lock by turns, and it comes late."""
-    monkeypatch.setattr(journal, "SECONDS_LOCKED", 0.5)
+    monkeypatch.setattr(journal, "SECONDS_LOCKED", 2.0)
     check(SearchSpace(), CONFIG, SUBJECT, tmp_path)
     path = journal_path(tmp_path, CONFIG.study)
     record = path.read_bytes().splitlines(keepends=True)[0]
-    seconds = 2.0
+    seconds = 5.0
 
     def write() -> None:
-        for _ in range(10):
+        for _ in range(50):
             with path.open("ab") as file:
                 file.write(record)
-            time.sleep(seconds / 10)
+            time.sleep(seconds / 50)
         other.close()
 
     with ExitStack() as other:
@@ -174,19 +174,18 @@ def test_a_sweep_whose_journal_is_locked_on_the_way_ends_and_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_pairs(workplace / "walk", num=40)
-    monkeypatch.setattr(journal, "SECONDS_LOCKED", 2.0)
     train = batches.train_trials
-    with ExitStack() as other:
+    with ExitStack() as other, monkeypatch.context() as patch:
 
         def trained(*arguments: Any) -> Any:
             other.enter_context(locked_elsewhere(journal_path(workplace / "cache" / "studies", "stuck")))
+            patch.setattr(journal, "SECONDS_LOCKED", 2.0)
             return train(*arguments)
 
-        monkeypatch.setattr(batches, "train_trials", trained)
+        patch.setattr(batches, "train_trials", trained)
         assert sweep(*FEW, "--study", "stuck") == 2
     said = capfd.readouterr().err.splitlines()[-1]
     assert said.endswith("Wake it or end it. The same command with --study stuck goes on from here.")
-    monkeypatch.setattr(batches, "train_trials", train)
     assert sweep(*FEW, "--study", "stuck") == 0
     parent = runs("sweep")[0]
     assert list(statuses(parent).values()).count("FINISHED") == 6

@@ -20,14 +20,12 @@ from idl.sweep.config import WRITING
 _SETS_STATE = 6
 # Whoever writes holds the lock for moments, or while the sampler thinks of a trial.
 SECONDS_LOCKED = 60.0
-# Once a lock was waited for in vain, what this process still wants of the journal on its way out waits no longer.
+# Once it was waited for in vain: what this process still wants of the journal on its way out waits no longer.
 SECONDS_LOCKED_AGAIN = 1.0
-# States of a trial that counts.
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
 # Journals whose lock this process has waited for in vain.
 _stuck: set[Path] = set()
+# States of a trial that counts.
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Journal(JournalFileBackend):
@@ -99,8 +97,8 @@ def _holding(lock: FileLock, path: Path) -> Iterator[None]:
                 continue
             _stuck.add(path)
             raise InputError(
-                f"{lock.lock_file}: locked for {seconds:g} s while nobody wrote; who has it may be stopped (on the "
-                f"same machine `lsof {shlex.quote(lock.lock_file)}` names it). Wake it or end it."
+                f"{lock.lock_file}: locked for {SECONDS_LOCKED:g} s while nobody wrote; who has it may be stopped (on "
+                f"the same machine `lsof {shlex.quote(lock.lock_file)}` names it). Wake it or end it."
             ) from None
     _stuck.discard(path)
     try:
