@@ -43,6 +43,11 @@ class TrainingSet:
     val: SplitStatistics
     plan: Plan
 
+    @property
+    def num_components(self) -> int:
+        """Largest k of a trial."""
+        return self.images.num_columns - 1
+
 
 def training_set(
     encoded: EncodedDataset,

@@ -16,13 +16,13 @@ from idl.errors import InputError
 from idl.report import RunReport
 from idl.sweep.config import SweepConfig
 from idl.sweep.grounds import Grounds, prepare_all
-from idl.sweep.holding import SECONDS_UNSAID, Hold, held
+from idl.sweep.holding import Hold, Wait, held
 from idl.sweep.reporting import sweep_params
 from idl.sweep.result import SweepResult
 from idl.sweep.run import agree
 from idl.sweep.run import search as run_sweep
 from idl.sweep.space import SearchSpace
-from idl.sweep.workers import SECONDS_BETWEEN_LOOKS, grace_seconds, this_worker
+from idl.sweep.workers import grace_seconds, this_worker
 
 
 def run(work: Work) -> None:
@@ -122,15 +122,12 @@ def _tracked(work: Work, resume: str | None, is_kept: Callable[[], bool] = lambd
 def _end_left(work: Work, hold: Hold) -> None:
     """End the runs of workers that joined and are no more; those that may be are given the time for a sign."""
     hold.end_left(tracking.end_left)
-    begun, is_said = time.monotonic(), False
-    while num_unknown := hold.end_left(tracking.end_left, since=begun):
-        if not is_said and time.monotonic() - begun > SECONDS_UNSAID:
-            is_said = True
-            work.say(
-                f"study {work.config.study}: {num_unknown} joined from another machine, and left a run open; waiting "
-                f"for a sign, up to {grace_seconds()} s."
-            )
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    wait = Wait(work.say)
+    while num_unknown := hold.end_left(tracking.end_left, since=wait.begun):
+        wait.go_on(
+            f"study {work.config.study}: {num_unknown} joined from another machine, and left a run open; waiting for "
+            f"a sign, up to {grace_seconds()} s."
+        )
 
 
 def _search(work: Work, hold: Hold, recorder: tracking.Recorder, parent_id: str, is_fresh: bool) -> Searched:

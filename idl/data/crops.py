@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Shaped
 
 from idl.data.reader import Native, NativeReader
 from idl.data.resizing import eroded, resize_depth, resize_normals, resize_rgb, within_range
@@ -30,7 +31,7 @@ LEAST_SHARE = 0.5
 # What can be made of a native image; a store's further layers are not there for crops.
 LAYERS = ("rgb", "depth", "valid", "normals")
 # Layers of vectors in camera coordinates, and what a mirror makes of x, y and z: what leaned right leans left.
-DIRECTIONS, MIRRORED_AXES = ("normals",), (-1, 1, 1)
+_DIRECTIONS, _MIRRORED_AXES = ("normals",), (-1, 1, 1)
 # Native images that are kept at once: a batch begins with the image that the last one ended with.
 IMAGES_KEPT = 2
 # Resizing leaves Python's lock; beyond a few threads, memory is the limit.
@@ -242,9 +243,16 @@ def _layers(
         if native.normals is not None and native.defined is not None:
             made["normals"] = resize_normals(native.normals[part], (native.defined & valid)[part], whole)
     if recipe.is_mirrored:
-        made = {layer: values[:, ::-1] for layer, values in made.items()}
-        made |= {layer: made[layer] * np.array(MIRRORED_AXES, np.float16) for layer in DIRECTIONS if layer in made}
+        made = {layer: mirrored(layer, values) for layer, values in made.items()}
     return {layer: made[layer] for layer in layers}
+
+
+def mirrored(
+    layer: str, image: Shaped[np.ndarray, "height width *channels"]
+) -> Shaped[np.ndarray, "height width *channels"]:
+    """Mirror a layer of an image, left to right; directions change the sign of x."""
+    turned = image[:, ::-1]
+    return turned * np.array(_MIRRORED_AXES, image.dtype) if layer in _DIRECTIONS else turned
 
 
 def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count: int, seed: int = 0) -> CroppedStore:

@@ -94,7 +94,7 @@ class Search:
     @property
     def components(self) -> dict[Place, int]:
         """Largest k of each place."""
-        return {place: data.images.num_columns - 1 for place, data in self.data.items()}
+        return {place: data.num_components for place, data in self.data.items()}
 
     @property
     def num_targets(self) -> int:

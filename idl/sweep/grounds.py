@@ -33,7 +33,7 @@ class Grounds:
     @property
     def num_components(self) -> int:
         """Largest k of all places."""
-        return max(each.images.num_columns - 1 for each in self.data.values())
+        return max(each.num_components for each in self.data.values())
 
     def in_metres(self, place: Place, descents: Sequence[Descent]) -> list[float]:
         """Mean squared errors over the validation pixels, metres squared."""

@@ -33,6 +33,22 @@ from idl.sweep.workers import SECONDS_BETWEEN_LOOKS, grace_seconds, is_elsewhere
 SECONDS_UNSAID = 3.0
 
 
+class Wait:
+    """Time between looks at what other workers do. say: hears once of a wait that is no short one."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.begun = time.monotonic()
+        self._say = say
+        self._is_said = False
+
+    def go_on(self, line: str) -> None:
+        """Wait until the next look. line: what is waited for, and how long."""
+        if not self._is_said and time.monotonic() - self.begun > SECONDS_UNSAID:
+            self._is_said = True
+            self._say(line)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
 @dataclass(frozen=True)
 class Hold:
     """What a worker was told that asked for the study's run.
@@ -150,7 +166,7 @@ def held(config: SweepConfig, folder: Path, say: Callable[[str], None], watch: W
 
 def _asked(config: SweepConfig, folder: Path, say: Callable[[str], None], watch: Watch) -> Hold:
     """Take the run, or wait until its worker is known to be there and has opened it."""
-    begun, is_said = time.monotonic(), False
+    wait = Wait(say)
     with opened_study(config, folder) as (storage, study):
         while True:
             is_silent = watch.silent(study)
@@ -165,15 +181,12 @@ def _asked(config: SweepConfig, folder: Path, say: Callable[[str], None], watch:
             is_there = watch.has_shown(run.worker) or not is_elsewhere(run.worker)
             if run.run_id is not None and is_there and _does_for(run, hold):
                 return replace(hold, is_ours=False)
-            if not is_said and time.monotonic() - begun > SECONDS_UNSAID:
-                is_said = True
-                reason = (
-                    f"waiting for a sign of it, up to {grace_seconds()} s."
-                    if run.concludes is None
-                    else f"it tests the best of {run.concludes} trials; waiting until it has."
-                )
-                say(f"study {config.study}: its run is that of worker {run.worker}; {reason}")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            reason = (
+                f"waiting for a sign of it, up to {grace_seconds()} s."
+                if run.concludes is None
+                else f"it tests the best of {run.concludes} trials; waiting until it has."
+            )
+            wait.go_on(f"study {config.study}: its run is that of worker {run.worker}; {reason}")
 
 
 def _does_for(run: StudyRun, hold: Hold) -> bool:

@@ -87,7 +87,7 @@ def sweep(
     space, and where no trial came to an end that counts.
     """
     config = named(config)
-    found = space.within(max(each.images.num_columns - 1 for each in data.values()))
+    found = space.within(max(each.num_components for each in data.values()))
     agreed = agree(space, found, config, subject, folder)
     return search(data, agreed, config, subject, folder, watcher, progress, in_metres=in_metres)
 
@@ -112,7 +112,7 @@ def search(
         raise ValueError(f"training sets of {list(data)}, but the space has {list(space.places)}")
     if len(space.target) > 1 and in_metres is None:
         raise ValueError("several targets, and nothing that judges them alike")
-    space = space.within(max(each.images.num_columns - 1 for each in data.values()))
+    space = space.within(max(each.num_components for each in data.values()))
     with opened(config, config.study, folder) as storage:
         study = open_study(storage, config, config.study, subject)
         # In a database the trials have signs of life of their own.

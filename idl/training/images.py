@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from idl.data.crops import DIRECTIONS, MIRRORED_AXES
+from idl.data.crops import mirrored
 from idl.data.loading import ahead, images_of
 from idl.data.store import Store
 
@@ -72,19 +72,14 @@ def _changed(
     side: int,
     is_flipped: Bool[np.ndarray, " images"],
 ) -> Shaped[np.ndarray, "images rows kept *channels"]:
-    """Cut `side` columns out of every strip, from its own of `lefts` on (none: keep all), and mirror some.
-
-    Directions that are mirrored change the sign of x.
-    """
+    """Cut `side` columns out of every strip, from its own of `lefts` on (none: keep all), and mirror some."""
     if not lefts and not is_flipped.any():
         return strips
     width = side if lefts else strips.shape[2]
     changed = np.empty((*strips.shape[:2], width, *strips.shape[3:]), strips.dtype)
     for row, strip in enumerate(strips):
         piece = strip[:, lefts[row] : lefts[row] + side] if lefts else strip
-        changed[row] = piece[:, ::-1] if is_flipped[row] else piece
-    if layer in DIRECTIONS:
-        changed[is_flipped] *= np.array(MIRRORED_AXES, changed.dtype)
+        changed[row] = mirrored(layer, piece) if is_flipped[row] else piece
     return changed
 
 
