@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from idl.protocol import Protocol
 
 # Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew.
 STORE_VERSION = 3
+# How a scene of consecutive frames is called: "block_00003", below the folder of its recording if there is one.
+BLOCK = re.compile(r"(^|/)block_\d+$")
 # What a store holds of each image besides layers.
 TEXTS = ("name", "scene", "side")
 
@@ -29,7 +32,7 @@ class Store:
     protocol: how the images were brought to `resolution` and which pixels count.
     source: where they came from. names, scenes: one an image.
     layers: names of all layers; "rgb", "depth" and "valid" are always there.
-    is_sequential: the scenes are consecutive pieces of one recording, in order.
+    is_sequential: the scenes are consecutive pieces of recordings, in order.
     shown_depth_m: far end of the depth range of pictures, metres: in 95 % of the images 99 % of the depths are nearer.
     notes: what preparation wants people to know (images left out, a doubtful unit), a line each.
     sides: side of the published split of each image, "train", "test" or ""; empty where none of them is on one.
@@ -90,6 +93,13 @@ class Store:
     def num_images(self) -> int:
         """Images in the store."""
         return len(self.names)
+
+    @property
+    def recordings(self) -> tuple[str, ...]:
+        """What each image was recorded in: its scene; of blocks of frames, what they were cut from."""
+        if not self.is_sequential:
+            return self.scenes
+        return tuple(BLOCK.sub("", scene) or "." for scene in self.scenes)
 
     def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
         """Read some layers of some images, in the order of `indices`: name to (image, ...).
