@@ -12,7 +12,7 @@ from torch import Tensor
 from idl import cache
 from idl.errors import InputError
 from idl.features import EncodedDataset, MapBatch
-from idl.fitting import PIVOT_TOLERANCE, PROBE, ArmFit, SplitStatistics, read_target
+from idl.fitting import PROBE, ArmFit, SplitStatistics, read_target
 from idl.probes.descent import Report, descend
 from idl.probes.image_grams import ImageGrams
 from idl.probes.image_plan import FORMS, Plan, plan
@@ -83,15 +83,13 @@ def training_set(
         images: ImageStatistics = StreamedStatistics(source.read, num_images, at_once)
     else:
         images = source.all(progress)
-    train, val = (replace(split, statistics=split.statistics.subset(columns)) for split in (train, val))
+    train, val = (split.subset(columns) for split in (train, val))
     return TrainingSet(images, train, val, chosen)
 
 
 def train_trials(data: TrainingSet, trials: list[Trial], report: Report | None = None) -> list[Descent]:
     """Train `trials` as one; see `descend`. Their weights are of the target less its offset."""
-    return descend(
-        data.images, data.train.statistics, data.val.statistics, trials, report=report, tolerance=PIVOT_TOLERANCE
-    )
+    return descend(data.images, data.train.statistics, data.val.statistics, trials, report=report)
 
 
 def target_weights(descent: Descent, data: TrainingSet) -> Float64[Tensor, "columns out"]:
@@ -120,7 +118,7 @@ def arm_of(descent: Descent, exact: ArmFit, data: TrainingSet) -> ArmFit:
         val_loss=descent.val_loss,
     )
     weights[0] += torch.tensor(data.train.offset, dtype=torch.float64)
-    return ArmFit(PROBE, exact.columns, replace(exact.fit, solution=solution, is_penalty_at_edge=False), weights)
+    return ArmFit(PROBE, exact.columns, replace(exact.fit, solution=solution), weights)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from idl.probes.basis import Basis, Columns, null_map
 from idl.progress import Progress, silent
 
 # Raised whenever the stored numbers change their meaning.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 BASIS_IMAGES = 256
 
 

@@ -1,45 +1,51 @@
 """From maps to fitted arms: statistics of the training and validation splits, one exact fit an arm."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from typing import Self
 
 import torch
+from jaxtyping import Float64, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
 from idl import cache
+from idl.data.splits import NUM_FOLDS, folds
 from idl.distributed import World
 from idl.errors import InputError
 from idl.features import MapSource
 from idl.probes.basis import ARMS, Columns
 from idl.probes.exact import PENALTIES, Fit, fit
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.progress import Progress
 from idl.targets import Target
 
 # Raised whenever the statistics change their meaning.
-STATISTICS_VERSION = 1
+STATISTICS_VERSION = 2
 PROBE = "probe"
-
-# Float32 products of maps that were rounded to half precision: a column whose independent part is below their
-# rounding (2^-11 squared) carries none.
-PIVOT_TOLERANCE = 2.0**-22
+_TENSORS = ("gram", "moment", "energy")
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
     """Statistics of one split for one target.
 
-    statistics: of the target less `offset`.
+    folds: of the target less `offset`, one entry a fold of `idl.data.splits.folds`.
     offset: a constant near the target's mean, one an output. The bias takes it up exactly, and what float32
       products lose of a mean that is large against the spread (40 times as much for depth) is not lost.
     mean_layer: mean of a depth over valid pixels in the store's unit (metres), 0 for other kinds of targets.
     """
 
-    statistics: Statistics
+    folds: tuple[Statistics, ...]
     offset: tuple[float, ...]
     mean_layer: float
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the whole split."""
+        return reduce(Statistics.merge, self.folds)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -47,6 +53,10 @@ class SplitStatistics:
         # The bias is the first column: a one everywhere.
         above = self.statistics.moment[0] / self.statistics.num_valid
         return tuple((above + torch.tensor(self.offset, dtype=above.dtype, device=above.device)).tolist())
+
+    def subset(self, index: Int[Tensor, " chosen"]) -> Self:
+        """Statistics of some of the columns, in the order of `index`."""
+        return replace(self, folds=tuple(fold.subset(index) for fold in self.folds))
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,8 @@ def split_statistics(
         if offset is None or offset == cached.offset:
             return cached
     columns = encoded.columns
-    statistics = Statistics.empty(columns.total, target.num_outputs)
+    fold_of = torch.tensor(folds(encoded.store, encoded.split)[name])
+    statistics = [Statistics.empty(columns.total, target.num_outputs) for _ in range(NUM_FOLDS)]
     layer_sum = 0.0
     with progress(f"{name} statistics", len(encoded.share(name))) as advance:
         for batch in encoded.stream(name, (target.layer, "valid")):
@@ -99,7 +110,11 @@ def split_statistics(
             truth = truth - torch.tensor(offset)[:, None, None]
             device = encoded.device
             cells = columns.assemble(batch.maps.to(device))
-            statistics = statistics.accumulate(cells, truth.to(device), valid.to(device))
+            of_batch = fold_of[batch.position : batch.position + len(cells)]
+            for fold in of_batch.unique().tolist():
+                images = (of_batch == fold).nonzero()[:, 0]
+                parts = (cells[images.to(device)], truth[images].to(device), valid[images].to(device))
+                statistics[fold] = statistics[fold].accumulate(*parts)
             if target.kind == "depth":
                 # Depth is 0 where it is not valid.
                 layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
@@ -108,9 +123,10 @@ def split_statistics(
         # This rank has no batch at all.
         offset = world.broadcast(())
     statistics, layer_sum = _of_all_ranks(statistics, layer_sum, world)
-    if statistics.num_valid == 0:
+    num_valid = sum(fold.num_valid for fold in statistics)
+    if num_valid == 0:
         raise InputError(f"{encoded.store.path}: no pixel of the {name} split has a valid {target.name}.")
-    result = SplitStatistics(statistics, offset, layer_sum / statistics.num_valid)
+    result = SplitStatistics(statistics, offset, layer_sum / num_valid)
     if world.is_first:
         cache.write(path, _to_bytes(result))
     return result
@@ -122,15 +138,30 @@ def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
     return tuple((truth * valid[:, None]).sum(dim=(0, 2, 3), dtype=torch.float64).div(count).float().tolist())
 
 
-def _of_all_ranks(statistics: Statistics, layer_sum: float, world: World) -> tuple[Statistics, float]:
+def _of_all_ranks(folds: Sequence[Statistics], layer_sum: float, world: World) -> tuple[tuple[Statistics, ...], float]:
     """Add up what each rank has accumulated on its share."""
-    numbers = torch.tensor([statistics.num_valid, statistics.num_images, layer_sum], dtype=torch.float64)
-    gram, moment, energy, numbers = (
-        world.sum(part) for part in (statistics.gram, statistics.moment, statistics.energy, numbers)
-    )
-    num_valid, num_images, layer_sum = numbers.tolist()
-    # Ranks are added in one order here and in another there: symmetric up to rounding only.
-    return Statistics((gram + gram.T) / 2, moment, energy, int(num_valid), int(num_images)), layer_sum
+    added = []
+    for fold in folds:
+        counts = torch.tensor([fold.num_valid, fold.num_images], dtype=torch.float64)
+        gram, moment, energy, counts = (world.sum(part) for part in (fold.gram, fold.moment, fold.energy, counts))
+        num_valid, num_images = counts.tolist()
+        # Ranks are added in one order here and in another there: symmetric up to rounding only.
+        added.append(Statistics((gram + gram.T) / 2, moment, energy, int(num_valid), int(num_images)))
+    return tuple(added), float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
+
+
+def folds_of(train: SplitStatistics, val: SplitStatistics) -> FoldedStatistics:
+    """Put the splits' folds side by side. Raises ValueError where their offsets differ."""
+    if train.offset != val.offset:
+        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
+    return FoldedStatistics(train.folds, val.folds)
+
+
+def with_offset(weights: Float64[Tensor, "columns out"], train: SplitStatistics) -> Float64[Tensor, "columns out"]:
+    """Return weights of the target itself, for weights of the target less its offset; the bias comes first."""
+    weights = weights.clone()
+    weights[0] += torch.tensor(train.offset, dtype=torch.float64)
+    return weights
 
 
 def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: int | None) -> dict[str, ArmFit]:
@@ -138,33 +169,27 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
 
     train, val: with the same offset.
     k: components that the probe reads, or all that there are where they are fewer (a channel that never varies
-      has none); None: chosen by the validation loss, as every arm's penalty is.
+      has none); None: chosen by cross-validation, as every arm's penalty is.
     """
-    if train.offset != val.offset:
-        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
+    both = folds_of(train, val)
     fits = {}
     for name in (*ARMS, PROBE):
         index = columns.of_arm(name)
-        chosen = torch.tensor(index)
         is_probe = name == PROBE
         result = fit(
-            train.statistics.subset(chosen),
-            val.statistics.subset(chosen),
+            both.subset(torch.tensor(index)),
             num_fixed=1 if is_probe else len(index),
             k=(None if k is None else min(k, columns.num_components)) if is_probe else 0,
             # A constant has no column to penalise.
             penalties=PENALTIES if len(index) > 1 else (0.0,),
-            tolerance=PIVOT_TOLERANCE,
         )
-        weights = result.solution.weights.clone()
-        weights[0] += torch.tensor(train.offset, dtype=torch.float64)
-        fits[name] = ArmFit(name, tuple(index), result, weights)
+        fits[name] = ArmFit(name, tuple(index), result, with_offset(result.solution.weights, train))
     return fits
 
 
 def _to_bytes(split: SplitStatistics) -> bytes:
-    numbers = {"num_valid": split.statistics.num_valid, "num_images": split.statistics.num_images}
-    tensors = {name: getattr(split.statistics, name) for name in ("gram", "moment", "energy")}
+    tensors = {name: torch.stack([getattr(fold, name) for fold in split.folds]) for name in _TENSORS}
+    numbers = {name: [getattr(fold, name) for fold in split.folds] for name in ("num_valid", "num_images")}
     # json keeps every digit of a float.
     further = {"offset": split.offset, "mean_layer": split.mean_layer}
     tensors["json"] = torch.frombuffer(bytearray(json.dumps(numbers | further).encode()), dtype=torch.uint8)
@@ -174,5 +199,5 @@ def _to_bytes(split: SplitStatistics) -> bytes:
 def _from_bytes(content: bytes) -> SplitStatistics:
     tensors = load(content)
     numbers = json.loads(bytes(tensors.pop("json").tolist()))
-    offset, mean_layer = tuple(numbers.pop("offset")), numbers.pop("mean_layer")
-    return SplitStatistics(Statistics(**tensors, **numbers), offset, mean_layer)
+    parts = zip(*(tensors[name] for name in _TENSORS), numbers["num_valid"], numbers["num_images"], strict=True)
+    return SplitStatistics(tuple(Statistics(*part) for part in parts), tuple(numbers["offset"]), numbers["mean_layer"])

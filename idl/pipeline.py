@@ -27,7 +27,7 @@ from idl.measures import measure_of
 from idl.native import NativeMeasure, require_native
 from idl.probes.exact import Solution, fit
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.probes.trial import Descent, Solver, Trial
 from idl.progress import Progress, silent
 from idl.protocol import Alignment, Protocol
@@ -292,7 +292,7 @@ def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, p
     train, val = (
         _constant_statistics(store, split, name, wanted, config.batch_size, progress) for name in ("train", "val")
     )
-    return fit(train, val, num_fixed=1, k=0, penalties=(0.0,)).solution
+    return fit(FoldedStatistics((train,), (val,)), num_fixed=1, k=0, penalties=(0.0,)).solution
 
 
 def _constant_statistics(

@@ -5,13 +5,13 @@ means of 1 and independent, so that the true log ratio of two arms is that of th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-from idl.verdict import Cell, Evidence, Shuffled, Training, untrained_and_pixels
+from idl.verdict import Cell, Evidence, FitRecord, Shuffled, Training, untrained_and_pixels
 
 Shape = Literal["normal", "skewed"]
 
@@ -42,19 +42,17 @@ class PlantedLosses:
         factors = {"constant": 4.0, "null": 3.0, "trained": 1.2, "pixels": math.exp(self.beyond_pixels)}
         squared_error = {arm: shared * factor * self._own(generator, 0.2) for arm, factor in factors.items()}
         squared_error["trained+pixels"] = shared * self._own(generator, 0.5)
-        val_loss = {}
         for form in FORMS:
             # Seeds of one form fail in the same scenes.
             of_form = shared * math.exp(self.learned) * self._own(generator, 0.15)
             for seed in range(NUM_SEEDS):
                 arm = untrained_and_pixels(form, seed)
                 squared_error[arm] = of_form * self._own(generator, 0.1)
-                val_loss[arm] = 1.0 + 0.1 * (form == "random") + 0.01 * seed
         shuffled = Shuffled(shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2))
         scenes = [f"scene {index // self.images_per_scene:04d}" for index in range(num_images)]
         # Each arm's own share of its error is one of structure.
         aligned = {arm: errors * (0.3 + 0.01 * rank) for rank, (arm, errors) in enumerate(squared_error.items())}
-        return Evidence(scenes, num_valid, squared_error, val_loss, shuffled, aligned)
+        return Evidence(scenes, num_valid, squared_error, shuffled, aligned)
 
     def cell(self, generator: np.random.Generator, name: str = "planted") -> Cell:
         """Draw a cell that no gate stops, if there are scenes enough."""
@@ -80,6 +78,17 @@ class PlantedLosses:
         return by_scene, generator.standard_normal(len(by_scene))
 
 
-def sound_training() -> Training:
-    """Return training figures that pass every gate."""
-    return Training({"constant": 4.0, "pixels": 2.0, "trained+pixels": 1.0}, {"pixels": 0.0, "trained+pixels": 0.0})
+def record(train_loss: float, cv_loss: float = 1.0, **others: float) -> FitRecord:
+    """Return a fit of no fault, `others` aside."""
+    sound = FitRecord(train_loss, 0.0, cv_loss, 0.1, cv_loss, 0.1, num_columns=5, rank=5, half_cv_loss=cv_loss)
+    return replace(sound, **others)  # pyright: ignore[reportArgumentType]
+
+
+def sound_training(**changed: FitRecord) -> Training:
+    """Return fits that pass every gate, but for those that are `changed`; of the forms, "permuted" is the stronger."""
+    fits = {"constant": record(4.0, 4.0), "trained": record(1.2, 1.2)}
+    fits |= {"pixels": record(2.0, 2.0), "trained+pixels": record(1.0, 0.9)}
+    for form in FORMS:
+        for seed in range(NUM_SEEDS):
+            fits[untrained_and_pixels(form, seed)] = record(1.1, 1.0 + 0.1 * (form == "random") + 0.01 * seed)
+    return Training({**fits, **changed})

@@ -59,9 +59,9 @@ def test_arms_are_those_of_separate_runs(store: Store, result: ArmsResult, tmp_p
     for text, run in own.items():
         k = result.ks[text]
         arms, metrics = result.at[k].arms, run.report.metrics
-        assert arms["trained"].fitted.val_loss == pytest.approx(metrics["val_loss"], rel=1e-6)
+        assert arms["trained"].fitted.solution.val_loss == pytest.approx(metrics["val_loss"], rel=1e-6)
         assert result.mse(k, "trained") == pytest.approx(metrics["test_mse_pooled"], rel=1e-5)
-        assert arms["patches"].fitted.val_loss == pytest.approx(image[k].report.metrics["val_loss"], rel=1e-6)
+        assert arms["patches"].fitted.solution.val_loss == pytest.approx(image[k].report.metrics["val_loss"], rel=1e-6)
         assert result.mse(k, "patches") == pytest.approx(image[k].report.metrics["test_mse_pooled"], rel=1e-5)
         for arm in ("constant", "position", "null", "null+position"):
             assert result.mse(k, arm) == pytest.approx(metrics[f"arms/{arm.replace('+', '_')}_test_loss"], rel=1e-5)
@@ -89,12 +89,15 @@ def lent_errors(result: ArmsResult, k: int) -> dict[str, float]:
     return {name: arm.squared_error.sum() for name, arm in result.at[k].shuffled.items()}
 
 
-def test_joint_arms_lose_nothing_on_validation(result: ArmsResult) -> None:
+def test_joint_arms_lose_nothing_against_their_parts(result: ArmsResult) -> None:
     for at in result.at.values():
         for name, arm in at.arms.items():
             if name.endswith("+pixels"):
-                assert arm.fitted.val_loss <= at.arms["pixels"].fitted.val_loss * (1 + 1e-9)
-                assert arm.fitted.plain_train_loss <= at.arms["pixels"].fitted.plain_train_loss * (1 + 1e-6)
+                for part in ("pixels", name.removesuffix("+pixels")):
+                    joint, alone = arm.fitted.solution, at.arms[part].fitted.solution
+                    # The largest penalty leaves 1e-8 of what it is laid on.
+                    assert joint.cv_loss <= alone.cv_loss * (1 + 1e-7)
+                    assert joint.plain_train_loss <= alone.plain_train_loss * (1 + 1e-9)
         assert gate_of(result, at.k).passed
 
 
@@ -102,8 +105,13 @@ def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> Non
     result = measure(CONFIG, store, foreign(Colours(), 3), tmp_path, ("all",), ONE_SEED)
     arms = result.at[3].arms
     np.testing.assert_allclose(arms["trained+pixels"].squared_error, arms["pixels"].squared_error, rtol=1e-4)
-    # Alone they are the downsampled image in other coordinates, in which only the penalty differs.
-    assert arms["trained"].fitted.plain_train_loss == pytest.approx(arms["null"].fitted.plain_train_loss, rel=1e-4)
+    # Alone they are the downsampled image in other coordinates, whose whitened components are the null's but for turns.
+    for loss in ("plain_train_loss", "train_loss", "val_loss", "cv_loss"):
+        trained, null = (getattr(arms[name].fitted.solution, loss) for name in ("trained", "null"))
+        assert trained == pytest.approx(null, rel=1e-5)
+    # Three directions of the features are the null's: that is no loss of rank.
+    joint = arms["trained+pixels"].fitted
+    assert (joint.solution.num_columns - joint.solution.rank, joint.num_shared) == (3, 3)
 
 
 def test_a_planted_feature_is_found_beyond_the_pixels(folded: Store, tmp_path: Path) -> None:
@@ -122,7 +130,7 @@ def test_shuffled_truth_is_the_same_to_what_does_not_look(result: ArmsResult, st
         assert set(at.shuffled) == set(ARMS)
         for name in ("constant", "position"):
             own, lent = at.arms[name].fitted, at.shuffled[name].fitted
-            assert lent.plain_train_loss == pytest.approx(own.plain_train_loss, rel=1e-5)
+            assert lent.solution.plain_train_loss == pytest.approx(own.solution.plain_train_loss, rel=1e-5)
         # What a constant loses on lent truth it loses where that truth is at home.
         lent, own = at.shuffled["constant"].squared_error, at.arms["constant"].squared_error
         np.testing.assert_allclose(lent, own, rtol=1e-5)
@@ -157,7 +165,7 @@ def test_twins_of_both_forms_are_there_and_different(store: Store, tmp_path: Pat
     assert result.missing == ()
     for at in result.at.values():
         assert set(at.arms) == {*ARMS, *names, *(f"{name}+pixels" for name in names)}
-        assert len({at.arms[name].fitted.val_loss for name in names}) == 4
+        assert len({at.arms[name].fitted.solution.val_loss for name in names}) == 4
     assert set(result.curves) == {"trained", *names}
     assert set(result.images_per_s) == {"patches", "trained", "common null", *names}
 
@@ -246,10 +254,11 @@ def test_an_encoder_that_runs_away_on_an_image_ends_in_one_line(store: Store, tm
 
 def test_a_fit_that_is_worse_than_a_constant_is_named(result: ArmsResult) -> None:
     at = result.at[3]
-    constant = at.arms["constant"].fitted.plain_train_loss
+    constant = at.arms["constant"].fitted.solution.plain_train_loss
     for loss in (1.01 * constant, float("nan")):
         arm = at.arms["trained"]
-        broken = replace(arm, fitted=replace(arm.fitted, plain_train_loss=loss))
+        solution = replace(arm.fitted.solution, plain_train_loss=loss)
+        broken = replace(arm, fitted=replace(arm.fitted, solution=solution))
         spoilt = replace(result, at={3: replace(at, arms={**at.arms, "trained": broken})})
         gate = gate_of(spoilt, 3)
         assert not gate.passed
@@ -277,7 +286,7 @@ def same(one: ArmsResult, two: ArmsResult) -> bool:
     """Bit for bit, apart from the clock."""
     return all(
         np.array_equal(one.at[k].arms[name].squared_error, two.at[k].arms[name].squared_error)
-        and one.at[k].arms[name].fitted.val_loss == two.at[k].arms[name].fitted.val_loss
+        and one.at[k].arms[name].fitted.solution.val_loss == two.at[k].arms[name].fitted.solution.val_loss
         for k in one.at
         for name in one.at[k].arms
     )
@@ -360,7 +369,7 @@ def test_normals_are_measured_with_their_three_numbers(store: Store, tmp_path: P
     result = measure(replace(CONFIG, target="normals"), store, encoder, tmp_path, ("all",), ONE_SEED)
     metrics = probe(replace(CONFIG, target="normals", k="all"), store, encoder, tmp_path).report.metrics
     assert result.num_outputs == 3
-    assert result.at[8].arms["trained"].fitted.val_loss == pytest.approx(metrics["val_loss"], rel=1e-6)
+    assert result.at[8].arms["trained"].fitted.solution.val_loss == pytest.approx(metrics["val_loss"], rel=1e-6)
     assert result.mse(8, "null+position") == pytest.approx(metrics["arms/null_position_test_loss"], rel=1e-5)
 
 

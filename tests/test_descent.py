@@ -13,7 +13,7 @@ from idl.probes.descent import descend
 from idl.probes.exact import fit
 from idl.probes.image_grams import ImageGrams
 from idl.probes.image_maps import ImageMaps
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.probes.trial import Descent, Trial
 from idl.schedule import rate_at
 
@@ -198,13 +198,14 @@ def test_weight_decay_ends_at_the_ridge_optimum(solver: str, lr: float, num_outp
     data = drawn(num_outputs=num_outputs)
     # Validated on its own ridge solution, so that the last epoch is the best one.
     penalty = decay * num_outputs / 2
-    ridge = fit(sums(data), sums(data), num_fixed=1, k=K, penalties=(penalty,)).solution.weights
+    folds = FoldedStatistics((sums(data),), (sums(data),))
+    ridge = fit(folds, num_fixed=1, k=K, penalties=(penalty,)).solution.weights
     noiseless = torch.einsum("bchw,co->bohw", data[0].double(), ridge)
     noiseless = F.interpolate(noiseless, size=(20, 20), mode="bilinear", align_corners=False)
     val = sums((data[0].double(), noiseless, data[2]))
     (result,) = descend(ImageGrams.of(*data), sums(data), val, [trial])
     torch.testing.assert_close(result.weights, ridge, rtol=1e-3, atol=1e-3)
-    plain = fit(sums(data), sums(data), num_fixed=1, k=K, penalties=(0.0,)).solution.weights
+    plain = fit(folds, num_fixed=1, k=K, penalties=(0.0,)).solution.weights
     assert float((plain - ridge).abs().max()) > 0.05
 
 

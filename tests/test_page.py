@@ -29,7 +29,7 @@ from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.figures import depth_panel, panel_parts
 from idl.pipeline import ProbeConfig
-from idl.probes.exact import Curve
+from idl.probes.exact import Curve, Solution
 from idl.protocol import Protocol
 from idl.study.cells import Question
 from idl.study.config import StudyConfig
@@ -80,7 +80,7 @@ FIXED: Mapping[str, object] = {
         "shuffle_seed": 17,
         "common_stride": 8,
     },
-    "fit": {"solver": "exact", "basis_images": 257, "penalties": [0.0, 1e-8], "pivot_tolerance": 2.5e-7},
+    "fit": {"solver": "exact", "basis_images": 257, "penalties": [0.0, 1e-8], "folds": 7},
 }
 VOID = {"br", "hr", "img", "meta"}
 
@@ -134,7 +134,7 @@ def _verdicts() -> list[Verdict]:
 
 
 def _answer(verdict: Verdict, k: int, *, is_all: bool = False) -> Answer:
-    fits = (ArmLosses("constant", 0, 4.125, 4.375), ArmLosses("pixels", k, 3.5, 3.625))
+    fits = (ArmLosses("constant", 0, 4.125, 4.375, 4.25), ArmLosses("pixels", k, 3.5, 3.625, 3.5625))
     typical = (TypicalError("constant", 2.0312), TypicalError("trained+pixels", 1.0078))
     return Answer(k, is_all, f"What {verdict.cell} means.", verdict, fits, typical)
 
@@ -387,12 +387,12 @@ def _planted_study(tmp_path: Path) -> tuple[Study, Evidence]:
         {"train": (), "val": (), "test": tuple(dict.fromkeys(evidence.clusters))},
         "split",
     )
-    curve = Curve(torch.arange(6), torch.zeros(6), torch.linspace(6, 1, 6).double(), torch.linspace(12, 2, 6).double())
+    losses = (torch.linspace(high, low, 6).double() for high, low in ((6, 1), (12, 2), (9, 3)))
+    curve = Curve(torch.arange(6), torch.zeros(6), *losses)
     higher = replace(curve, val_loss=curve.val_loss + 1)
+    solution = Solution(5, 0.0, torch.zeros(1, 1).double(), 1, 1, 3.0, 3.0, 0.0, 4.0, 0.1, 4.5, 0.1)
     arms = {
-        name: MeasuredArm(
-            FittedArm(name, (), torch.zeros(1, 1), 5, 0.0, None, False, 1, 3.0, 4.0, 3.0), error, 0.5 * error
-        )
+        name: MeasuredArm(FittedArm(name, (), torch.zeros(1, 1), solution), error, 0.5 * error)
         for name, error in evidence.squared_error.items()
     }
     twins = tuple(TwinRecord(f"untrained-random-{seed}", "random", seed, "", "") for seed in (0, 1))

@@ -290,9 +290,10 @@ def test_k_is_kept_and_the_curve_holds_the_chosen_one(store: Store, tmp_path: Pa
     table = run.report.tables["curves/loss_over_k.csv"]
     assert run.report.params["k_chosen"] == 3
     assert [k for k, loss in zip(table["k"], table["test_loss"], strict=True) if loss is not None] == [3]
-    assert table["val_loss"][3] == run.report.metrics["val_loss"]
+    for loss in ("val_loss", "cv_loss"):
+        assert table[loss][3] == pytest.approx(run.report.metrics[loss], rel=1e-9)
     automatic = probe(CONFIG, store, encoder(), tmp_path)
-    assert automatic.report.metrics["val_loss"] == min(table["val_loss"])  # pyright: ignore[reportArgumentType]
+    assert automatic.report.metrics["cv_loss"] == min(table["cv_loss"])  # pyright: ignore[reportArgumentType]
 
 
 def test_batches_of_another_size_give_the_same_figures(store: Store, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_every_condition_has_words(found: Study) -> None:
         said = meaning(found, found.questions[0], replace(verdict, outcome=Outcome.INVALID, gates=gates))
         assert failed.name not in said
         sentences.add(said)
-    assert len(sentences) == len(verdict.gates) == 4
+    assert len(sentences) == len(verdict.gates) == 7
 
 
 def test_a_common_grid_that_does_not_fit_is_refused_before_there_is_a_dataset() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from idl.descending import TrainingSet, train_trials
 from idl.errors import InputError
 from idl.fitting import SplitStatistics
-from idl.probes.exact import independent_columns, weights_of_all_k
+from idl.probes.exact import losses_of_all_k
 from idl.probes.image_grams import ImageGrams
 from idl.probes.image_plan import plan
 from idl.probes.statistics import Statistics
@@ -53,7 +53,7 @@ def drawn(num_images: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 def split(data: tuple[Tensor, Tensor, Tensor]) -> SplitStatistics:
     columns, truth, valid = data
     empty = Statistics.empty(columns.shape[1], 1)
-    return SplitStatistics(empty.accumulate(columns.double(), truth.double(), valid), (0.0,), 0.0)
+    return SplitStatistics((empty.accumulate(columns.double(), truth.double(), valid),), (0.0,), 0.0)
 
 
 @cache
@@ -89,9 +89,8 @@ def test_the_region_of_the_planted_k_and_a_good_learning_rate_is_found(tmp_path:
     assert 3e-3 < result.best.trial.lr < 1
     # Independent of any training: the optimum in closed form at this k.
     data = planted()
-    train = data.train.statistics
-    every = weights_of_all_k(train, 0.0, independent_columns(train.gram, 1e-10))
-    optima = data.val.statistics.mse(every)
+    val = data.val.statistics
+    optima = losses_of_all_k(data.train.statistics, 0.0, [val])[0] / val.num_terms
     # Fewer components lose much; a few too many cost less than training leaves open.
     assert result.best.trial.k >= PLANTED_K
     assert float(optima[PLANTED_K - 1]) > 1.5 * float(optima[PLANTED_K])

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_losses import PlantedLosses, sound_training
+from planted_losses import PlantedLosses, record, sound_training
 
 from idl.errors import InputError
 from idl.verdict import SCHEMA, Cell, Evidence, Outcome, Training, Verdict, VerdictConfig, decide, document
@@ -68,7 +68,7 @@ def test_estimands_are_ratios_of_losses_pooled_over_pixels() -> None:
     evidence = _planted(0.4, 0.3)
     verdict = _verdict(evidence)
     error, pixels = evidence.squared_error, evidence.num_valid.sum()
-    # The permuted twins have the lower validation loss.
+    # The permuted twins have the lower cross-validated loss.
     twins = [error[f"untrained-permuted-{seed}+pixels"].sum() / pixels for seed in range(3)]
     trained = error["trained+pixels"].sum() / pixels
     assert verdict.forms[0].name == "permuted"
@@ -114,15 +114,15 @@ def test_the_standard_error_is_that_of_the_ratio_over_many_datasets() -> None:
         assert np.mean([each.standard_error for each in found]) == pytest.approx(spread, rel=0.2)
 
 
-def test_the_stronger_form_is_chosen_by_validation_loss_alone() -> None:
+def test_the_stronger_form_is_chosen_by_cross_validated_loss_alone() -> None:
     evidence = _planted(0.6, 0.5)
     strong = evidence.squared_error["trained+pixels"]
-    # The random twins are as good as trained on test; only the validation loss may bring that to light.
+    # The random twins are as good as trained on test; only cross-validation may bring that to light.
     arms = {f"untrained-random-{seed}+pixels": strong for seed in range(3)}
     evidence = _changed(evidence, **arms)
     assert _verdict(evidence).outcome == Outcome.LEARNED
-    better = {arm: loss - 0.5 * ("random" in arm) for arm, loss in evidence.val_loss.items()}
-    verdict = _verdict(replace(evidence, val_loss=better))
+    better = {arm: record(1.1, 0.95 + 0.01 * seed) for seed, arm in enumerate(arms)}
+    verdict = _verdict(evidence, training=sound_training(**better))
     assert verdict.outcome == Outcome.NOT_LEARNED
     assert [form.name for form in verdict.forms] == ["random", "permuted"]
 
@@ -161,7 +161,6 @@ def _reordered(evidence: Evidence, order: np.ndarray) -> Evidence:
         scenes.tolist(),
         evidence.num_valid[order],
         {arm: values[order] for arm, values in evidence.squared_error.items()},
-        evidence.val_loss,
     )
 
 
@@ -181,7 +180,6 @@ def test_images_of_a_scene_may_be_merged() -> None:
         list(evidence.clusters[::2]),
         pairs.sum(1),
         {arm: values.reshape(-1, 2).sum(1) for arm, values in evidence.squared_error.items()},
-        evidence.val_loss,
     )
     verdict, whole = _verdict(merged), _verdict(evidence)
     np.testing.assert_allclose(_figures(verdict), _figures(whole), rtol=1e-9, atol=1e-12)
@@ -195,7 +193,6 @@ def test_images_and_scenes_without_a_valid_pixel_count_for_nothing() -> None:
         [*evidence.clusters, evidence.clusters[0], "an empty scene"],
         np.append(evidence.num_valid, [0.0, 0.0]),
         empty,
-        evidence.val_loss,
     )
     assert _figures(_verdict(more)) == _figures(_verdict(evidence))
     assert _verdict(more).num_clusters == 40
@@ -207,14 +204,62 @@ def test_same_seed_same_verdict_and_another_seed_other_draws() -> None:
     assert _figures(_verdict(evidence)) != _figures(_verdict(evidence, replace(FEW_DRAWS, seed=1)))
 
 
+def _with_joint(**others: float) -> Training:
+    return sound_training(**{"trained+pixels": replace(record(1.0, 0.9), **others)})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_rank_that_shared_directions_explain_and_a_part_within_its_error_are_sound() -> None:
+    for training in (_with_joint(rank=3, num_shared=2), _with_joint(val_loss=1.29), _with_joint(cv_loss=1.29)):
+        assert _verdict(_planted(0.6, 0.5), training=training).outcome == Outcome.LEARNED
+
+
+@pytest.mark.parametrize(
+    ("half", "outcome"),
+    [
+        # Half of the scenes find as much: no more is to come.
+        (2.0 / 0.9, Outcome.NOT_LEARNED),
+        # More than all of them, by chance.
+        (2.0, Outcome.NOT_LEARNED),
+        (2.0 / 0.95, Outcome.INCONCLUSIVE),
+        (math.nan, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_what_more_scenes_would_add_is_not_called_absent(half: float, outcome: Outcome) -> None:
+    """The pixels' loss on half of the scenes, over that of trained+pixels there; on all of them it is 2.0 / 0.9."""
+    pixels, joint = replace(record(2.0, 2.0), half_cv_loss=2.0), replace(record(1.0, 0.9), half_cv_loss=2.0 / half)
+    verdict = _verdict(_planted(-0.04, 0.5), training=sound_training(pixels=pixels, **{"trained+pixels": joint}))
+    assert verdict.beyond_pixels.log_ratio.high < FEW_DRAWS.margin
+    assert verdict.outcome == outcome, verdict.reason
+    if outcome is Outcome.INCONCLUSIVE:
+        assert "more" in verdict.reason
+        assert "scenes" in verdict.reason
+    if half == 2.0 / 0.95:
+        growth = math.log(2.0 / 0.9) - math.log(half)
+        assert verdict.beyond_pixels.headroom == pytest.approx((1 + math.sqrt(2)) * growth)
+
+
 @pytest.mark.parametrize(
     ("training", "scenes", "said"),
     [
-        (Training({"constant": 1.0, "trained": 1.1}, {}), 40, "no fit worse than constant: .*trained 1.1"),
-        (Training({"constant": 1.0, "trained": math.nan}, {}), 40, "no fit worse than constant"),
-        (Training({"constant": 1.0}, {"trained": 0.011, "pixels": 0.0}), 40, r"excess loss at most 1.10% \(trained\)"),
-        (Training({"constant": 1.0}, {"trained": math.nan, "pixels": 0.5}), 40, "fits converged"),
-        (Training({"constant": 1.0}, {}, ("attic", "hall")), 40, "2 found in two splits: attic, hall"),
+        (sound_training(trained=record(4.1)), 40, "no fit worse than constant: .*trained 4.1"),
+        (sound_training(trained=record(math.nan)), 40, "no fit worse than constant"),
+        (sound_training(trained=record(1.2, excess_loss=0.011)), 40, r"excess loss at most 1.10% \(trained\)"),
+        (sound_training(trained=record(1.2, excess_loss=math.nan)), 40, "fits converged"),
+        (replace(sound_training(), shared_scenes=("attic", "hall")), 40, "2 found in two splits: attic, hall"),
+        (_with_joint(rank=4), 40, r"directions lost: trained\+pixels 4 of 5\)"),
+        (_with_joint(rank=2, num_shared=2), 40, "trained\\+pixels 2 of 5, 2 in common"),
+        (
+            _with_joint(cv_loss=1.35),
+            40,
+            r"trained\+pixels 1.35 by cross-validation, trained alone 1.2 \(standard error 0.1",
+        ),
+        (_with_joint(val_loss=1.35), 40, r"trained\+pixels 1.35 on validation, trained alone 1.2"),
+        (_with_joint(val_loss=math.nan), 40, "no joint arm worse than its part"),
+        (
+            sound_training(**{"untrained-random-1+pixels": record(2.0, 2.0)}),
+            40,
+            "to the last digit: untrained-random-1",
+        ),
         (sound_training(), 9, "9, of 10 or more"),
         (sound_training(), 1, "1, of 10 or more"),
     ],
@@ -249,7 +294,7 @@ def _at(distance: float, name: str) -> Cell:
 
 def test_holm_over_a_grid() -> None:
     strong, weak = _at(8.0, "strong"), _at(2.2, "weak")
-    invalid = replace(_at(2.2, "invalid"), training=Training({"constant": 1.0}, {"trained": 1.0}))
+    invalid = replace(_at(2.2, "invalid"), training=sound_training(trained=record(1.2, excess_loss=1.0)))
     assert decide([weak], FEW_DRAWS)[0].outcome == Outcome.LEARNED
     # Of two, the weaker one counts once: the stronger one is rejected first.
     both = decide([weak, strong], FEW_DRAWS)
@@ -331,7 +376,7 @@ def test_another_program_finds_the_digest_again() -> None:
     digest = VerdictConfig(margin=0.0, level=0.9).digest({"name": "Tübingen", "penalties": [0.0, 0.5]})
     # Typed, not made: what the words of the schema say.
     text = (
-        r'{"config":{"draws":10000,"few_clusters":20,"level":0.9,"margin":0.0,"max_excess_loss":0.01,'
+        r'{"config":{"draws":10000,"few_clusters":20,"growth":2.414213562373095,"level":0.9,"margin":0.0,"max_excess_loss":0.01,'
         r'"min_clusters":10,"seed":0},"fixed":{"name":"T\u00fcbingen","penalties":[0.0,0.5]}}'
     )
     assert digest == hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -392,12 +437,12 @@ def test_evidence_that_cannot_be_is_refused() -> None:
         replace(evidence, aligned_error={"trained": error["trained"] * np.nan})
     with pytest.raises(ValueError, match="no arm untrained-FORM-SEED"):
         replace(evidence, squared_error={arm: values for arm, values in error.items() if "untrained" not in arm})
-    with pytest.raises(ValueError, match="'untrained-permuted-0\\+pixels' needs a finite validation loss"):
-        replace(evidence, val_loss={})
+    with pytest.raises(ValueError, match="'untrained-permuted-0\\+pixels' needs a fit with a finite cross-validated"):
+        Cell("a", evidence, Training({"constant": record(4.0)}))
     with pytest.raises(ValueError, match="no image has a valid pixel"):
         replace(evidence, num_valid=np.zeros(240))
     with pytest.raises(ValueError, match="the constant arm is missing"):
-        Training({}, {})
+        Training({})
 
 
 def test_the_verdict_needs_neither_torch_nor_mlflow() -> None:

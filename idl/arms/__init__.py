@@ -1,6 +1,7 @@
 """The arms of a verdict: what a frozen encoder, the image itself, untrained twins and shuffled truth come to."""
 
 from idl.arms.columns import ARMS
+from idl.arms.fits import FittedArm
 from idl.arms.measure import Controls, check, measure
 from idl.arms.result import ArmsAtK, ArmsResult, MeasuredArm, TwinRecord
 from idl.arms.running import CALIBRATION_IMAGES
@@ -11,6 +12,7 @@ __all__ = [
     "ArmsAtK",
     "ArmsResult",
     "Controls",
+    "FittedArm",
     "MeasuredArm",
     "TwinRecord",
     "check",

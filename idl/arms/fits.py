@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from idl.arms.columns import FIXED, JOINT, TRAINED, feature_columns, pixel_columns
-from idl.fitting import PIVOT_TOLERANCE, SplitStatistics
+from idl.arms.columns import FIXED, JOINT, PIXELS, TRAINED, feature_columns, pixel_columns
+from idl.fitting import SplitStatistics, folds_of, with_offset
 from idl.probes.basis import Columns
-from idl.probes.exact import PENALTIES, Curve, fit
-from idl.probes.joint import fit_joint
+from idl.probes.exact import PENALTIES, Curve, Solution, fit, fit_joint, half_cv_loss
+from idl.probes.statistics import FoldedStatistics
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,25 @@ class FittedArm:
 
     columns: what it reads of the joint system, the bias first.
     weights: (columns, out), float64, with the target's offset in the bias.
-    k: components of the features that it reads.
-    penalty: in units of the mean square of a column; of a joint arm: on its pixels.
-    features_penalty: of a joint arm, on its features; infinity leaves them out. None for other arms.
-    is_penalty_at_edge: `penalty` is the largest that was tried.
-    rank: independent columns, the bias counted.
-    train_loss, val_loss: target units squared. plain_train_loss: without any penalty.
-    excess_loss: of the plain fit over the optimum, a share of it: the exact solver leaves none.
+    solution: its penalty, rank and losses; the penalty of a joint arm is that of its pixels.
+    features_penalty: of a joint arm, on its features. None for other arms.
+    num_shared: directions that the features of a joint arm have in common with its pixels.
+    half_cv_loss: cross-validated loss of fits on half as many scenes; nan where there are too few, and for arms that no
+      estimand is about.
     """
 
     name: str
     columns: tuple[int, ...]
     weights: Float64[Tensor, "columns out"]
-    k: int
-    penalty: float
-    features_penalty: float | None
-    is_penalty_at_edge: bool
-    rank: int
-    train_loss: float
-    val_loss: float
-    plain_train_loss: float
-    excess_loss: float = 0.0
+    solution: Solution
+    features_penalty: float | None = None
+    num_shared: int = 0
+    half_cv_loss: float = float("nan")
+
+    @property
+    def penalty(self) -> float:
+        """In units of the mean square of a column."""
+        return self.solution.penalty
 
 
 @dataclass(frozen=True)
@@ -54,88 +52,59 @@ class FittedArms:
 def fit_all(
     train: SplitStatistics, val: SplitStatistics, columns: Columns, ks: Sequence[int], names: Sequence[str]
 ) -> FittedArms:
-    """Fit the arms `names`, `TRAINED` among them, at each of `ks`, penalties chosen by the validation loss.
+    """Fit the arms `names`, `TRAINED` among them, at each of `ks`, penalties chosen by cross-validation.
 
     train, val: with the same offset.
     """
-    if train.offset != val.offset:
-        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
-    fixed = {name: _fit_alone(name, train, val, pixel_columns(columns, name, 0), 0)[0] for name in FIXED}
+    folds = folds_of(train, val)
+    # The same at every k.
+    fixed = {name: _alone(name, folds, train, columns, 0)[0] for name in names if name in FIXED}
     at: dict[int, dict[str, FittedArm]] = {}
     curve = None
     for k in sorted(set(ks)):
-        at[k] = {}
-        for name in names:
-            pixels, features = pixel_columns(columns, name, k), feature_columns(columns, name, k)
-            if name in fixed:
-                at[k][name] = fixed[name]
-            elif name == JOINT:
-                at[k][name] = _fit_joint(train, val, pixels, features)
-            elif name == TRAINED:
-                # The last one is that of the largest k.
-                at[k][name], curve = _fit_alone(name, train, val, (*pixels, *features), len(features))
-            else:
-                at[k][name], _ = _fit_alone(name, train, val, pixels, 0)
+        # The last curve is that of the largest k.
+        trained, curve = _alone(TRAINED, folds, train, columns, k)
+        arms = fixed | {TRAINED: trained}
+        if "patches" in names:
+            arms["patches"], _ = _alone("patches", folds, train, columns, k)
+        if JOINT in names:
+            arms[PIXELS], _ = _alone(PIXELS, folds, train, columns, k)
+            arms[JOINT] = _joint(folds, train, columns, k, (arms[PIXELS].penalty, trained.penalty))
+        at[k] = {name: arms[name] for name in names}
     if curve is None:
-        raise ValueError(f"arms {', '.join(names)}: no {TRAINED} among them")
+        raise ValueError("no k to fit")
     return FittedArms(at, curve)
 
 
-def _fit_alone(
-    name: str, train: SplitStatistics, val: SplitStatistics, columns: tuple[int, ...], k: int
+def _alone(
+    name: str, folds: FoldedStatistics, train: SplitStatistics, columns: Columns, k: int
 ) -> tuple[FittedArm, Curve]:
-    """Fit an arm of one penalty, and losses over its leading k: the bias and the columns before the last k stay."""
-    chosen = torch.tensor(columns)
-    parts = train.statistics.subset(chosen), val.statistics.subset(chosen)
-    fixed = len(columns) - k
+    """Fit an arm of one penalty, and losses over its k leading components, beside what else it reads."""
+    index, features = pixel_columns(columns, name, k), feature_columns(columns, name, k)
+    read = (*index, *features)
+    system = folds.subset(torch.tensor(read))
     # A constant has no column to penalise.
-    penalties = PENALTIES if len(columns) > 1 else (0.0,)
-    result = fit(*parts, num_fixed=fixed, k=k, penalties=penalties, tolerance=PIVOT_TOLERANCE)
-    plain = fit(*parts, num_fixed=fixed, k=k, penalties=(0.0,), tolerance=PIVOT_TOLERANCE)
+    penalties = PENALTIES if len(read) > 1 else (0.0,)
+    result = fit(system, num_fixed=len(index), k=len(features), penalties=penalties)
     solution = result.solution
-    arm = FittedArm(
-        name=name,
-        columns=columns,
-        weights=_with_offset(solution.weights, train),
-        k=k,
-        penalty=solution.penalty,
-        features_penalty=None,
-        is_penalty_at_edge=result.is_penalty_at_edge,
-        rank=solution.rank,
-        train_loss=solution.train_loss,
-        val_loss=solution.val_loss,
-        plain_train_loss=plain.solution.train_loss,
-    )
-    return arm, result.curve
+    half = half_cv_loss(system, len(read), (solution.penalty,)) if name == PIXELS else float("nan")
+    return FittedArm(name, read, with_offset(solution.weights, train), solution, half_cv_loss=half), result.curve
 
 
-def _fit_joint(
-    train: SplitStatistics, val: SplitStatistics, pixels: tuple[int, ...], features: tuple[int, ...]
+def _joint(
+    folds: FoldedStatistics, train: SplitStatistics, columns: Columns, k: int, parts: tuple[float, float]
 ) -> FittedArm:
-    chosen = torch.tensor((*pixels, *features))
-    result = fit_joint(
-        train.statistics.subset(chosen),
-        val.statistics.subset(chosen),
-        num_pixels=len(pixels),
-        penalties=PENALTIES,
-        tolerance=PIVOT_TOLERANCE,
-    )
+    """Fit features and pixels together. parts: penalties of the pixels and of the features alone."""
+    pixels, features = pixel_columns(columns, JOINT, k), feature_columns(columns, JOINT, k)
+    system = folds.subset(torch.tensor((*pixels, *features)))
+    result = fit_joint(system, num_pixels=len(pixels), parts=parts)
+    solution = result.solution
     return FittedArm(
         name=JOINT,
         columns=(*pixels, *features),
-        weights=_with_offset(result.weights, train),
-        k=len(features),
-        penalty=result.pixels_penalty,
+        weights=with_offset(solution.weights, train),
+        solution=solution,
         features_penalty=result.features_penalty,
-        is_penalty_at_edge=result.is_penalty_at_edge,
-        rank=result.rank,
-        train_loss=result.train_loss,
-        val_loss=result.val_loss,
-        plain_train_loss=result.plain_train_loss,
+        num_shared=result.num_shared,
+        half_cv_loss=half_cv_loss(system, len(pixels), (solution.penalty, result.features_penalty)),
     )
-
-
-def _with_offset(weights: Float64[Tensor, "columns out"], train: SplitStatistics) -> Float64[Tensor, "columns out"]:
-    weights = weights.clone()
-    weights[0] += torch.tensor(train.offset, dtype=torch.float64)
-    return weights

@@ -19,6 +19,7 @@ from idl.errors import InputError
 from idl.features import EncodedDataset, NoFeaturesError
 from idl.pipeline import EXACT, ProbeConfig, split_of
 from idl.pipeline import check as check_probe
+from idl.probes.basis import NUM_NULL
 from idl.progress import Progress, silent
 from idl.targets import target
 
@@ -164,7 +165,15 @@ def _require_twin(encoder: Encoder, controls: Controls, twins: Sequence[object],
         raise InputError(f"encoder={encoder.name}: no verdict without a control ({'; '.join(missing)})")
 
 
-def _patches(run: Measuring, encoder: Encoder) -> EncodedDataset:
-    """Open the patches of the encoder's stride: as many components as the largest k reads, or a cell has pixels."""
+def _patches(run: Measuring, encoder: Encoder) -> EncodedDataset | None:
+    """Open the patches of the encoder's stride: as many components as the largest k reads, or there are.
+
+    Returns None where the image does not vary within a cell: at stride 1, or where it was enlarged.
+    """
     made = patches(encoder.stride, encoder.device)
-    return run.open(made, "patches", most=min(max(run.ks), made.channels))
+    # The mean of each colour is taken out.
+    most = min(max(run.ks), made.channels - NUM_NULL)
+    try:
+        return run.open(made, "patches", most=most)
+    except NoFeaturesError:
+        return None

@@ -75,10 +75,11 @@ class Measuring:
         self._opened[name] = opened
         return opened
 
-    def fit(self, encoder: Encoder, beside: EncodedDataset, name: str, arms: Sequence[str]) -> FittedSource:
-        """Fit `arms` on an encoder's maps beside the patches."""
+    def fit(self, encoder: Encoder, beside: EncodedDataset | None, name: str, arms: Sequence[str]) -> FittedSource:
+        """Fit `arms` on an encoder's maps beside the patches, where there are any."""
         source = JointMaps(self.open(encoder, name), beside)
-        return self._fit(name, source, (source.folder, beside.folder), arms, self.ks)
+        folders = (source.folder, *([] if beside is None else [beside.folder]))
+        return self._fit(name, source, folders, arms, self.ks)
 
     def fit_null(self, encoder: Encoder, name: str) -> FittedSource:
         """Fit the arms that need no features on the null encoder's grid."""

@@ -16,11 +16,13 @@ class JointMaps:
     """[null | patches | components]: an encoder's maps and those of the patches of its stride.
 
     Patches are maps of their own, because they are the same for every encoder of a stride, and for all its twins.
-    encoded, patches: of the same store, split, grid and batch size.
+    encoded, patches: of the same store, split, grid and batch size. None: the image does not vary within a cell.
     """
 
-    def __init__(self, encoded: EncodedDataset, patches: EncodedDataset) -> None:
-        if encoded.grid != patches.grid or encoded.split.digest != patches.split.digest:
+    def __init__(self, encoded: EncodedDataset, patches: EncodedDataset | None) -> None:
+        if patches is None:
+            pass
+        elif encoded.grid != patches.grid or encoded.split.digest != patches.split.digest:
             raise ValueError(f"maps of {encoded.grid} and {patches.grid} cells do not lie side by side")
         self.encoded = encoded
         self.patches = patches
@@ -33,12 +35,13 @@ class JointMaps:
     @property
     def columns(self) -> Columns:
         """Order of the columns."""
-        return Columns(self.encoded.basis.num_components, self.patches.basis.num_components)
+        num_patches = 0 if self.patches is None else self.patches.basis.num_components
+        return Columns(self.encoded.basis.num_components, num_patches)
 
     @property
     def digest(self) -> str:
         """Of both bases."""
-        return _digest(self.encoded.digest, self.patches.digest)
+        return _digest(self.encoded.digest, *([] if self.patches is None else [self.patches.digest]))
 
     def share(self, name: str) -> range:
         """Positions in split `name` that `stream` yields on this rank."""
@@ -46,6 +49,9 @@ class JointMaps:
 
     def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
         """Yield this rank's share of split `name` in its order."""
+        if self.patches is None:
+            yield from self.encoded.stream(name, layers)
+            return
         both = zip(self.encoded.stream(name, layers), self.patches.stream(name, ("valid",)), strict=True)
         for batch, beside in both:
             if batch.position != beside.position or len(batch.maps) != len(beside.maps):

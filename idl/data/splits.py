@@ -14,6 +14,8 @@ from idl.data.store import Store
 from idl.errors import InputError
 
 SPLITS = ("train", "val", "test")
+# Four fifths of training and validation scenes are about as many as there are training scenes.
+NUM_FOLDS = 5
 # The published split where a dataset has one; its training side, like a dataset without, is divided by these shares.
 AUTO = "auto"
 # Test digest of what reads every image of a dataset.
@@ -98,6 +100,24 @@ def split_store(store: Store, rule: str, seed: int) -> Split:
     """
     split = split_by_scene(store.scenes, rule, seed=seed, is_sequential=store.is_sequential, sides=store.sides)
     return _tested_on_crops(split, store) if isinstance(store, CroppedStore) else split
+
+
+def folds(store: Store, split: Split) -> Mapping[str, tuple[int, ...]]:
+    """Return the fold, from 0 to NUM_FOLDS - 1, of each training and validation image, in the order of `Split.indices`.
+
+    A scene is in one fold, and so is a recording where there are enough of them; else consecutive blocks of frames
+    go to one fold, because neighbours resemble each other.
+    """
+    order = [index for name in ("train", "val") for index in sorted(split.indices[name])]
+    groups, is_sequential = store.recordings, False
+    if store.is_sequential and len({groups[index] for index in order}) < NUM_FOLDS:
+        groups, is_sequential = store.scenes, True
+    found = list(dict.fromkeys(groups[index] for index in order))
+    fold = {
+        group: position * NUM_FOLDS // len(found) if is_sequential else position % NUM_FOLDS
+        for position, group in enumerate(found)
+    }
+    return {name: tuple(fold[groups[index]] for index in split.indices[name]) for name in ("train", "val")}
 
 
 def _tested_on_crops(split: Split, store: CroppedStore) -> Split:

@@ -38,14 +38,15 @@ class Basis:
     Fitted without labels on the first training images, then never changed.
     feature_mean, projection: component j is (features - feature_mean) @ projection[:, j].
     eigenvalues: variance of the features along each component, decreasing.
-    null_mean, null_scale: of the downsampled image's three channels.
+    null_mean, null_projection: the same of the downsampled image's three channels; columns of zeros where it varies
+      in fewer directions.
     """
 
     feature_mean: Float32[Tensor, " channels"]
     projection: Float32[Tensor, "channels components"]
     eigenvalues: Float64[Tensor, " components"]
     null_mean: Float32[Tensor, "3"]
-    null_scale: Float32[Tensor, "3"]
+    null_projection: Float32[Tensor, "3 3"]
 
     @classmethod
     def fit(
@@ -60,29 +61,16 @@ class Basis:
         dropped, and those beyond the `most` leading ones where that is given.
         Raises ValueError where the features do not vary at all or are not finite.
         """
-        mean, covariance = _moments(features)
-        if not torch.isfinite(covariance).all():
-            raise ValueError("the features are not finite")
-        eigenvalues, vectors = torch.linalg.eigh(covariance)
-        eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
-        # Rounding of float32 features leaves a "variance" of mean^2 * 2^-48 on a constant channel.
-        floor = float(mean.square().max()) * 2.0**-46
-        keep = eigenvalues > max(EIGENVALUE_TOLERANCE * float(eigenvalues[0]), floor)
-        if not keep.any():
+        mean, projection, eigenvalues = _whitening(features)
+        if not len(eigenvalues):
             raise ValueError("the features are the same at every cell of every image")
-        if most is not None:
-            keep[most:] = False
-        eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
-        largest = vectors.abs().argmax(dim=0, keepdim=True)
-        vectors = vectors * vectors.gather(0, largest).sign()
-        null_mean, null_covariance = _moments(null)
-        spread = null_covariance.diagonal().sqrt()
+        null_mean, null_projection, _ = _whitening(null)
         return cls(
             mean.float().cpu(),
-            (vectors / eigenvalues.sqrt()).float().cpu(),
-            eigenvalues.cpu(),
+            projection[:, :most].float().cpu(),
+            eigenvalues[:most].cpu(),
             null_mean.float().cpu(),
-            torch.where(spread > 1e-6, 1 / spread, torch.zeros_like(spread)).float().cpu(),
+            F.pad(null_projection, (0, NUM_NULL - null_projection.shape[1])).float().cpu(),
         )
 
     @property
@@ -119,11 +107,31 @@ class Basis:
         cells = features.float().permute(0, 2, 3, 1)
         # The mean goes first: it can be 30 times the spread, and float32 would lose the component behind it.
         components = (cells - self.feature_mean) @ self.projection
-        pixels = (null.float().permute(0, 2, 3, 1) - self.null_mean) * self.null_scale
+        pixels = (null.float().permute(0, 2, 3, 1) - self.null_mean) @ self.null_projection
         stored = torch.empty(*cells.shape[:3], self.num_stored, dtype=torch.float16, device=cells.device)
         stored[..., :NUM_NULL] = pixels
         stored[..., NUM_NULL:] = components.clamp_(-_LARGEST_HALF, _LARGEST_HALF)
         return stored
+
+
+def _whitening(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, projection to unit-variance principal components, and their eigenvalues, decreasing; in float64.
+
+    Raises ValueError where the maps are not finite.
+    """
+    mean, covariance = _moments(maps)
+    if not torch.isfinite(covariance).all():
+        raise ValueError("the features are not finite")
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
+    # Rounding of float32 features leaves a "variance" of mean^2 * 2^-48 on a constant channel.
+    floor = float(mean.square().max()) * 2.0**-46
+    keep = eigenvalues > max(EIGENVALUE_TOLERANCE * float(eigenvalues[0]), floor)
+    eigenvalues, vectors = eigenvalues[keep], vectors[:, keep]
+    if len(eigenvalues):
+        largest = vectors.abs().argmax(dim=0, keepdim=True)
+        vectors = vectors * vectors.gather(0, largest).sign()
+    return mean, vectors / eigenvalues.sqrt(), eigenvalues
 
 
 def _moments(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, Tensor]:

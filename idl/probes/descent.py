@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from idl.probes.exact import PIVOT_TOLERANCE, independent_columns, weights_of_all_k
+from idl.probes.exact import losses_of_all_k
 from idl.probes.image_statistics import ImageStatistics, Minibatch
 from idl.probes.optimisers import OPTIMISERS, Optimiser
 from idl.probes.standing import Standing
@@ -38,7 +38,6 @@ def descend(
     trials: Sequence[Trial],
     *,
     report: Report | None = None,
-    tolerance: float = PIVOT_TOLERANCE,
 ) -> list[Descent]:
     """Train all `trials`, those of one batch size, number of epochs and seed as one.
 
@@ -47,7 +46,6 @@ def descend(
     report: called after each epoch with its number, from 1, and the validation losses of the trials that trained in
       it (infinite where one diverged), by their position in `trials`; returns the positions of those to end. Trials
       that cannot train as one follow each other, and are reported apart.
-    tolerance: of the optimum's independent columns, as in `exact.fit`.
 
     A trial's result does not depend on the others, but for the rounding of float32; one that diverges ends alone.
     Equal seeds give equal minibatches, on every device. Small steps are taken on one thread; the number of torch's
@@ -55,7 +53,7 @@ def descend(
     Raises ValueError where a k, or the sums, do not fit `images`.
     """
     _require_fit(images, train, val, trials)
-    optima = train.mse(weights_of_all_k(train, 0.0, independent_columns(train.gram, tolerance)))
+    optima = losses_of_all_k(train, 0.0, [train])[0] / train.num_terms
     results: dict[int, Descent] = {}
     for group in _groups(trials):
         together = _Together(images, train, val, [trials[position] for position in group])

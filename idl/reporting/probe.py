@@ -59,7 +59,7 @@ class Findings:
 
     @property
     def smallest_k(self) -> int:
-        """Smallest k whose validation loss is within 1 % of the best."""
+        """Smallest k whose cross-validated loss is within 1 % of the best."""
         return self.arms[PROBE].fit.curve.smallest_k_within(ENOUGH)
 
     @property
@@ -68,11 +68,6 @@ class Findings:
         notes = [*self.store.notes]
         if self.encoder.origin.warning:
             notes.append(self.encoder.origin.warning)
-        notes += [
-            f"The {name} arm's penalty {arm.fit.solution.penalty:g} is the largest that was tried."
-            for name, arm in self.arms.items()
-            if arm.fit.is_penalty_at_edge
-        ]
         return tuple(notes)
 
 
@@ -82,6 +77,7 @@ def probe_report(findings: Findings) -> RunReport:
     metrics = {
         "train_loss": findings.probe.train_loss,
         "val_loss": findings.probe.val_loss,
+        "cv_loss": findings.probe.cv_loss,
         "test_loss": test.pooled_loss(PROBE),
         "loss_over_null": findings.loss_over_null,
         "rank": findings.probe.rank,
@@ -253,6 +249,7 @@ def _curve_table(findings: Findings) -> dict[str, list[object]]:
         "penalty": curve.penalty.tolist(),
         "train_loss": curve.train_loss.tolist(),
         "val_loss": curve.val_loss.tolist(),
+        "cv_loss": curve.cv_loss.tolist(),
         # The test split is read for the chosen k only.
         "test_loss": [test_loss if k == findings.probe.k else None for k in curve.k.tolist()],
     }
@@ -267,6 +264,7 @@ def _arms_table(findings: Findings) -> dict[str, list[object]]:
             "penalty": arm.fit.solution.penalty,
             "train_loss": arm.fit.solution.train_loss,
             "val_loss": arm.fit.solution.val_loss,
+            "cv_loss": arm.fit.solution.cv_loss,
             "test_loss": findings.test.pooled_loss(name),
             **{f"test_{key}": value for key, value in findings.test.arm_errors[name].items()},
         }
@@ -312,8 +310,8 @@ def _description(findings: Findings) -> str:
         f"on the same {findings.encoded.grid[0]} x {findings.encoded.grid[1]} grid "
         f"({test.pooled_loss('null'):.4g}{unit}), where a constant reaches {test.pooled_loss('constant'):.4g} "
         f"and position alone {test.pooled_loss('position'):.4g}{unit}.",
-        f"Of the k tried, {findings.smallest_k} components are enough to come within 1 % of the best validation "
-        f"loss ({float(findings.arms[PROBE].fit.curve.val_loss.min()):.4g}{unit}).",
+        f"Of the k tried, {findings.smallest_k} components are enough to come within 1 % of the best "
+        f"cross-validated loss ({float(findings.arms[PROBE].fit.curve.cv_loss.min()):.4g}{unit}).",
     ]
     text = " ".join(sentences)
     return text + "".join(f"\n\n> {note}" for note in findings.notes)

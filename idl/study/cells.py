@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from idl.arms import ArmsAtK, ArmsResult
+from idl.arms import ArmsAtK, ArmsResult, FittedArm
 from idl.data.loading import batches
 from idl.data.splits import SPLITS, Split
 from idl.data.store import Store
 from idl.progress import Progress, silent
 from idl.study.config import Clusters
-from idl.verdict import Cell, Evidence, Shuffled, Training
+from idl.verdict import Cell, Evidence, FitRecord, Shuffled, Training
 
 COMMON_NULL = "common null"
 
@@ -83,15 +83,26 @@ def cell(question: Question, result: ArmsResult, clusters: Sequence[str], shared
             clusters,
             result.num_valid * result.num_outputs,
             {name: arm.squared_error for name, arm in arms.items()},
-            {name: arm.fitted.val_loss for name, arm in arms.items()},
             _shuffled(at),
             {name: arm.aligned_error for name, arm in arms.items()},
         ),
-        Training(
-            {name: arm.fitted.plain_train_loss for name, arm in at.arms.items()},
-            {name: arm.fitted.excess_loss for name, arm in at.arms.items()},
-            shared,
-        ),
+        Training({name: _fit_record(arm.fitted) for name, arm in at.arms.items()}, shared),
+    )
+
+
+def _fit_record(fitted: FittedArm) -> FitRecord:
+    solution = fitted.solution
+    return FitRecord(
+        train_loss=solution.plain_train_loss,
+        excess_loss=solution.excess_loss,
+        val_loss=solution.val_loss,
+        val_error=solution.val_error,
+        cv_loss=solution.cv_loss,
+        cv_error=solution.cv_error,
+        half_cv_loss=fitted.half_cv_loss,
+        num_columns=solution.num_columns,
+        rank=solution.rank,
+        num_shared=fitted.num_shared,
     )
 
 

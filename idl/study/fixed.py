@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from idl.arms import CALIBRATION_IMAGES
-from idl.data.splits import Split
+from idl.data.splits import NUM_FOLDS, Split
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.encoders.untrained import FORMS
 from idl.features import BASIS_IMAGES
-from idl.fitting import PIVOT_TOLERANCE
 from idl.pipeline import ProbeConfig
 from idl.probes.exact import PENALTIES
 from idl.study.config import StudyConfig
@@ -61,7 +60,7 @@ def fixed(
             "solver": probe.solver,
             "basis_images": BASIS_IMAGES,
             "penalties": list(PENALTIES),
-            "pivot_tolerance": PIVOT_TOLERANCE,
+            "folds": NUM_FOLDS,
         },
     }
 
@@ -90,7 +89,7 @@ SCHEMA: Mapping[str, str] = {
     "fit": "how every arm is fitted",
     "fit.solver": "exact",
     "fit.basis_images": "first training images, which the principal components come from",
-    "fit.penalties[]": "those that validation chooses from, in units of a column's mean square",
-    "fit.pivot_tolerance": "share of its diagonal below which a column counts as a combination of those before it",
+    "fit.penalties[]": "those chosen from, beside half steps, in units of a column's mean square",
+    "fit.folds": "of training and validation scenes, for cross-validation",
 }
 """Every field by its path, as in `idl.verdict.SCHEMA`."""

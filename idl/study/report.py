@@ -120,7 +120,8 @@ def _metrics(result: ArmsResult, question: Question, verdict: Verdict) -> dict[s
         if description.selectivity is not None:
             metrics |= _interval("selectivity", description.selectivity)
     for name, arm in result.at[question.k].arms.items():
-        metrics[f"arms/{_key(name)}_val_loss"] = arm.fitted.val_loss
+        metrics[f"arms/{_key(name)}_val_loss"] = arm.fitted.solution.val_loss
+        metrics[f"arms/{_key(name)}_cv_loss"] = arm.fitted.solution.cv_loss
     return {f"k{question.k}/{name}": value for name, value in metrics.items()}
 
 
@@ -200,11 +201,12 @@ def _arm_rows(study: Study, question: Question, verdict: Verdict) -> Iterator[di
             "k": question.k,
             "arm": name,
             "columns": len(arm.fitted.columns),
-            "rank": arm.fitted.rank,
+            "rank": arm.fitted.solution.rank,
             "penalty": arm.fitted.penalty,
             "features_penalty": arm.fitted.features_penalty,
-            "train_loss": arm.fitted.train_loss,
-            "val_loss": arm.fitted.val_loss,
+            "train_loss": arm.fitted.solution.train_loss,
+            "val_loss": arm.fitted.solution.val_loss,
+            "cv_loss": arm.fitted.solution.cv_loss,
             "test_loss": loss,
             "test_loss_low": figure.mse.low if figure else None,
             "test_loss_high": figure.mse.high if figure else None,

@@ -22,6 +22,9 @@ _MEANINGS = {
 _FAILED = {
     "no fit worse than constant": "a probe is worse than a constant guess on the very images that it was fitted to",
     "fits converged": "a probe was not fitted to its end",
+    "every column counts": "numbers that a probe reads got lost in its fit",
+    "no joint arm worse than its part": "a probe of encoder and pixels together does worse than one of them alone",
+    "twins differ from pixels": "an untrained twin was not read at all",
     "enough clusters": "only {clusters} were tested, and {fewest} are needed",
     "splits apart": "the same scenes or images were learned from and tested on",
 }

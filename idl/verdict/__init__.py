@@ -6,7 +6,7 @@ Values in, values out: numpy arrays by arm name in, frozen dataclasses out, and 
 from idl.verdict.config import VerdictConfig
 from idl.verdict.decision import decide, require_draws
 from idl.verdict.document import SCHEMA, document
-from idl.verdict.evidence import Cell, Evidence, Shuffled, Training, untrained_and_pixels
+from idl.verdict.evidence import Cell, Evidence, FitRecord, Shuffled, Training, untrained_and_pixels
 from idl.verdict.intervals import Interval
 from idl.verdict.result import (
     ArmFigures,
@@ -25,6 +25,7 @@ __all__ = [
     "Comparison",
     "Description",
     "Evidence",
+    "FitRecord",
     "Form",
     "Gate",
     "Interval",

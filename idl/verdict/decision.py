@@ -4,7 +4,7 @@ Both estimands are log ratios of losses pooled over the test split's pixels, on 
 
 1. beyond pixels: ln(MSE[pixels] / MSE[trained+pixels]);
 2. learned, not built in: ln(MSE[untrained+pixels] / MSE[trained+pixels]), averaged over seeds. Of the forms of
-   untrained, the one of lower validation loss decides: chosen without the test split.
+   untrained, the one of lower cross-validated loss decides: chosen without the test split.
 
 How the intervals and Holm go together, with alpha = 1 - level:
 
@@ -18,6 +18,8 @@ How the intervals and Holm go together, with alpha = 1 - level:
   never at a test loss, so that which cells are counted is settled before any p is known.
 - NOT LEARNED is an upper bound of one of the two estimands below the margin: alpha / 2 for each, hence at most alpha
   for the cell. It is a statement about the cell and is not adjusted for the grid; a single seed cannot bring it about.
+  The bound is of the probes as they were fitted; probes of few images read less than there is. So what more training
+  scenes may still add is put on top of it: `VerdictConfig.growth` times what the last doubling of them has added.
 - No cell can be both: a lower bound above the margin has its upper bound there too.
 """
 
@@ -32,7 +34,7 @@ from idl.errors import InputError
 from idl.verdict.config import POWER, VerdictConfig
 from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, aligned_name, describe
 from idl.verdict.distributions import normal_quantile
-from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled
+from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled, Training
 from idl.verdict.gates import gates
 from idl.verdict.intervals import fitted, interval, p_value
 from idl.verdict.multiplicity import holm
@@ -78,7 +80,7 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
     """Everything that one cell says by itself; its outcome is open."""
     evidence = _with_valid_pixels(cell.evidence)
     clusters = cluster_numbers(evidence.clusters)
-    forms = _forms(evidence)
+    forms = _forms(cell)
     deciding = forms[0].arms
     arms = evidence.squared_error if described else (PIXELS, TRAINED_AND_PIXELS, *deciding)
     sums = {arm: np.asarray(evidence.squared_error[arm], np.float64) for arm in arms}
@@ -90,9 +92,11 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         sums |= {aligned_name(arm): np.asarray(each, np.float64) for arm, each in evidence.aligned_error.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
-    beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
-    learned = _compare("learned, not built in", deciding, resampled, config)
-    seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
+    beyond_pixels = _compare("beyond pixels", (PIXELS,), cell.training, resampled, config)
+    learned = _compare("learned, not built in", deciding, cell.training, resampled, config)
+    seeds = tuple(
+        _compare(f"learned, against {arm} alone", (arm,), cell.training, resampled, config) for arm in deciding
+    )
     num_clusters = int(clusters.max()) + 1
     return Verdict(
         cell=cell.name,
@@ -119,7 +123,7 @@ def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
         outcome = Outcome.INVALID
     elif verdict.adjusted_p <= config.alpha / 2:
         outcome = Outcome.LEARNED
-    elif any(each.log_ratio.high < config.margin for each in (verdict.beyond_pixels, verdict.learned)):
+    elif verdict.below_margin(config.margin) is not None:
         outcome = Outcome.NOT_LEARNED
     else:
         outcome = Outcome.INCONCLUSIVE
@@ -127,22 +131,26 @@ def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
     return replace(concluded, reason=reason(concluded, config))
 
 
-def _compare(name: str, above: tuple[str, ...], resampled: Resampled, config: VerdictConfig) -> Comparison:
+def _compare(
+    name: str, above: tuple[str, ...], training: Training, resampled: Resampled, config: VerdictConfig
+) -> Comparison:
     series: Series = mean([resampled.log_ratio(arm, TRAINED_AND_PIXELS) for arm in above])
     fit = fitted(series)
     log_ratio = interval(fit, config.level)
     needed = normal_quantile(1 - config.alpha / 2) + normal_quantile(POWER)
     detectable = config.margin + needed * log_ratio.standard_error
-    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable)
+    growth = float(np.mean([training.growth(arm, TRAINED_AND_PIXELS) for arm in above]))
+    headroom = math.inf if math.isnan(growth) else config.growth * max(0.0, growth)
+    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable, headroom)
 
 
-def _forms(evidence: Evidence) -> tuple[Form, ...]:
-    """Forms of untrained, the one of lowest validation loss first; of equal ones by name."""
+def _forms(cell: Cell) -> tuple[Form, ...]:
+    """Forms of untrained, the one of lowest cross-validated loss first; of equal ones by name."""
     found = [
-        Form(form, arms, float(np.mean([evidence.val_loss[arm] for arm in arms])))
-        for form, arms in evidence.untrained.items()
+        Form(form, arms, float(np.mean([cell.training.fits[arm].cv_loss for arm in arms])))
+        for form, arms in cell.evidence.untrained.items()
     ]
-    return tuple(sorted(found, key=lambda form: (form.val_loss, form.name)))
+    return tuple(sorted(found, key=lambda form: (form.cv_loss, form.name)))
 
 
 def _with_valid_pixels(evidence: Evidence) -> Evidence:
@@ -156,7 +164,6 @@ def _with_valid_pixels(evidence: Evidence) -> Evidence:
         [evidence.clusters[index] for index in kept.tolist()],
         evidence.num_valid[kept],
         {arm: values[kept] for arm, values in evidence.squared_error.items()},
-        evidence.val_loss,
         shuffled,
         {arm: values[kept] for arm, values in evidence.aligned_error.items()},
     )

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from idl.verdict.config import VerdictConfig
 from idl.verdict.result import Verdict
 
-# 2: the digest covers `fixed` too. 3: each arm's loss after alignment.
-SCHEMA_VERSION = 3
+# 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: headroom; forms by cross-validated loss.
+SCHEMA_VERSION = 4
 
 INTERVAL: Mapping[str, str] = {
     "estimate": "on the test split",
@@ -24,6 +24,8 @@ _COMPARISON = {
     **{f"log_ratio.{field}": meaning for field, meaning in INTERVAL.items()},
     "p": "one-sided, of: the log ratio is the margin or less",
     "smallest_detectable": "log ratio that would have been found with 80 % power",
+    "headroom": "how much more it may come to with more training scenes, by cross-validation on half of them; "
+    "null: not known",
 }
 
 
@@ -33,7 +35,7 @@ def under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, st
 
 
 SCHEMA: Mapping[str, str] = {
-    "schema_version": f"{SCHEMA_VERSION}; 3 added cells[].description.arms[].aligned_mse",
+    "schema_version": f"{SCHEMA_VERSION}; 4 added headroom; forms[] are chosen by cv_loss",
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
     'split was read: as Python writes it with json.dumps(..., sort_keys=True, separators=(",", ":"))',
     "fixed": "all else that was fixed before the test split was read",
@@ -48,6 +50,7 @@ SCHEMA: Mapping[str, str] = {
             "min_clusters": "fewer: INVALID",
             "few_clusters": "fewer: flagged",
             "max_excess_loss": "above it: INVALID; share of the optimum",
+            "growth": "times what the last doubling of the scenes has added that may still come",
         },
     ),
     **under(
@@ -72,7 +75,7 @@ SCHEMA: Mapping[str, str] = {
             **under(
                 "forms[]",
                 "forms of untrained, the deciding one first",
-                {"name": "random, permuted", "arms[]": "one a seed", "val_loss": "mean over seeds, validation split"},
+                {"name": "random, permuted", "arms[]": "one a seed", "cv_loss": "mean over seeds, cross-validated"},
             ),
             **under(
                 "gates[]",

@@ -1,5 +1,6 @@
-"""What a verdict is reached from: losses image by image, on the test split, and how the fits stand on training."""
+"""What a verdict is reached from: losses image by image, on the test split, and how the fits stand without it."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ PIXELS = "pixels"
 TRAINED = "trained"
 TRAINED_AND_PIXELS = "trained+pixels"
 
-_UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
+UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
 
 
 def untrained_and_pixels(form: str, seed: int) -> str:
@@ -42,20 +43,18 @@ class Evidence:
     squared_error: by arm, the sum over an image's valid pixels; target units squared. It must hold "pixels",
       "trained+pixels" and at least one "untrained-FORM-SEED+pixels"; "constant", "null" and "trained" are for the
       figures that decide nothing, and so is any other arm.
-    val_loss: by arm, on the validation split; of every untrained arm, to choose the stronger form by.
     shuffled: for the selectivity.
     aligned_error: by arm, as `squared_error`, once every image's prediction has the scale and shift that fit its truth
       best; of any of these arms, for a figure that decides nothing.
 
     An image without a valid pixel counts for nothing, and so does a cluster of such images.
-    Raises ValueError for arrays of different lengths, sums that are negative or not finite, a missing arm or
-    validation loss, an aligned arm that is none of them, no valid pixel at all.
+    Raises ValueError for arrays of different lengths, sums that are negative or not finite, a missing arm, an aligned
+    arm that is none of them, no valid pixel at all.
     """
 
     clusters: Sequence[str]
     num_valid: Float64[np.ndarray, " images"]
     squared_error: Mapping[str, Float64[np.ndarray, " images"]]
-    val_loss: Mapping[str, float]
     shuffled: Shuffled | None = None
     aligned_error: Mapping[str, Float64[np.ndarray, " images"]] = field(default_factory=dict)
 
@@ -77,10 +76,6 @@ class Evidence:
                 raise ValueError(f"arm {arm!r} is missing. There are: {', '.join(self.squared_error)}.")
         if not self.untrained:
             raise ValueError(f"no arm untrained-FORM-SEED+pixels. There are: {', '.join(self.squared_error)}.")
-        for arms in self.untrained.values():
-            for arm in arms:
-                if not np.isfinite(self.val_loss.get(arm, np.nan)):
-                    raise ValueError(f"arm {arm!r} needs a finite validation loss, has {self.val_loss.get(arm)}.")
         if strange := [arm for arm in self.aligned_error if arm not in self.squared_error]:
             raise ValueError(
                 f"arm {strange[0]!r} is aligned, and has no errors. There are: {', '.join(self.squared_error)}."
@@ -93,28 +88,61 @@ class Evidence:
         """Joint untrained arms by form ("random", "permuted"), in the order of their seeds."""
         found: dict[str, list[tuple[int, str]]] = {}
         for arm in self.squared_error:
-            if match := _UNTRAINED.fullmatch(arm):
+            if match := UNTRAINED.fullmatch(arm):
                 found.setdefault(match["form"], []).append((int(match["seed"]), arm))
         return {form: tuple(arm for _, arm in sorted(seeds)) for form, seeds in sorted(found.items())}
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the fits stand on their own training split, and whether the splits are apart: what the gates look at.
+class FitRecord:
+    """How the fit of an arm stands, without a look at the test split; losses in target units squared.
 
-    train_loss: by arm, the optimum at penalty 0; must hold "constant". Of arms on the true target only.
-    excess_loss: by arm, (training loss - optimum at penalty 0 and the same k) / that optimum; 0 for the exact solver.
-    shared_scenes: scenes found in more than one split.
-    Raises ValueError where the constant arm's loss is missing.
+    train_loss: on its own training split, without any penalty. excess_loss: how far that lies above the optimum, as a
+      share of the optimum.
+    val_loss, val_error: on the validation split, with the standard error over its folds.
+    cv_loss, cv_error: cross-validated over the scenes of both, with the standard error over the folds.
+    half_cv_loss: that of fits on half as many scenes; nan where it was not measured.
+    num_columns: those that vary. rank: directions among them. num_shared: of a joint arm, directions of its features
+      that its pixels hold too.
     """
 
-    train_loss: Mapping[str, float]
-    excess_loss: Mapping[str, float]
+    train_loss: float
+    excess_loss: float
+    val_loss: float
+    val_error: float
+    cv_loss: float
+    cv_error: float
+    num_columns: int
+    rank: int
+    num_shared: int = 0
+    half_cv_loss: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the fits stand, and whether the splits are apart: what the gates look at.
+
+    fits: by arm; must hold "constant". Of arms on the true target only.
+    shared_scenes: scenes found in more than one split.
+    Raises ValueError where the constant arm is missing.
+    """
+
+    fits: Mapping[str, FitRecord]
     shared_scenes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if CONSTANT not in self.train_loss:
-            raise ValueError("train_loss: the constant arm is missing.")
+        if CONSTANT not in self.fits:
+            raise ValueError("fits: the constant arm is missing.")
+
+    def growth(self, above: str, below: str) -> float:
+        """How much ln(MSE[above] / MSE[below]) has risen by the last doubling of the scenes, by cross-validation."""
+        one, other = (self.fits.get(arm) for arm in (above, below))
+        if one is None or other is None:
+            return math.nan
+        losses = (one.cv_loss, other.half_cv_loss, other.cv_loss, one.half_cv_loss)
+        if not all(0 < loss < math.inf for loss in losses):
+            return math.nan
+        return math.log(one.cv_loss / other.cv_loss) - math.log(one.half_cv_loss / other.half_cv_loss)
 
 
 @dataclass(frozen=True)
@@ -122,8 +150,14 @@ class Cell:
     """One question of a grid: one encoder, target and k.
 
     name: for people ("convnext, depth, k = 10"); a grid has each name once.
+    Raises ValueError where an untrained arm has no finite cross-validated loss, by which the stronger form is chosen.
     """
 
     name: str
     evidence: Evidence
     training: Training
+
+    def __post_init__(self) -> None:
+        for arm in (arm for arms in self.evidence.untrained.values() for arm in arms):
+            if arm not in self.training.fits or not math.isfinite(self.training.fits[arm].cv_loss):
+                raise ValueError(f"arm {arm!r} needs a fit with a finite cross-validated loss.")

@@ -3,7 +3,7 @@
 import math
 
 from idl.verdict.config import VerdictConfig
-from idl.verdict.evidence import CONSTANT, Training
+from idl.verdict.evidence import CONSTANT, PIXELS, UNTRAINED, Training
 from idl.verdict.result import Gate
 
 # An arm that reads nothing of use fits as constant does, but for the rounding of float32 statistics.
@@ -15,6 +15,9 @@ def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple
     return (
         _above_constant(training),
         _converged(training, config.max_excess_loss),
+        _whole(training),
+        _above_parts(training),
+        _twins_apart(training),
         Gate(
             "enough clusters", num_clusters >= config.min_clusters, f"{num_clusters}, of {config.min_clusters} or more"
         ),
@@ -23,21 +26,60 @@ def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple
 
 
 def _above_constant(training: Training) -> Gate:
-    constant = training.train_loss[CONSTANT]
+    constant = training.fits[CONSTANT].train_loss
     limit = constant * (1 + _ROUNDING)
     # `not <=`: a loss that is no number fails too.
-    worse = [arm for arm, loss in training.train_loss.items() if not loss <= limit]
-    found = ", ".join(f"{arm} {training.train_loss[arm]:.4g}" for arm in worse) or "none"
-    return Gate("no fit worse than constant", not worse, f"worse on training than constant ({constant:.4g}): {found}")
+    worse = [f"{arm} {fit.train_loss:.4g}" for arm, fit in training.fits.items() if not fit.train_loss <= limit]
+    detail = f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}"
+    return Gate("no fit worse than constant", not worse, detail)
 
 
 def _converged(training: Training, limit: float) -> Gate:
-    losses = training.excess_loss
-    if not losses:
-        return Gate("fits converged", True, "no excess loss was given")
+    losses = {arm: fit.excess_loss for arm, fit in training.fits.items()}
     worst = max(losses, key=lambda arm: math.inf if math.isnan(losses[arm]) else losses[arm])
     passed = losses[worst] <= limit
     return Gate("fits converged", passed, f"excess loss at most {losses[worst]:.2%} ({worst}), of {limit:.2%} or less")
+
+
+def _whole(training: Training) -> Gate:
+    """No direction of the columns is lost, save those that features and pixels have in common."""
+    lost = [
+        f"{arm} {fit.rank} of {fit.num_columns}" + (f", {fit.num_shared} in common" if fit.num_shared else "")
+        for arm, fit in training.fits.items()
+        if fit.rank < fit.num_columns - fit.num_shared
+    ]
+    return Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}")
+
+
+def _above_parts(training: Training) -> Gate:
+    """No joint arm does worse than one of its parts by more than the part's standard error."""
+    worse = []
+    for arm, joint in training.fits.items():
+        if not arm.endswith(f"+{PIXELS}"):
+            continue
+        for part in (PIXELS, arm.removesuffix(f"+{PIXELS}")):
+            alone = training.fits.get(part)
+            if alone is None:
+                continue
+            for kind, loss, other, error in (
+                ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
+                ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
+            ):
+                # `not <=`: a loss that is no number fails too.
+                if not loss <= other + error:
+                    worse.append(f"{arm} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
+    return Gate("no joint arm worse than its part", not worse, f"worse: {'; '.join(worse) or 'none'}")
+
+
+def _twins_apart(training: Training) -> Gate:
+    """A twin that changes nothing at all was not read: even features of no use change the last digits."""
+    pixels = training.fits.get(PIXELS)
+    same = [
+        arm
+        for arm, fit in training.fits.items()
+        if UNTRAINED.fullmatch(arm) and pixels and (fit.val_loss, fit.cv_loss) == (pixels.val_loss, pixels.cv_loss)
+    ]
+    return Gate("twins differ from pixels", not same, f"equal to the last digit: {', '.join(same) or 'none'}")
 
 
 def _apart(training: Training) -> Gate:

@@ -25,10 +25,9 @@ def reason(verdict: Verdict, config: VerdictConfig) -> str:
 
 
 def _not_learned(verdict: Verdict, config: VerdictConfig) -> str:
-    if verdict.beyond_pixels.log_ratio.high < config.margin:
-        what, decided = "the pixels alone", verdict.beyond_pixels
-    else:
-        what, decided = "an untrained encoder with the pixels", verdict.learned
+    decided = verdict.below_margin(config.margin)
+    assert decided is not None
+    what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
     return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {_times(config.margin)}."
 
 
@@ -37,6 +36,12 @@ def _inconclusive(verdict: Verdict, config: VerdictConfig) -> str:
         return (
             f"The effect is above the margin of {_times(config.margin)} by itself, but not after correction for "
             f"{verdict.num_tested} questions at once (p = {verdict.adjusted_p:.2g}, above {config.alpha / 2:.2g})."
+        )
+    few = [each for each in (verdict.beyond_pixels, verdict.learned) if each.log_ratio.high < config.margin]
+    if few:
+        return (
+            f"{few[0].name.capitalize()}: the loss is {_ratio(few[0])} as high, below the margin of "
+            f"{_times(config.margin)}, but {_more_scenes(few[0])}."
         )
     open_ones = [each for each in verdict.comparisons if each.p > config.alpha / 2]
     asked = open_ones[0]
@@ -49,6 +54,15 @@ def _inconclusive(verdict: Verdict, config: VerdictConfig) -> str:
     return (
         f"{asked.name.capitalize()}: the loss is {_ratio(asked)} as high, neither clearly above nor clearly below "
         f"the margin of {_times(config.margin)}; {found}."
+    )
+
+
+def _more_scenes(comparison: Comparison) -> str:
+    if math.isinf(comparison.headroom):
+        return "there are too few training scenes to tell what more of them would add"
+    return (
+        "probes of half as many scenes find less, so that with more training scenes it may come to "
+        f"{_times(comparison.log_ratio.high + comparison.headroom)}"
     )
 
 

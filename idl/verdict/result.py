@@ -31,6 +31,7 @@ class Comparison:
     above: the arms averaged over.
     p: one-sided.
     smallest_detectable: the log ratio that would have been found with 80 % power.
+    headroom: how much more it may come to with more training scenes; infinite where that is not known.
     """
 
     name: str
@@ -39,15 +40,16 @@ class Comparison:
     log_ratio: Interval
     p: float
     smallest_detectable: float
+    headroom: float
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to leave the training out. val_loss: of untrained+pixels, averaged over the seeds."""
+    """A way to leave the training out. cv_loss: of untrained+pixels, cross-validated, averaged over the seeds."""
 
     name: str
     arms: tuple[str, ...]
-    val_loss: float
+    cv_loss: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ class Verdict:
     def comparisons(self) -> tuple[Comparison, ...]:
         """All that LEARNED needs to be above the margin."""
         return (self.beyond_pixels, self.learned, *self.seeds)
+
+    def below_margin(self, margin: float) -> Comparison | None:
+        """Return the first estimand that is below the margin, more training scenes or not: why it is NOT LEARNED."""
+        both = (self.beyond_pixels, self.learned)
+        return next((each for each in both if each.log_ratio.high + each.headroom < margin), None)
 
     @property
     def smallest_detectable(self) -> float:

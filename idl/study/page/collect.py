@@ -142,8 +142,8 @@ def _answer(study: Study, question: Question, verdict: Verdict) -> Answer:
         meaning(study, question, verdict),
         verdict,
         tuple(
-            ArmLosses(name, arm.fitted.k, arm.fitted.train_loss, arm.fitted.val_loss)
-            for name, arm in result.at[question.k].arms.items()
+            ArmLosses(name, fit.k, fit.train_loss, fit.val_loss, fit.cv_loss)
+            for name, fit in ((name, arm.fitted.solution) for name, arm in result.at[question.k].arms.items())
         ),
         _typical(verdict),
     )

@@ -15,6 +15,7 @@ class ArmLosses:
     k: int
     train_loss: float
     val_loss: float
+    cv_loss: float
 
 
 @dataclass(frozen=True)

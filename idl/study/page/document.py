@@ -26,6 +26,7 @@ SCHEMA: Mapping[str, str] = {
     "cells[].fits[].k": "components of the features that it reads",
     "cells[].fits[].train_loss": "mean squared error, target units squared",
     "cells[].fits[].val_loss": "the same on the validation split",
+    "cells[].fits[].cv_loss": "the same, cross-validated over the scenes of both",
     "cells[].typical_errors[]": "roots of mean squared errors on the test split",
     "cells[].typical_errors[].name": "arm; untrained+pixels: geometric mean over the deciding form's seeds",
     "cells[].typical_errors[].value": "target units",

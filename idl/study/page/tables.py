@@ -44,8 +44,8 @@ def figures_of(answer: Answer) -> Markup:
         ),
         table(
             "Forms of untrained, the deciding one first",
-            ("form", "validation loss", "arms"),
-            ((form.name, number(form.val_loss), ", ".join(form.arms)) for form in verdict.forms),
+            ("form", "cross-validated loss", "arms"),
+            ((form.name, number(form.cv_loss), ", ".join(form.arms)) for form in verdict.forms),
         ),
         table(
             "Conditions",
@@ -53,9 +53,12 @@ def figures_of(answer: Answer) -> Markup:
             ((gate.name, "yes" if gate.passed else "no", gate.detail) for gate in verdict.gates),
         ),
         table(
-            "Arms on the training and validation splits: mean squared error",
-            ("arm", "k", "training", "validation"),
-            ((arm.name, number(arm.k), number(arm.train_loss), number(arm.val_loss)) for arm in answer.fits),
+            "Arms without the test split: mean squared error",
+            ("arm", "k", "training", "validation", "cross-validated"),
+            (
+                (arm.name, *(number(each) for each in (arm.k, arm.train_loss, arm.val_loss, arm.cv_loss)))
+                for arm in answer.fits
+            ),
         ),
         _description(answer),
     ]
