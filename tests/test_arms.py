@@ -22,7 +22,7 @@ from idl.encoders.patches import patches
 from idl.errors import InputError
 from idl.pipeline import ProbeConfig, probe
 from idl.protocol import Protocol
-from idl.study.cells import Question, cell
+from idl.study.cells import Clustering, Question, cell
 from idl.verdict import Gate, VerdictConfig
 from idl.verdict.gates import gates
 
@@ -79,7 +79,7 @@ def test_errors_of_an_image_are_those_of_its_prediction(store: Store, result: Ar
 
 def gate_of(result: ArmsResult, k: int) -> Gate:
     """What a verdict makes of the fits on their own training split."""
-    training = cell(Question("one", 0, k), result, result.scenes, ()).training
+    training = cell(Question("one", 0, k), result, Clustering(result.scenes, "scene"), ()).training
     (gate,) = (each for each in gates(training, 20, VerdictConfig()) if each.name == "no fit worse than constant")
     return gate
 
