@@ -14,7 +14,7 @@ from planted import write_pairs
 from idl.cli import cli
 
 SMALL = ("--dataset", "folder", "--data", "walk", "--workers", "1", "--batch-size", "4", "--device", "cpu")
-# 36 frames in blocks of two: 18 scenes, three of them in the test split. Too few to conclude anything.
+# 36 frames in blocks of two: 18 blocks, three of them in the test split, of one recording. It concludes nothing.
 FEW = ("--scene", "block:2", "--ks", "2,all", "--untrained-seeds", "1", "--draws", "800", "--cues", "false")
 
 
@@ -37,9 +37,12 @@ def test_a_verdict_is_one_run_with_its_grounds(folder: Path, capfd: pytest.Captu
     asked += ("--split", "split.json")
     assert run(*asked) == 0
     (left,) = runs()
-    said = capfd.readouterr().out
-    assert "INVALID" in said
-    assert "clusters" in said
+    said = capfd.readouterr()
+    assert "INVALID" in said.out
+    # Known from the split alone, and said before the encoder's images are read.
+    few = "1 recording, of 10 or more: blocks of one recording are no independent scenes; clusters=block takes them"
+    assert few in said.out
+    assert f"warning: the answer will be INVALID (enough clusters: {few}" in said.err
     assert left.data.tags["verdict k2"] == left.data.tags["verdict k8"] == "INVALID"
     assert left.data.params["feature"] == "depth"
     assert left.data.tags["test_reads_before"] == "0"
@@ -126,6 +129,18 @@ def test_a_null_that_does_not_fit_is_refused(command: str, folder: Path, capfd: 
     assert "error: common_stride=7: does not divide images of 256 x 256 pixels" in capfd.readouterr().err
     # Before the dataset is made.
     assert not (folder / "cache/datasets").exists()
+
+
+def test_blocks_of_scenes_are_one_line_and_nothing_is_measured(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for scene in ("attic", "cellar", "hall"):
+        write_pairs(workplace / "walk" / scene, num=2)
+    asked = ("--encoder", "planted:small_network", "--task", "planting", "--ks", "all", "--clusters", "block")
+    assert run("verdict", *SMALL, *asked) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("error: ", "warning: "))]
+    assert lines == ["error: clusters=block: the scenes of dataset walk are no blocks of frames. Pass clusters=auto."]
+    assert {path.name for path in (workplace / "cache").iterdir()} == {"datasets"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from idl.figures import depth_panel, panel_parts
 from idl.pipeline import ProbeConfig
 from idl.probes.exact import Curve, Solution
 from idl.protocol import Protocol
-from idl.study.cells import Question
+from idl.study.cells import Clustering, Question
 from idl.study.config import StudyConfig
 from idl.study.fixed import Subject, fixed
 from idl.study.page import (
@@ -172,7 +172,7 @@ def content() -> PageContent:
         7,
     )
     cues = (EncoderCues("two", 0.6464, 359, edits, (correlation,), ("It reads colour.",), _noise(9), "strip"),)
-    return PageContent("depth", "depth", "m", "scene", RULES, FIXED, encoders, images, cues, ("A note.",), given)
+    return PageContent("depth", "depth", "m", RULES, FIXED, encoders, images, cues, ("A note.",), given)
 
 
 def _paths(value: object, path: str = "") -> set[str]:
@@ -421,8 +421,16 @@ def _planted_study(tmp_path: Path) -> tuple[Study, Evidence]:
     questions = (Question("null, k = 3", 0, 3), Question("null, k = 5 (all)", 0, 5))
     verdicts = decide([Cell(each.name, evidence, sound_training()) for each in questions], config.rules)
     subjects = (Subject(encoder, "sorting"),)
-    planned = Plan(ProbeConfig(), config, store, split, subjects, fixed(ProbeConfig(), config, store, split, subjects))
-    return Study(planned, (result,), questions, verdicts, "scene"), evidence
+    planned = Plan(
+        ProbeConfig(),
+        config,
+        store,
+        split,
+        subjects,
+        fixed(ProbeConfig(), config, store, split, subjects),
+        Clustering(tuple(evidence.clusters), "scene"),
+    )
+    return Study(planned, (result,), questions, verdicts), evidence
 
 
 def test_a_study_comes_to_its_page(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import PlantedReader, SmallNetwork, one_weight
+from planted import PlantedReader, SmallNetwork, one_weight, write_pairs
 from planted_features import Colours, FoldedReader, Folding, foreign
 from torch import Tensor, nn
 
+from idl.data.folder import FolderReader
 from idl.data.preparation import prepare
 from idl.data.reader import Sample
 from idl.data.splits import split_by_scene
@@ -22,7 +23,7 @@ from idl.protocol import Protocol
 from idl.study.cells import clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
 from idl.study.fixed import Subject
-from idl.study.page import page_content, provenance
+from idl.study.page import page, page_content, provenance
 from idl.study.report import study_report, with_answers
 from idl.study.run import Study, check, plan, study
 from idl.study.wording import markdown, meaning
@@ -252,16 +253,84 @@ def test_scans_stand_in_where_scenes_are_few(folded: Store) -> None:
     names = tuple(f"scan_{index % 12}/{index}" for index in range(len(folded.names)))
     few = replace(folded, names=names, scenes=tuple(str(index % 3) for index in range(len(names))))
     order = range(24)
-    clusters, kind = clusters_of(few, order, "auto", 10)
-    assert (len(set(clusters)), kind) == (12, "scan")
+    found = clusters_of(few, order, "auto", 10)
+    assert (len(set(found.of_image)), found.kind) == (12, "scan")
     # No scan spans two scenes.
-    scene_of = {
-        cluster: {few.scenes[i] for i, c in zip(order, clusters, strict=True) if c == cluster} for cluster in clusters
-    }
-    assert all(len(scenes) == 1 for scenes in scene_of.values())
-    assert clusters_of(few, order, "auto", 3)[1] == "scene"
-    assert clusters_of(few, order, "scene", 10)[1] == "scene"
-    assert clusters_of(folded, order, "auto", 100)[1] == "scene"
+    assert found.of_image == tuple(f"{index % 3}/scan_{index % 12}" for index in order)
+    assert clusters_of(few, order, "auto", 3).kind == "scene"
+    assert clusters_of(few, order, "scene", 10).kind == "scene"
+    assert clusters_of(folded, order, "auto", 100) == clusters_of(folded, order, "scene", 10)
+    assert clusters_of(folded, order, "scene", 10).of_image == folded.scenes[:24]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+def test_twelve_walks_are_twelve_recordings_however_they_are_cut(frames: int, folded: Store, tmp_path: Path) -> None:
+    walks = [f"floor_{number % 2}/block_{number:05d} again" for number in range(12)]
+    for walk in walks:
+        write_pairs(tmp_path / walk, num=4, size=(8, 8))
+    pairs = FolderReader(tmp_path, Protocol(resolution=64), scene=f"block:{frames}").groups
+    names = tuple(name for pair in pairs for name in pair.names)
+    store = replace(folded, names=names, scenes=tuple(pair.scene for pair in pairs), is_sequential=True)
+    # Backwards: the order of the images does not count.
+    order = range(47, -1, -1)
+    for clusters in ("auto", "scene", "scan"):
+        found = clusters_of(store, order, clusters, 10)
+        assert (found.kind, found.recordings) == ("recording", ())
+        assert found.of_image == tuple(names[index].rpartition("/")[0] for index in order)
+    blocks = clusters_of(store, order, "block", 10)
+    assert blocks.kind == "block"
+    assert len(set(blocks.of_image)) == 12 * -(-4 // frames)
+    assert blocks.recordings == found.of_image
+
+
+def _as_walk(store: Store) -> Store:
+    """The same images, as 64 blocks of one walk."""
+    blocks = tuple(scene.replace("scene_", "block_") for scene in store.scenes)
+    return replace(store, scenes=blocks, is_sequential=True)
+
+
+def _judged_walk(store: Store, cache: Path, config: StudyConfig) -> Study:
+    subjects = [Subject(foreign(Folding(), 3, "folding"), "planting")]
+    return study(plan(PROBE, replace(config, ks="2"), _as_walk(store), subjects), cache)
+
+
+def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cache: Path) -> None:
+    whole = _judged_walk(folded, cache, CONFIG)
+    blocks = _judged_walk(folded, cache, replace(CONFIG, clusters="block"))
+    few = "1 recording, of 10 or more: blocks of one recording are no independent scenes; clusters=block takes them"
+    # Before anything is measured, and in the answer.
+    assert few in whole.plan.warning
+    assert blocks.plan.warning == ""
+    (invalid,), (valid,) = whole.verdicts, blocks.verdicts
+    assert invalid.outcome is Outcome.INVALID
+    assert few in invalid.reason
+    assert meaning(whole, whole.questions[0], invalid).endswith(": only 1 recording was tested, and 10 are needed.")
+    assert valid.outcome is not Outcome.INVALID
+    # Losses are of use all the same, and are those of the same fits; only the order of the sums is another.
+    losses = [[arm.mse.estimate for arm in each.description.arms] for each in (invalid, valid) if each.description]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    # Whatever the answer is, and wherever it stands, it names the blocks.
+    named = "The clusters are 12 blocks of 1 recording: neighbouring blocks resemble each other"
+    for outcome in (Outcome.LEARNED, Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE):
+        assert named in meaning(blocks, blocks.questions[0], replace(valid, outcome=outcome))
+    for found, says in ((whole, False), (blocks, True)):
+        content = page_content(found, {}, (), (), provenance(found, 0, "idl verdict", "today"))
+        report = study_report(found, content)
+        (cell,) = json.loads(report.texts["verdict.json"])["cells"]
+        for text in (markdown(found), page(content), cell["meaning"], cell["caution"] or ""):
+            assert (named in text) is says
+        assert (cell["clusters"], cell["num_recordings"]) == (("block", 1) if says else ("recording", None))
+        counted = "12 blocks of folded" if says else "1 recording of folded"
+        assert counted in page(content)
+        assert report.params["clusters"] == cell["clusters"]
+
+
+def test_blocks_of_scenes_are_refused_before_anything_is_measured(folded: Store) -> None:
+    with pytest.raises(
+        InputError, match=r"clusters=block: the scenes of dataset folded are no blocks of frames\. Pass"
+    ):
+        _planned(folded, replace(CONFIG, clusters="block"))
+    assert _planned(_as_walk(folded), replace(CONFIG, clusters="block")) != _planned(_as_walk(folded))
 
 
 def test_ks_that_are_one_number_are_one_question() -> None:

@@ -219,7 +219,7 @@ def test_a_rank_that_shared_directions_explain_and_a_part_within_its_error_are_s
         # Half of the scenes find as much: no more is to come.
         (2.0 / 0.9, Outcome.NOT_LEARNED),
         # More than all of them, by chance.
-        (2.0, Outcome.NOT_LEARNED),
+        (2.4, Outcome.NOT_LEARNED),
         (2.0 / 0.95, Outcome.INCONCLUSIVE),
         (math.nan, Outcome.INCONCLUSIVE),
     ],
@@ -260,8 +260,8 @@ def test_what_more_scenes_would_add_is_not_called_absent(half: float, outcome: O
             40,
             "to the last digit: untrained-random-1",
         ),
-        (sound_training(), 9, "9, of 10 or more"),
-        (sound_training(), 1, "1, of 10 or more"),
+        (sound_training(), 9, "enough clusters: 9 scenes, of 10 or more"),
+        (sound_training(), 1, "enough clusters: 1 scene, of 10 or more"),
     ],
 )
 def test_a_failed_gate_is_invalid_with_its_figures(training: Training, scenes: int, said: str) -> None:
@@ -282,6 +282,49 @@ def test_ten_to_nineteen_scenes_are_flagged(scenes: int, flagged: bool) -> None:
     if flagged:
         assert verdict.caution is not None
         assert verdict.caution.startswith(f"Only {scenes} clusters")
+
+
+def _in_blocks(evidence: Evidence, num_recordings: int) -> Evidence:
+    """The same losses, as if the scenes were blocks of recordings."""
+    walks = [f"walk {int(scene.split()[1]) % num_recordings}" for scene in evidence.clusters]
+    return replace(evidence, clusters_are="block", recordings=walks)
+
+
+def test_an_answer_from_blocks_says_of_how_many_recordings() -> None:
+    evidence = _planted(0.3, 0.2)
+    whole, blocks = _verdict(evidence), _verdict(_in_blocks(evidence, 3))
+    assert blocks.caution is not None
+    assert blocks.caution.startswith("The clusters are 40 blocks of 3 recordings: neighbouring blocks resemble each")
+    assert whole.caution is None
+    # Blocks that were asked for are clusters like any: the answer is the same, and so is every figure.
+    assert (blocks.outcome, blocks.reason) == (whole.outcome, whole.reason)
+    assert _figures(blocks) == _figures(whole)
+    few = _verdict(_in_blocks(_planted(scenes=12), 1))
+    assert few.caution is not None
+    assert re.fullmatch(r"The clusters are 12 blocks of 1 recording: .*\. Only 12 clusters: .*", few.caution)
+
+
+def test_recordings_without_a_valid_pixel_count_for_nothing() -> None:
+    evidence = _in_blocks(_planted(0.3, 0.2), 3)
+    kept = np.asarray(evidence.recordings) != "walk 2"
+    empty = replace(
+        evidence,
+        num_valid=evidence.num_valid * kept,
+        squared_error={arm: values * kept for arm, values in evidence.squared_error.items()},
+        aligned_error={},
+        shuffled=None,
+    )
+    verdict = _verdict(empty)
+    assert (verdict.num_clusters, verdict.num_recordings) == (27, 2)
+
+
+@pytest.mark.parametrize(("num", "counted"), [(1, "1 recording"), (9, "9 recordings"), (10, None)])
+def test_too_few_recordings_are_told_what_to_do(num: int, counted: str | None) -> None:
+    verdict = _verdict(replace(_planted(scenes=num), clusters_are="recording"))
+    assert (verdict.outcome == Outcome.INVALID) is (counted is not None)
+    if counted is not None:
+        assert f"{counted}, of 10 or more: blocks of one recording are no independent scenes" in verdict.reason
+        assert "clusters=block takes them as such" in verdict.reason
 
 
 def _at(distance: float, name: str) -> Cell:
@@ -439,6 +482,10 @@ def test_evidence_that_cannot_be_is_refused() -> None:
         replace(evidence, squared_error={arm: values for arm, values in error.items() if "untrained" not in arm})
     with pytest.raises(ValueError, match="'untrained-permuted-0\\+pixels' needs a fit with a finite cross-validated"):
         Cell("a", evidence, Training({"constant": record(4.0)}))
+    with pytest.raises(ValueError, match="recordings: 0 of 240 images, each in a block"):
+        replace(evidence, clusters_are="block")
+    with pytest.raises(ValueError, match="recordings: 240 of 240 images, each in a scene"):
+        replace(evidence, recordings=evidence.clusters)
     with pytest.raises(ValueError, match="no image has a valid pixel"):
         replace(evidence, num_valid=np.zeros(240))
     with pytest.raises(ValueError, match="the constant arm is missing"):

@@ -40,7 +40,12 @@ study_options = grouped(
     option("--level", _STUDY.level, "Of the two-sided intervals."),
     option("--draws", _STUDY.draws, "Bootstrap draws."),
     option("--bootstrap-seed", _STUDY.bootstrap_seed, "Seed of the draws.", type=click.IntRange(min=0)),
-    option("--clusters", _STUDY.clusters, "What is drawn as a whole.", type=click.Choice(get_args(Clusters))),
+    option(
+        "--clusters",
+        _STUDY.clusters,
+        "What is drawn as a whole; of consecutive frames it is the recording, or the block with block.",
+        type=click.Choice(get_args(Clusters)),
+    ),
     option("--untrained-seeds", _STUDY.untrained_seeds, "Untrained twins of each form."),
     option("--shuffle-seed", _STUDY.shuffle_seed, "Seed of who lends depth maps to whom.", type=click.IntRange(min=0)),
     option("--common-stride", _STUDY.common_stride, "Stride of the null that all are held against, pixels."),

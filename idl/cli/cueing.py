@@ -11,7 +11,6 @@ from idl.probes.linear_probe import DepthModel
 from idl.progress import prefixed
 from idl.ranges import shown_range
 from idl.report import Run, RunReport
-from idl.study.cells import clusters_of
 from idl.study.run import Study
 from idl.targets import target as find_target
 
@@ -22,7 +21,6 @@ def cues_of(found: Study, position: int, run: Run, options: Mapping[str, Any]) -
     if options["cues"] != "true" or not isinstance(model, DepthModel):
         return None
     encoder, rules = found.subjects[position].encoder, plan.config.rules
-    clusters, kind = clusters_of(plan.store, plan.split.indices["test"], plan.config.clusters, rules.min_clusters)
     config = CuesConfig(
         batch_size=plan.probe.batch_size, draws=rules.draws, level=rules.level, bootstrap_seed=rules.seed
     )
@@ -33,8 +31,8 @@ def cues_of(found: Study, position: int, run: Run, options: Mapping[str, Any]) -
         model.probe,
         find_target(plan.probe.target),
         config,
-        clusters=clusters,
-        clusters_are=kind,
+        clusters=plan.clusters.of_image,
+        clusters_are=plan.clusters.kind,
         progress=prefixed(progress_shown(), encoder.name),
     )
 

@@ -29,6 +29,7 @@ from idl.cli.building import (
     size_of,
     store_of,
     tracked_run,
+    warn,
 )
 from idl.cli.cueing import cues_of, say_cues, with_cues_of
 from idl.cli.finishing import finish, log_report, note_look
@@ -151,7 +152,12 @@ def _compare(entry_point: str, options: dict[str, Any]) -> None:
 
 
 def _written_down(recorder: tracking.Recorder, planned: Plan) -> int:
-    """Write down the digests of what is fixed before the test split is read; count who read of it before."""
+    """Write down the digests of what is fixed before the test split is read; count who read of it before.
+
+    Where no answer can be valid, say so now: fits and losses, which follow all the same, may take an hour.
+    """
+    if planned.warning:
+        warn(planned.warning)
     store, split = planned.store, planned.split
     reads = tracking.count_test_readers(store.digest, split.digest, split.looks(store))
     recorder.tag("verdict_digest", planned.digest)

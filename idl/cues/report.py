@@ -8,6 +8,7 @@ from idl import figures
 from idl.cues.result import CueTable, Reading
 from idl.report import Image, RunReport
 from idl.reporting.shared import model_slug
+from idl.verdict import counted
 
 TABLE = "cues/cues.csv"
 
@@ -86,8 +87,8 @@ def _bars(table: CueTable) -> Image:
         [edit.high for edit in table.edits],
         constant=table.constant.ratio,
         title=f"{table.target} from {table.encoder}: which cues are read",
-        subtitle=f"test loss with a cue removed / clean, {100 * table.level:g} % intervals over {table.num_clusters} "
-        f"{table.clusters}s; blue: read",
+        subtitle=f"test loss with a cue removed / clean, {100 * table.level:g} % intervals over "
+        f"{counted(table.num_clusters, table.clusters)}; blue: read",
         highlighted=[label for label, edit in zip(labels, table.edits, strict=True) if edit.name in read],
     )
 

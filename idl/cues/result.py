@@ -111,7 +111,7 @@ class CueTable:
       lead is how much lower its clean loss is.
     edits, findings: one an edit and one a cue.
     predicted, true: with luminance; None where the target has several outputs.
-    num_images: that were measured, of `num_test`. num_clusters: of `clusters`, "scene" or "scan". level: of intervals.
+    num_images: that were measured, of `num_test`. num_clusters: of `clusters`, such as "scene". level: of intervals.
     tile: side of the shuffled tiles, pixels. sigma: of the low-pass, pixels.
     sentences: two, that say what the probe reads.
     """

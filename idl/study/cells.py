@@ -10,9 +10,10 @@ from idl.arms import ArmsAtK, ArmsResult, FittedArm
 from idl.data.loading import batches
 from idl.data.splits import SPLITS, Split
 from idl.data.store import Store
+from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.study.config import Clusters
-from idl.verdict import Cell, Evidence, FitRecord, Shuffled, Training
+from idl.verdict import Cell, ClusterKind, Evidence, FitRecord, Shuffled, Training
 
 COMMON_NULL = "common null"
 
@@ -26,20 +27,40 @@ class Question:
     k: int
 
 
-def clusters_of(store: Store, indices: Sequence[int], clusters: Clusters, fewest: int) -> tuple[tuple[str, ...], str]:
-    """Return what each image belongs to, and whether that is a "scene" or a "scan".
+@dataclass(frozen=True)
+class Clustering:
+    """What is drawn as a whole.
 
-    fewest: scenes below which "auto" takes scans, if there are more of them.
+    of_image: what each image belongs to. kind: what that is. recordings: of each image, where clusters are blocks.
+    """
+
+    of_image: tuple[str, ...]
+    kind: ClusterKind
+    recordings: tuple[str, ...] = ()
+
+
+def clusters_of(store: Store, indices: Sequence[int], clusters: Clusters, fewest: int) -> Clustering:
+    """Return what each of the images belongs to. fewest: scenes below which "auto" takes scans, if these are more.
+
+    Blocks of consecutive frames count as one, their recording, unless they are asked for.
+    Raises InputError where blocks are asked for, and there are none.
     """
     scenes = tuple(store.scenes[index] for index in indices)
+    if store.is_sequential:
+        all_recordings = store.recordings
+        recordings = tuple(all_recordings[index] for index in indices)
+        return Clustering(scenes, "block", recordings) if clusters == "block" else Clustering(recordings, "recording")
+    if clusters == "block":
+        raise InputError(
+            f"clusters=block: the scenes of dataset {store.name} are no blocks of frames. Pass clusters=auto."
+        )
     # Names are paths; an image without a folder is its scene's.
     scans = tuple(
         f"{scene}/{store.names[index].rpartition('/')[0]}" for scene, index in zip(scenes, indices, strict=True)
     )
-    wanted = clusters
     if clusters == "auto":
-        wanted = "scan" if len(set(scenes)) < fewest and len(set(scans)) > len(set(scenes)) else "scene"
-    return (scans if wanted == "scan" else scenes), wanted
+        clusters = "scan" if len(set(scenes)) < fewest and len(set(scans)) > len(set(scenes)) else "scene"
+    return Clustering(scans, "scan") if clusters == "scan" else Clustering(scenes, "scene")
 
 
 def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tuple[str, ...]:
@@ -71,7 +92,7 @@ def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
     return tuple(found)
 
 
-def cell(question: Question, result: ArmsResult, clusters: Sequence[str], shared: Sequence[str]) -> Cell:
+def cell(question: Question, result: ArmsResult, clusters: Clustering, shared: Sequence[str]) -> Cell:
     """Bring the arms of one encoder at one k into the form that a verdict is reached from."""
     at = result.at[question.k]
     arms = dict(at.arms)
@@ -80,11 +101,13 @@ def cell(question: Question, result: ArmsResult, clusters: Sequence[str], shared
     return Cell(
         question.name,
         Evidence(
-            clusters,
+            clusters.of_image,
             result.num_valid * result.num_outputs,
             {name: arm.squared_error for name, arm in arms.items()},
             _shuffled(at),
             {name: arm.aligned_error for name, arm in arms.items()},
+            clusters.kind,
+            clusters.recordings,
         ),
         Training({name: _fit_record(arm.fitted) for name, arm in at.arms.items()}, shared),
     )

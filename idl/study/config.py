@@ -8,7 +8,7 @@ from idl.arms import Controls
 from idl.errors import InputError
 from idl.verdict import VerdictConfig
 
-Clusters = Literal["auto", "scene", "scan"]
+Clusters = Literal["auto", "scene", "scan", "block"]
 _RULES, _CONTROLS = VerdictConfig(), Controls()
 
 
@@ -20,7 +20,8 @@ class StudyConfig:
     margin: ratio of losses up to which an effect counts as none, at least 1.
     level, draws, bootstrap_seed: as in `VerdictConfig`.
     clusters: what is drawn anew as a whole: the "scene"; the "scan", the folder that an image lies in; "auto": scans
-      where there are too few scenes for a verdict and more scans.
+      where there are too few scenes for a verdict and more scans. Of consecutive frames all of these are the
+      recording, and "block" is the block of frames.
     untrained_seeds, shuffle_seed, common_stride: as in `Controls`.
     """
 

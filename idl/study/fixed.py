@@ -79,7 +79,7 @@ SCHEMA: Mapping[str, str] = {
     "encoders[].weights_digest": "of the weights alone",
     "encoders[].arithmetic": "float32 or bfloat16",
     "ks[]": "numbers that the probe reads at a cell, as asked for",
-    "clusters": "auto, scene or scan, as asked for",
+    "clusters": "auto, scene, scan or block, as asked for",
     "controls": "what stands beside the trained encoder",
     "controls.untrained_forms[]": "how twins without training are made",
     "controls.untrained_seeds": "twins of each form",

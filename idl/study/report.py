@@ -83,7 +83,7 @@ def _params(study: Study) -> dict[str, Any]:
         "level": config.level,
         "draws": config.draws,
         "bootstrap_seed": config.bootstrap_seed,
-        "clusters": study.clusters,
+        "clusters": study.plan.clusters.kind,
         "untrained_seeds": config.untrained_seeds,
         "shuffle_seed": config.shuffle_seed,
         "common_stride": config.common_stride,
@@ -155,7 +155,7 @@ def _arms_chart(study: Study, question: Question, verdict: Verdict) -> Image:
         [arm.mse.high for arm in arms],
         title=f"{study.plan.probe.target} from {question.name}",
         subtitle=f"test loss{f', {square}' if square else ''}, with {100 * study.plan.config.level:g} % intervals over "
-        f"{verdict.num_clusters} {study.clusters}s; less is better",
+        f"{verdict.counted_clusters}; less is better",
         highlighted=("trained", "trained+pixels"),
     )
 

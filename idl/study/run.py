@@ -14,11 +14,11 @@ from idl.errors import InputError
 from idl.native import require_native
 from idl.pipeline import ProbeConfig, split_of
 from idl.progress import Progress, prefixed, silent
-from idl.study.cells import Question, cell, clusters_of, questions, shared_scenes
+from idl.study.cells import Clustering, Question, cell, clusters_of, questions, shared_scenes
 from idl.study.config import StudyConfig
 from idl.study.fixed import Subject, fixed
 from idl.targets import target
-from idl.verdict import Verdict, decide, require_draws
+from idl.verdict import Verdict, decide, enough_clusters, require_draws
 
 # As an encoder's origin names it.
 UNTRAINED = "none"
@@ -29,6 +29,7 @@ class Plan:
     """What is fixed before the test split is read.
 
     fixed: by name, what decides the answer beside the rules; see `idl.study.fixed`.
+    clusters: of the test images.
     """
 
     probe: ProbeConfig
@@ -37,6 +38,13 @@ class Plan:
     split: Split
     subjects: tuple[Subject, ...]
     fixed: Mapping[str, object]
+    clusters: Clustering
+
+    @property
+    def warning(self) -> str:
+        """Why every answer will be INVALID, as far as that is known by now; "" where nothing speaks for it."""
+        gate = enough_clusters(len(set(self.clusters.of_image)), self.clusters.kind, self.config.rules)
+        return "" if gate.passed else f"the answer will be INVALID ({gate.name}: {gate.detail})."
 
     @property
     def digest(self) -> str:
@@ -49,14 +57,12 @@ class Study:
     """What came out.
 
     results: one a subject. questions, verdicts: one each, several an encoder.
-    clusters: "scene" or "scan": what was drawn anew as a whole.
     """
 
     plan: Plan
     results: tuple[ArmsResult, ...]
     questions: tuple[Question, ...]
     verdicts: tuple[Verdict, ...]
-    clusters: str
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -105,13 +111,15 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
 def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
     """Fix all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
 
-    Raises InputError where the store cannot be split, has no such target, or no grid of the common stride.
+    Raises InputError where the store cannot be split, has no such target, no blocks that are asked for as clusters, or
+    no grid of the common stride.
     """
     _require_common_grid(config.common_stride, store.protocol.size)
     wanted = target(probe.target)
     split = split_of(probe, store, wanted)
     require_native(store, wanted, split.indices["test"])
-    return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects))
+    clusters = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
+    return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects), clusters)
 
 
 def _require_common_grid(stride: int, size: tuple[int, int]) -> None:
@@ -142,8 +150,7 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
         results.append(
             measure(planned.probe, store, encoder, cache_folder, config.asked_ks, config.controls, progress=named)
         )
-    clusters, kind = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
     asked = questions([encoder.name for encoder in encoders], [result.ks for result in results])
-    cells = [cell(question, results[question.encoder], clusters, shared) for question in asked]
+    cells = [cell(question, results[question.encoder], planned.clusters, shared) for question in asked]
     verdicts = decide(cells, config.rules)
-    return Study(planned, tuple(results), asked, verdicts, kind)
+    return Study(planned, tuple(results), asked, verdicts)

@@ -25,7 +25,7 @@ _FAILED = {
     "every column counts": "numbers that a probe reads got lost in its fit",
     "no joint arm worse than its part": "a probe of encoder and pixels together does worse than one of them alone",
     "twins differ from pixels": "an untrained twin was not read at all",
-    "enough clusters": "only {clusters} were tested, and {fewest} are needed",
+    "enough clusters": "only {clusters} tested, and {fewest} are needed",
     "splits apart": "the same scenes or images were learned from and tested on",
 }
 
@@ -40,14 +40,13 @@ def meaning(study: Study, question: Question, verdict: Verdict) -> str:
         margin=f"{100 * (study.plan.config.margin - 1):.3g} %",
         failed=" and ".join(_failed(study, verdict)),
     )
-    if verdict.caution and verdict.outcome is Outcome.LEARNED:
-        words += f" {verdict.caution}"
-    return words
+    beside = verdict.caution if verdict.outcome is Outcome.LEARNED else verdict.block_caution
+    return f"{words} {beside}" if beside else words
 
 
 def _failed(study: Study, verdict: Verdict) -> list[str]:
     """Say which conditions do not hold."""
-    clusters = f"{verdict.num_clusters} {study.clusters}{'' if verdict.num_clusters == 1 else 's'}"
+    clusters = f"{verdict.counted_clusters} {'was' if verdict.num_clusters == 1 else 'were'}"
     return [
         _FAILED[gate.name].format(clusters=clusters, fewest=study.plan.config.rules.min_clusters)
         for gate in verdict.gates

@@ -6,7 +6,17 @@ Values in, values out: numpy arrays by arm name in, frozen dataclasses out, and 
 from idl.verdict.config import VerdictConfig
 from idl.verdict.decision import decide, require_draws
 from idl.verdict.document import SCHEMA, document
-from idl.verdict.evidence import Cell, Evidence, FitRecord, Shuffled, Training, untrained_and_pixels
+from idl.verdict.evidence import (
+    Cell,
+    ClusterKind,
+    Evidence,
+    FitRecord,
+    Shuffled,
+    Training,
+    counted,
+    untrained_and_pixels,
+)
+from idl.verdict.gates import enough_clusters
 from idl.verdict.intervals import Interval
 from idl.verdict.result import (
     ArmFigures,
@@ -22,6 +32,7 @@ __all__ = [
     "SCHEMA",
     "ArmFigures",
     "Cell",
+    "ClusterKind",
     "Comparison",
     "Description",
     "Evidence",
@@ -34,8 +45,10 @@ __all__ = [
     "Training",
     "Verdict",
     "VerdictConfig",
+    "counted",
     "decide",
     "document",
+    "enough_clusters",
     "require_draws",
     "untrained_and_pixels",
 ]

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from idl.verdict.config import VerdictConfig
 from idl.verdict.result import Verdict
 
-# 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: headroom; forms by cross-validated loss.
+# 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are; headroom; forms by
+# cross-validated loss.
 SCHEMA_VERSION = 4
 
 INTERVAL: Mapping[str, str] = {
@@ -35,7 +36,8 @@ def under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, st
 
 
 SCHEMA: Mapping[str, str] = {
-    "schema_version": f"{SCHEMA_VERSION}; 4 added headroom; forms[] are chosen by cv_loss",
+    "schema_version": f"{SCHEMA_VERSION}; 4 moved clusters into cells[], added cells[].num_recordings and headroom, and "
+    "made forms[].val_loss cv_loss",
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
     'split was read: as Python writes it with json.dumps(..., sort_keys=True, separators=(",", ":"))',
     "fixed": "all else that was fixed before the test split was read",
@@ -65,8 +67,10 @@ SCHEMA: Mapping[str, str] = {
             "num_tested": "how many cells that are",
             "smallest_detectable": "the larger of the two estimands'",
             "few_clusters": "true: valid, but with few clusters the error rate is above nominal for skewed losses",
-            "caution": "a sentence for people where few_clusters is true; else null",
+            "caution": "sentences for people where few_clusters is true or clusters are blocks; else null",
+            "clusters": "what the bootstrap draws as a whole: scene, scan, recording or block",
             "num_clusters": "clusters with a valid pixel",
+            "num_recordings": "recordings that the blocks are of; null where clusters are no blocks",
             "num_images": "images with a valid pixel",
             "num_valid": "valid pixels (times outputs)",
             **under("beyond_pixels", "the first estimand", _COMPARISON),

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -14,12 +15,20 @@ PIXELS = "pixels"
 TRAINED = "trained"
 TRAINED_AND_PIXELS = "trained+pixels"
 
+# What is drawn as a whole. A recording has consecutive frames; a block is a piece of one.
+ClusterKind = Literal["scene", "scan", "recording", "block"]
+
 UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
 
 
 def untrained_and_pixels(form: str, seed: int) -> str:
     """Return the name of the joint arm of an untrained twin: "untrained-random-0+pixels"."""
     return f"untrained-{form}-{seed}+pixels"
+
+
+def counted(num: int, kind: str) -> str:
+    """Return a number of clusters for people: "1 recording", "12 scenes"."""
+    return f"{num} {kind}{'' if num == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Shuffled:
 class Evidence:
     """Losses of every arm on the same pixels of the test split.
 
-    clusters: the scene (or scan) of each image.
+    clusters: what each image belongs to, and is drawn with. clusters_are: what these are.
     num_valid: valid pixels of each image; times the outputs where a loss is a mean over these too.
     squared_error: by arm, the sum over an image's valid pixels; target units squared. It must hold "pixels",
       "trained+pixels" and at least one "untrained-FORM-SEED+pixels"; "constant", "null" and "trained" are for the
@@ -46,10 +55,11 @@ class Evidence:
     shuffled: for the selectivity.
     aligned_error: by arm, as `squared_error`, once every image's prediction has the scale and shift that fit its truth
       best; of any of these arms, for a figure that decides nothing.
+    recordings: of each image, where the clusters are blocks.
 
     An image without a valid pixel counts for nothing, and so does a cluster of such images.
     Raises ValueError for arrays of different lengths, sums that are negative or not finite, a missing arm, an aligned
-    arm that is none of them, no valid pixel at all.
+    arm that is none of them, blocks of no recordings, no valid pixel at all.
     """
 
     clusters: Sequence[str]
@@ -57,6 +67,8 @@ class Evidence:
     squared_error: Mapping[str, Float64[np.ndarray, " images"]]
     shuffled: Shuffled | None = None
     aligned_error: Mapping[str, Float64[np.ndarray, " images"]] = field(default_factory=dict)
+    clusters_are: ClusterKind = "scene"
+    recordings: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         sums = {"num_valid": self.num_valid, **self.squared_error}
@@ -79,6 +91,11 @@ class Evidence:
         if strange := [arm for arm in self.aligned_error if arm not in self.squared_error]:
             raise ValueError(
                 f"arm {strange[0]!r} is aligned, and has no errors. There are: {', '.join(self.squared_error)}."
+            )
+        if len(self.recordings) != (len(self.clusters) if self.clusters_are == "block" else 0):
+            raise ValueError(
+                f"recordings: {len(self.recordings)} of {len(self.clusters)} images, each in a {self.clusters_are}. "
+                "Expected one an image of blocks, else none."
             )
         if not np.any(np.asarray(self.num_valid) > 0):
             raise ValueError("no image has a valid pixel.")

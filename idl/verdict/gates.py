@@ -3,14 +3,16 @@
 import math
 
 from idl.verdict.config import VerdictConfig
-from idl.verdict.evidence import CONSTANT, PIXELS, UNTRAINED, Training
+from idl.verdict.evidence import CONSTANT, PIXELS, UNTRAINED, ClusterKind, Training, counted
 from idl.verdict.result import Gate
 
 # An arm that reads nothing of use fits as constant does, but for the rounding of float32 statistics.
 _ROUNDING = 1e-5
 
 
-def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
+def gates(
+    training: Training, num_clusters: int, config: VerdictConfig, clusters: ClusterKind = "scene"
+) -> tuple[Gate, ...]:
     """Look at the fits, the splits and the number of clusters; none of it depends on a test loss."""
     return (
         _above_constant(training),
@@ -18,11 +20,18 @@ def gates(training: Training, num_clusters: int, config: VerdictConfig) -> tuple
         _whole(training),
         _above_parts(training),
         _twins_apart(training),
-        Gate(
-            "enough clusters", num_clusters >= config.min_clusters, f"{num_clusters}, of {config.min_clusters} or more"
-        ),
+        enough_clusters(num_clusters, clusters, config),
         _apart(training),
     )
+
+
+def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictConfig) -> Gate:
+    """Return whether the clusters are enough for a verdict, which is known before anything is measured."""
+    passed = num_clusters >= config.min_clusters
+    detail = f"{counted(num_clusters, clusters)}, of {config.min_clusters} or more"
+    if clusters == "recording" and not passed:
+        detail += ": blocks of one recording are no independent scenes; clusters=block takes them as such"
+    return Gate("enough clusters", passed, detail)
 
 
 def _above_constant(training: Training) -> Gate:

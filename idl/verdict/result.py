@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from idl.verdict.evidence import ClusterKind, counted
 from idl.verdict.intervals import Interval
 
 
@@ -94,7 +95,8 @@ class Verdict:
     beyond_pixels, learned: the two estimands. seeds: the second one for each seed alone.
     forms: untrained forms, the deciding one first.
     few_clusters: valid, but with so few clusters the error rate lies above the nominal one where losses are skewed.
-    num_clusters, num_images, num_valid: those with a valid pixel; valid pixels.
+    clusters: what is drawn as a whole. num_recordings: what the clusters are of, where they are blocks; else None.
+    num_clusters, num_recordings, num_images, num_valid: those with a valid pixel; valid pixels.
     description: None where it was not asked for.
     """
 
@@ -110,7 +112,9 @@ class Verdict:
     forms: tuple[Form, ...]
     gates: tuple[Gate, ...]
     few_clusters: bool
+    clusters: ClusterKind
     num_clusters: int
+    num_recordings: int | None
     num_images: int
     num_valid: float
     description: Description | None
@@ -131,12 +135,28 @@ class Verdict:
         return max(self.beyond_pixels.smallest_detectable, self.learned.smallest_detectable)
 
     @property
-    def caution(self) -> str | None:
-        """What to say beside a verdict from few clusters; None where they are enough."""
-        if not self.few_clusters:
+    def counted_clusters(self) -> str:
+        """How many clusters of which kind, for people: "12 scenes"."""
+        return counted(self.num_clusters, self.clusters)
+
+    @property
+    def block_caution(self) -> str | None:
+        """What to say beside any answer from blocks of recordings; None where clusters are whole."""
+        if self.num_recordings is None:
             return None
-        # benchmarks/verdict_calibration.py: 5.4 % (4.5 to 6.5 %) at 10 skewed scenes, 2.5 % at 10 normal ones.
         return (
-            f"Only {self.num_clusters} clusters: where losses are skewed, LEARNED is said too often of an effect that "
-            "is no larger than the margin (in simulations of 10 clusters in 5.4 % of cases instead of 2.5 %)."
+            f"The clusters are {self.counted_clusters} of {counted(self.num_recordings, 'recording')}: neighbouring "
+            "blocks resemble each other, so that the intervals are too narrow."
         )
+
+    @property
+    def caution(self) -> str | None:
+        """What to say beside LEARNED from few clusters or from blocks of recordings; None where there is nothing."""
+        few = None
+        if self.few_clusters:
+            # benchmarks/verdict_calibration.py: 5.4 % (4.5 to 6.5 %) at 10 skewed scenes, 2.5 % at 10 normal ones.
+            few = (
+                f"Only {self.num_clusters} clusters: where losses are skewed, LEARNED is said too often of an effect "
+                "that is no larger than the margin (in simulations of 10 clusters in 5.4 % of cases instead of 2.5 %)."
+            )
+        return " ".join(filter(None, (self.block_caution, few))) or None

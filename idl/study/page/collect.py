@@ -60,7 +60,6 @@ def page_content(
         wanted.name,
         wanted.kind,
         wanted.unit,
-        study.clusters,
         study.plan.config.rules,
         study.plan.fixed,
         tuple(_encoder(study, position) for position in range(len(study.subjects))),

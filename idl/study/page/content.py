@@ -169,15 +169,13 @@ class PageContent:
     """A report.
 
     feature, kind, unit: the target's name, its kind ("depth", "field" or "normals") and unit.
-    clusters: "scene" or "scan", what is drawn anew as a whole. notes: what a reader must know.
     fixed: all that was fixed beforehand beside the rules, as in `idl.study.fixed`.
-    cues: empty where none were measured.
+    cues: empty where none were measured. notes: what a reader must know.
     """
 
     feature: str
     kind: str
     unit: str
-    clusters: str
     rules: VerdictConfig
     fixed: Mapping[str, object]
     encoders: tuple[EncoderPart, ...]

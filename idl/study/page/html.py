@@ -67,7 +67,7 @@ def _lead(content: PageContent) -> Markup:
     return element(
         "p",
         f"{who} trained for something else and then frozen. Do the numbers inside tell {content.feature} all the same? "
-        f"Measured on {verdict.num_images} images of {verdict.num_clusters} {content.clusters}s of "
+        f"Measured on {verdict.num_images} images of {verdict.counted_clusters} of "
         f"{content.provenance.dataset} that nothing was fitted on.",
         class_="lead",
     )

@@ -69,7 +69,7 @@ def arms(content: PageContent) -> Markup:
             ]
             caption = (
                 f"Mean squared error on the test images{f', {square}' if square else ''}, with "
-                f"{100 * content.rules.level:g} % intervals over {answer.verdict.num_clusters} {content.clusters}s; "
+                f"{100 * content.rules.level:g} % intervals over {answer.verdict.counted_clusters}; "
                 "less is better"
             )
             plots.append(

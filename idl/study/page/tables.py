@@ -20,7 +20,7 @@ def figures_of(answer: Answer) -> Markup:
         ("p after Holm", verdict.adjusted_p),
         ("questions that it was corrected for", verdict.num_tested),
         ("smallest detectable log ratio", verdict.smallest_detectable),
-        ("clusters", verdict.num_clusters),
+        (f"clusters: {verdict.clusters}s", verdict.num_clusters),
         ("images", verdict.num_images),
         ("valid pixels, times outputs", verdict.num_valid),
         *((f"typical error: {each.name}", each.value) for each in answer.typical),
