@@ -112,7 +112,7 @@ def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> Non
     # Alone they are the downsampled image in other coordinates, whose whitened components are the null's but for turns.
     for loss in ("plain_train_loss", "train_loss", "val_loss", "cv_loss"):
         trained, null = (getattr(arms[name].fitted.solution, loss) for name in ("trained", "null"))
-        assert trained == pytest.approx(null, rel=1e-5)
+        assert trained == pytest.approx(null, rel=1e-4)
     # Three directions of the features are the null's: that is no loss of rank.
     joint = arms["trained+pixels"].fitted
     assert (joint.solution.num_columns - joint.solution.rank, joint.num_shared) == (3, 3)

@@ -36,7 +36,7 @@ def under(name: str, meaning: str, fields: Mapping[str, str]) -> Mapping[str, st
 
 
 SCHEMA: Mapping[str, str] = {
-    "schema_version": f"{SCHEMA_VERSION}; 4 moved clusters into cells[], added cells[].num_recordings and headroom, and "
+    "schema_version": f"{SCHEMA_VERSION}; 4 moved clusters into cells[], added cells[].num_recordings, headroom, and "
     "made forms[].val_loss cv_loss",
     "digest": 'first 16 hex digits of the SHA-256 of {"config": ..., "fixed": ...} as below, taken before the test '
     'split was read: as Python writes it with json.dumps(..., sort_keys=True, separators=(",", ":"))',
