@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,26 @@ def test_depth_that_is_turned_against_its_image_is_seen(turned: tuple, word: str
     found = pixels.registration(pictures(lambda rgb, depth_m, valid: (rgb, depth_m[turned], valid[turned])))
     assert found.level == "doubt"
     assert word in found.found
+
+
+def test_depth_of_another_camera_is_seen_with_what_would_register_it() -> None:
+    def beside(rgb: np.ndarray, depth_m: np.ndarray, valid: np.ndarray) -> tuple:
+        return rgb, np.roll(depth_m, (-4, 9), (0, 1)), np.roll(valid, (-4, 9), (0, 1))
+
+    def longer(rgb: np.ndarray, *maps: np.ndarray) -> tuple:
+        """A focal length 1.2 times as long: the inner 80 x 107 of 96 x 128 pixels fill the map."""
+        return rgb, *(np.asarray(Image.fromarray(each).crop((10, 8, 117, 88)).resize((128, 96), 0)) for each in maps)
+
+    found = pixels.registration(pictures(beside))
+    assert found.level == "doubt"
+    across, down = (int(number) for number in re.findall(r"about (\d+) pixels", found.found))
+    assert (abs(across - 9) <= 1, abs(down - 4) <= 1) == (True, True)
+    assert re.search(r"pixels left and moved about \d pixels down", found.found)
+    found = pixels.registration(pictures(longer))
+    assert (found.level, "shrunk 1.2 times" in found.found) == ("doubt", True)
+    # A pixel is less than what two cameras are registered to.
+    near = pictures(lambda rgb, depth_m, valid: (rgb, np.roll(depth_m, 1, 1), np.roll(valid, 1, 1)))
+    assert pixels.registration(near).level == "ok"
 
 
 def test_depth_of_another_image_is_not_called_registered() -> None:
