@@ -49,6 +49,9 @@ class LargeReader(PlantedReader, NativeReader):
     def native_size(self, index: int) -> tuple[int, int]:
         return 80, 80
 
+    def rgb(self, index: int) -> Image.Image:
+        return self.native(index).image
+
     def native(self, index: int) -> Native:
         self.reads.append(index)
         (sample,) = PlantedReader.read(self, index)

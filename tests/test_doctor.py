@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,26 @@ def test_depth_that_is_turned_against_its_image_is_seen(turned: tuple, word: str
     found = pixels.registration(pictures(lambda rgb, depth_m, valid: (rgb, depth_m[turned], valid[turned])))
     assert found.level == "doubt"
     assert word in found.found
+
+
+def test_depth_of_another_camera_is_seen_with_what_would_register_it() -> None:
+    def beside(rgb: np.ndarray, depth_m: np.ndarray, valid: np.ndarray) -> tuple:
+        return rgb, np.roll(depth_m, (-4, 9), (0, 1)), np.roll(valid, (-4, 9), (0, 1))
+
+    def longer(rgb: np.ndarray, *maps: np.ndarray) -> tuple:
+        """A focal length 1.2 times as long: the inner 80 x 107 of 96 x 128 pixels fill the map."""
+        return rgb, *(np.asarray(Image.fromarray(each).crop((10, 8, 117, 88)).resize((128, 96), 0)) for each in maps)
+
+    found = pixels.registration(pictures(beside))
+    assert found.level == "doubt"
+    across, down = (int(number) for number in re.findall(r"about (\d+) pixels", found.found))
+    assert (abs(across - 9) <= 1, abs(down - 4) <= 1) == (True, True)
+    assert re.search(r"pixels left and moved about \d pixels down", found.found)
+    found = pixels.registration(pictures(longer))
+    assert (found.level, "shrunk 1.2 times" in found.found) == ("doubt", True)
+    # A pixel is less than what two cameras are registered to.
+    near = pictures(lambda rgb, depth_m, valid: (rgb, np.roll(depth_m, 1, 1), np.roll(valid, 1, 1)))
+    assert pixels.registration(near).level == "ok"
 
 
 def test_depth_of_another_image_is_not_called_registered() -> None:
@@ -337,6 +358,51 @@ def test_a_store_and_a_damaged_one(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.h5"
     damaged.write_bytes(store.path.read_bytes()[:2000])
     assert "not a whole store" in diagnose(DatasetConfig(str(damaged))).reason
+
+
+# Repeats.
+
+
+def test_repeats_are_found_whatever_they_are_called_or_saved_as(tmp_path: Path) -> None:
+    """Of 40 images in blocks of ten, all outside the sample: one in another block, saved anew, and one in its own."""
+    write_pairs(tmp_path, num=40)
+    config = DatasetConfig("folder", str(tmp_path))
+    assert levels(diagnose(config, 2))["repeats"] == "ok"
+    for index in (1, 11, 21):
+        Image.new("RGB", (40, 48), (9, 9, 9)).save(tmp_path / f"rgb/{index:04d}.png")
+    assert levels(diagnose(config, 2))["repeats"] == "ok"
+    shutil.copy(tmp_path / "rgb/0032.png", tmp_path / "rgb/0036.png")
+    within = diagnose(config, 2)
+    assert levels(within)["repeats"] == "note"
+    assert "1 of all 40 images is" in text(within, "repeats")
+    assert "0036 is 0032" in text(within, "repeats")
+    with Image.open(tmp_path / "rgb/0003.png") as image:
+        image.save(tmp_path / "rgb/0025.bmp")
+    (tmp_path / "rgb/0025.bmp").rename(tmp_path / "rgb/0025.png")
+    across = diagnose(config, 2)
+    assert levels(across)["repeats"] == "doubt"
+    assert "2 of all 40 images are" in text(across, "repeats")
+    assert "1 of them of another scene: 0025 is 0003" in text(across, "repeats")
+    store = open_store(config, tmp_path / "stores")
+    prepared = diagnose(DatasetConfig(str(store.path)), 2)
+    assert "1 of them of another scene: 0025 is 0003" in text(prepared, "repeats")
+    assert not across.reason
+    (tmp_path / "rgb/0007.png").write_bytes(b"nothing")
+    assert "0007.png: not a readable image" in diagnose(config, 2).reason
+
+
+def test_repeats_in_nyu_and_diode(planted: Planted, tree: Path, tmp_path: Path) -> None:
+    rgb = planted.rgb[[0, 1, 0]]
+    mat = write_mat(tmp_path / MAT, few(planted, rgb=rgb))
+    assert "1 of them of another scene: 0003 is 0001" in text(diagnose(DatasetConfig("nyu", str(mat)), 1), "repeats")
+    first, *_, last = sorted(path for path in tree.rglob("*.png") if "val" in path.parts)
+    shutil.copy(first, last)
+    line = f"1 of them of another scene: {last.stem} is {first.stem}"
+    assert line in text(diode(tree, 1), "repeats")
+    packed = pack_as_published(tree, tmp_path / "tars")
+    shutil.rmtree(packed.parent / "diode", ignore_errors=True)
+    assert line in text(diagnose(DatasetConfig("diode", str(packed)), 9), "repeats")
+    assert "all" not in text(diagnose(DatasetConfig("diode", str(packed)), 1), "repeats").split("To compare all")[0]
 
 
 def test_rooms() -> None:

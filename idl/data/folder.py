@@ -117,6 +117,10 @@ class FolderReader(NativeReader):
         """Look at the image's header. Raises InputError naming the file."""
         return rgb_size(self._pairs[index].rgb)
 
+    def rgb(self, index: int) -> Image.Image:
+        """Read one image. Raises InputError naming the file."""
+        return read_rgb(self._pairs[index].rgb)
+
     def native(self, index: int) -> Native:
         """Read one pair. Raises InputError naming the file."""
         pair = self._pairs[index]

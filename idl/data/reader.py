@@ -139,6 +139,10 @@ class NativeReader(ABC):
         """Height and width of image `index`, pixels, without decoding it. Raises InputError naming the file."""
 
     @abstractmethod
+    def rgb(self, index: int) -> Image.Image:
+        """Read the RGB of image `index`. May be called from several threads. Raises InputError naming the file."""
+
+    @abstractmethod
     def native(self, index: int) -> Native:
         """Read image `index`. May be called from several threads. Raises InputError naming the file."""
 

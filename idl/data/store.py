@@ -108,6 +108,10 @@ class Store:
         """
         return self._read(layers, indices, [0] * len(indices), None)
 
+    def rgb(self, index: int) -> np.ndarray:
+        """Read one image, uint8 (H, W, 3). Raises InputError as `read`."""
+        return self.read(("rgb",), [index])["rgb"][0]
+
     def read_rows(
         self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
     ) -> Mapping[str, np.ndarray]:

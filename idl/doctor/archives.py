@@ -5,11 +5,13 @@ from pathlib import Path
 
 from idl.data.diode import DiodeArchives
 from idl.data.diode.layout import NEEDED, Frame, parse
+from idl.data.folder import read_rgb
 from idl.data.published import PUBLISHED
 from idl.data.tarball import members
 from idl.doctor.files import file, leftovers
 from idl.doctor.finding import Diagnosis, Finding
 from idl.doctor.frames import Files, of_pixels
+from idl.doctor.repeats import repeated
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -29,6 +31,7 @@ def examine_archives(dataset: DiodeArchives, sample: int, checksums: bool, progr
     if absent:
         found.append(Finding("archives", "missing", f"not beside: {', '.join(absent)}"))
     num_read = 0
+    seen: dict[Frame, Files] = {}
     with tempfile.TemporaryDirectory(prefix="idl-doctor-") as folder:
         for archive in dataset.archives:
             if archive.name.endswith("_normals.tar.gz"):
@@ -44,9 +47,15 @@ def examine_archives(dataset: DiodeArchives, sample: int, checksums: bool, progr
             found.append(
                 Finding("archive", "note", f"{archive.name}: its first {len(frames)} frames; all are seen in `prepare`")
             )
+            seen |= frames
             told, count = of_pixels(list(frames), list(frames.values()), range(len(frames)), dataset.protocol, progress)
             found += told
             num_read += count
+        # Not all that there are: 81 GB take hours to unpack, which `prepare` does once.
+        images, names = [files["rgb"] for files in seen.values()], [frame.name for frame in seen]
+        if seen:
+            scenes = [frame.scene for frame in seen]
+            found += repeated(lambda index: read_rgb(images[index]), names, scenes, progress, "first frames")
     return Diagnosis("diode", dataset.source, 0, num_read, tuple(found))
 
 

@@ -13,6 +13,7 @@ from idl.doctor.archives import examine_archives
 from idl.doctor.finding import Diagnosis, Finding, several, spread
 from idl.doctor.frames import of_pixels
 from idl.doctor.looking import scenes, split
+from idl.doctor.repeats import repeated
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -52,6 +53,8 @@ def _tree(tree: DiodeReader, found: list[Finding], config: DatasetConfig, sample
         split([frame.scene for frame in frames], tree.is_sequential, sides),
     ]
     told, num_read = of_pixels(frames, files, indices, config.protocol, progress)
+    names, image_scenes = [frame.name for frame in frames], [frame.scene for frame in frames]
+    told += repeated(tree.rgb, names, image_scenes, progress)
     return Diagnosis("diode", str(tree.root), len(frames), num_read, (*found, *told))
 
 

@@ -8,6 +8,7 @@ from idl.data.folder import MAP_SUFFIXES, RGB_SUFFIXES, FolderReader
 from idl.doctor import pixels
 from idl.doctor.finding import Diagnosis, Finding, several, spread
 from idl.doctor.looking import look, scenes, split
+from idl.doctor.repeats import repeated
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -33,6 +34,7 @@ def examine(config: DatasetConfig, sample: int, checksums: bool, progress: Progr
         scenes(image_scenes, ", consecutive frames" if dataset.is_sequential else ""),
         split(image_scenes, dataset.is_sequential),
         *refused,
+        *repeated(dataset.rgb, names, image_scenes, progress),
     ]
     if images:
         protocol = config.protocol

@@ -15,6 +15,7 @@ from idl.doctor import pixels
 from idl.doctor.files import file, leftovers
 from idl.doctor.finding import Diagnosis, Finding, spread
 from idl.doctor.looking import look, scenes, split
+from idl.doctor.repeats import repeated
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -48,7 +49,8 @@ def examine(config: DatasetConfig, sample: int, checksums: bool, progress: Progr
     count = len(groups)
     image_scenes = [group.scene for group in groups]
     indices = spread(count, sample)
-    images, refused = look(dataset.native, [group.names[0] for group in groups], indices, progress)
+    names = [group.names[0] for group in groups]
+    images, refused = look(dataset.native, names, indices, progress)
     found += [
         Finding("layout", "ok", "MATLAB v7.3, axes reversed as they should be: images, columns, rows"),
         _count(count),
@@ -56,6 +58,7 @@ def examine(config: DatasetConfig, sample: int, checksums: bool, progress: Progr
         _sides(dataset.sides, splits),
         split(image_scenes, dataset.is_sequential, dataset.sides),
         *refused,
+        *repeated(dataset.rgb, names, image_scenes, progress),
     ]
     if images:
         is_sensor = config.depths == "sensor"

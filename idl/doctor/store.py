@@ -11,6 +11,7 @@ from idl.doctor import pixels
 from idl.doctor.finding import Diagnosis, Finding, spread
 from idl.doctor.looking import look, scenes, split
 from idl.doctor.measures import Measured, measure
+from idl.doctor.repeats import repeated
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -44,6 +45,7 @@ def examine_store(config: DatasetConfig, sample: int, checksums: bool, progress:
         scenes(store.scenes),
         split(store.scenes, store.is_sequential, store.sides),
         *refused,
+        *repeated(store.rgb, store.names, store.scenes, progress),
         *_of_pixels(images, _PLAUSIBLE_MEDIAN_M, (protocol.min_depth_m, protocol.max_depth_m)),
     ]
     return Diagnosis(f"store of {store.name}", str(path), store.num_images, len(images), tuple(found))

@@ -1,13 +1,10 @@
 """From the arms of an encoder to the questions that a verdict answers: one an encoder and k."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from idl.arms import ArmsAtK, ArmsResult, FittedArm
-from idl.data.loading import batches
+from idl.data.repeats import repeats
 from idl.data.splits import SPLITS, Split
 from idl.data.store import Store
 from idl.errors import InputError
@@ -74,21 +71,12 @@ def shared_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
         for scene in split.scenes[name]
         if scene in split.scenes["test"] or (name == "train" and scene in split.scenes["val"])
     )
-    seen: dict[bytes, str] = {}
     # Of crops, the images that they are of: a crop is no other image's equal even where its image is.
     order = [*dict.fromkeys((name, store.origin(index)) for name in SPLITS for index in split.indices[name])]
-    with progress("leakage", len(order)) as advance:
-        position = 0
-        for read in batches(store, ("rgb",), [index for _, index in order], 32):
-            for image in read["rgb"].numpy():
-                name, index = order[position]
-                position += 1
-                if (image == image[0, 0]).all():
-                    continue
-                content = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-                if seen.setdefault(content, name) != name:
-                    found[f"{store.scenes[index]} (image {store.names[index]})"] = None
-            advance(len(read["rgb"]))
+    for position, earlier in repeats(store.rgb, [index for _, index in order], progress, "leakage"):
+        name, index = order[position]
+        if order[earlier][0] != name:
+            found[f"{store.scenes[index]} (image {store.names[index]})"] = None
     return tuple(found)
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from PIL import Image
+
 from idl.data.diode.frames import read_frame, read_native
 from idl.data.diode.layout import SIDES, Found, Frame, catalogue, select
-from idl.data.folder import rgb_size
+from idl.data.folder import read_rgb, rgb_size
 from idl.data.reader import Group, Native, NativeReader, Noted, Sample
 from idl.errors import InputError
 from idl.protocol import Protocol
@@ -69,6 +71,10 @@ class DiodeReader(Noted, NativeReader):
     def native_size(self, index: int) -> tuple[int, int]:
         """Look at the image's header. Raises InputError naming the file."""
         return rgb_size(self._files_of(index)["rgb"])
+
+    def rgb(self, index: int) -> Image.Image:
+        """Read one frame's image. Raises InputError naming the file."""
+        return read_rgb(self._files_of(index)["rgb"])
 
     def native(self, index: int) -> Native:
         """Read one frame. Raises InputError naming the file."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from PIL import Image
+
 from idl.data.nyu.labeled import LabeledFile
 from idl.data.nyu.sides import read_sides
 from idl.data.reader import Group, Native, NativeReader, Sample
@@ -93,6 +95,10 @@ class NyuReader(NativeReader):
     def native_size(self, index: int) -> tuple[int, int]:
         """All images have one size."""
         return self.size
+
+    def rgb(self, index: int) -> Image.Image:
+        """Read one image without its depth. Raises InputError naming the file and the image."""
+        return self._labeled.rgb(index)
 
     def native(self, index: int) -> Native:
         """Read one image. Raises InputError naming the file and the image."""
