@@ -296,6 +296,21 @@ def test_k_is_kept_and_the_curve_holds_the_chosen_one(store: Store, tmp_path: Pa
     assert automatic.report.metrics["cv_loss"] == min(table["cv_loss"])  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("name", ["depth", "log-depth"])
+@pytest.mark.parametrize("k", ["all", "auto"])
+def test_all_of_the_null_encoder_is_the_null_arm(store: Store, tmp_path: Path, name: str, k: str) -> None:
+    """The same numbers, in the same coordinates, under the same penalty."""
+    null = build(EncoderConfig("null", stride=8), CPU)
+    metrics = probe(replace(CONFIG, target=name, k=k), store, null, tmp_path).report.metrics
+    if k == "all":
+        assert metrics["loss_over_null"] == pytest.approx(1, rel=1e-6)
+        assert metrics["val_loss"] == pytest.approx(metrics["arms/null_val_loss"], rel=1e-6)
+    else:
+        # Of any number of its components the best is taken, by cross-validation.
+        whole = probe(replace(CONFIG, target=name, k="all"), store, null, tmp_path).report.metrics
+        assert metrics["cv_loss"] <= whole["cv_loss"] * (1 + 1e-12)
+
+
 def test_batches_of_another_size_give_the_same_figures(store: Store, tmp_path: Path) -> None:
     one = probe(CONFIG, store, encoder(), tmp_path / "a").report.metrics
     two = probe(replace(CONFIG, batch_size=7), store, encoder(), tmp_path / "b").report.metrics

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idl.data.splits import Split, split_by_scene
+from idl.data.splits import NUM_FOLDS, Split, folds, split_by_scene
+from idl.data.store import Store
 from idl.errors import InputError
+from idl.protocol import Protocol
 
 SCENES = [f"s{number:03d}" for number in range(320) for _ in range(6)]
 
@@ -166,3 +168,47 @@ def test_a_bad_rule_is_refused(rule: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.json"):
         split_by_scene(SCENES, str(tmp_path / "gone.json"))
+
+
+def store_of(scenes: list[str], is_sequential: bool = False) -> Store:
+    names = tuple(str(number) for number in range(len(scenes)))
+    return Store(
+        Path("a.h5"), "planted", "digest", Protocol(), "drawn", names, tuple(scenes), (), is_sequential, 8.0, ()
+    )
+
+
+def by_fold(store: Store, groups: tuple[str, ...]) -> list[list[str]]:
+    """Groups of each fold, in the store's order; every training and validation image is in one."""
+    split = split_by_scene(store.scenes, is_sequential=store.is_sequential)
+    found: list[dict[str, None]] = [{} for _ in range(NUM_FOLDS)]
+    images = folds(store, split)
+    assert {name: len(each) for name, each in images.items()} == {
+        name: len(split.indices[name]) for name in ("train", "val")
+    }
+    for index, fold in sorted(
+        pair for name in ("train", "val") for pair in zip(split.indices[name], images[name], strict=True)
+    ):
+        found[fold][groups[index]] = None
+    return [list(each) for each in found]
+
+
+@given(st.lists(st.integers(0, 30), min_size=3, max_size=200).filter(lambda numbers: len(set(numbers)) >= 3))
+def test_a_scene_is_in_one_fold_and_folds_are_of_equal_size(numbers: list[int]) -> None:
+    store = store_of([f"s{number}" for number in numbers])
+    found = by_fold(store, store.scenes)
+    sizes = [len(each) for each in found]
+    assert len({scene for each in found for scene in each}) == sum(sizes)
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_blocks_of_many_recordings_stay_with_their_recording() -> None:
+    store = store_of([f"walk{walk}/block_{block:05d}" for walk in range(12) for block in range(8)], True)
+    found = by_fold(store, store.recordings)
+    assert len({walk for each in found for walk in each}) == sum(len(each) for each in found)
+
+
+def test_blocks_of_one_recording_are_cut_in_order() -> None:
+    store = store_of([f"block_{block:05d}" for block in range(32) for _ in range(3)], True)
+    found = by_fold(store, store.scenes)
+    assert [block for each in found for block in each] == [f"block_{block:05d}" for block in range(26)]
+    assert [len(each) for each in found] == [6, 5, 5, 5, 5]
