@@ -51,6 +51,7 @@ class Planted:
 PLANTED: Mapping[str, Planted] = {
     "depth-1.3": Planted("depth", 1.3),
     "depth-1.1": Planted("depth", 1.1),
+    "depth-1.07": Planted("depth", 1.07),
     "depth-1.02": Planted("depth", 1.02),
     "depth-1.3-late": Planted("depth", 1.3, gain=0.05),
     "depth-1.1-late": Planted("depth", 1.1, gain=0.05),
