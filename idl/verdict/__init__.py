@@ -5,7 +5,7 @@ Values in, values out: numpy arrays by arm name in, frozen dataclasses out, and 
 
 from idl.verdict.config import VerdictConfig
 from idl.verdict.decision import decide, require_draws
-from idl.verdict.document import SCHEMA, document
+from idl.verdict.document import document
 from idl.verdict.evidence import (
     Cell,
     ClusterKind,
@@ -29,7 +29,6 @@ from idl.verdict.result import (
 )
 
 __all__ = [
-    "SCHEMA",
     "ArmFigures",
     "Cell",
     "ClusterKind",

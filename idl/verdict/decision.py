@@ -29,11 +29,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import ndtri
 
 from idl.errors import InputError
 from idl.verdict.config import POWER, VerdictConfig
 from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, aligned_name, describe
-from idl.verdict.distributions import normal_quantile
 from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled, Training
 from idl.verdict.gates import gates
 from idl.verdict.intervals import fitted, interval, p_value
@@ -139,7 +139,7 @@ def _compare(
     series: Series = mean([resampled.log_ratio(arm, TRAINED_AND_PIXELS) for arm in above])
     fit = fitted(series)
     log_ratio = interval(fit, config.level)
-    needed = normal_quantile(1 - config.alpha / 2) + normal_quantile(POWER)
+    needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
     detectable = config.margin + needed * log_ratio.standard_error
     growth = float(np.mean([training.growth(arm, TRAINED_AND_PIXELS) for arm in above]))
     headroom = math.inf if math.isnan(growth) else config.growth * max(0.0, growth)

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from idl.verdict.distributions import normal_cdf, normal_quantile, student_quantile, student_upper
 from idl.verdict.resampling import Series
 
 # Of a figure of about 1, far above the rounding of sums and far below any spread that matters.
@@ -69,7 +69,7 @@ def fitted(series: Series) -> Fitted:
     draws = _snapped(series.draws, estimate)
     below = np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)
     end = 1 / (len(draws) + 1)
-    bias = normal_quantile(min(max(below / len(draws), end), 1 - end))
+    bias = float(ndtri(min(max(below / len(draws), end), 1 - end)))
     acceleration, standard_error = _jackknife(_snapped(series.left_out, estimate))
     return Fitted(estimate, draws, bias, acceleration, standard_error, len(series.left_out) - 1)
 
@@ -81,7 +81,7 @@ def interval(series: Series | Fitted, level: float) -> Interval:
         return Interval(fit.estimate, -math.inf, math.inf, math.inf)
     tail = (1 - level) / 2
     bca_low, bca_high = _bca(fit, tail)
-    half = student_quantile(1 - tail, fit.degrees) * fit.standard_error
+    half = float(stdtrit(fit.degrees, 1 - tail)) * fit.standard_error
     low, high = min(bca_low, fit.estimate - half), max(bca_high, fit.estimate + half)
     return Interval(fit.estimate, low, high, fit.standard_error)
 
@@ -93,7 +93,7 @@ def p_value(series: Series | Fitted, margin: float) -> float:
         return 1.0
     distance = fit.estimate - margin
     if fit.standard_error > 0:
-        of_t = student_upper(distance / fit.standard_error, fit.degrees)
+        of_t = float(stdtr(fit.degrees, -distance / fit.standard_error))
     else:
         of_t = 0.0 if distance > 0 else 1.0
     return max(of_t, _bca_p(fit, margin))
@@ -101,8 +101,8 @@ def p_value(series: Series | Fitted, margin: float) -> float:
 
 def _bca(fit: Fitted, tail: float) -> tuple[float, float]:
     count = len(fit.draws)
-    low = math.floor((count + 1) * _bca_level(fit, normal_quantile(tail)))
-    high = math.ceil((count + 1) * _bca_level(fit, normal_quantile(1 - tail)))
+    low = math.floor((count + 1) * _bca_level(fit, float(ndtri(tail))))
+    high = math.ceil((count + 1) * _bca_level(fit, float(ndtri(1 - tail))))
     wanted = [rank - 1 for rank in (low, high) if 1 <= rank <= count]
     ordered = np.partition(fit.draws, wanted) if wanted else fit.draws
     return (
@@ -116,19 +116,19 @@ def _bca_level(fit: Fitted, z: float) -> float:
     scale = 1 - fit.acceleration * w
     if scale <= 0:
         return 1.0 if w > 0 else 0.0
-    return normal_cdf(fit.bias + w / scale)
+    return float(ndtr(fit.bias + w / scale))
 
 
 def _bca_p(fit: Fitted, margin: float) -> float:
     """Solve b(p) = share of draws up to the margin for p."""
     share = (1 + np.count_nonzero(fit.draws <= margin)) / (len(fit.draws) + 1)
-    u = normal_quantile(share) - fit.bias
+    u = float(ndtri(share)) - fit.bias
     if math.isinf(u):
         return 1.0
     scale = 1 + fit.acceleration * u
     if scale <= 0:
         return 1.0 if u > 0 else 0.0
-    return normal_cdf(u / scale - fit.bias)
+    return float(ndtr(u / scale - fit.bias))
 
 
 def _jackknife(left_out: Float64[np.ndarray, " clusters"]) -> tuple[float, float]:

@@ -2,11 +2,10 @@
 
 from idl.study.page.collect import cues_part, page_content, provenance
 from idl.study.page.content import EncoderCues, PageContent, Provenance
-from idl.study.page.document import SCHEMA, document
+from idl.study.page.document import document
 from idl.study.page.html import page
 
 __all__ = [
-    "SCHEMA",
     "EncoderCues",
     "PageContent",
     "Provenance",
