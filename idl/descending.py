@@ -1,6 +1,7 @@
 """From maps to a probe that is trained by gradient descent, on statistics of single images."""
 
 import json
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from idl import cache
 from idl.errors import InputError
 from idl.features import EncodedDataset, MapBatch
-from idl.fitting import PROBE, ArmFit, SplitStatistics, read_target
+from idl.fitting import PROBE, ArmFit, SplitStatistics, read_target, with_offset
 from idl.probes.descent import Report, descend
 from idl.probes.image_grams import ImageGrams
 from idl.probes.image_plan import FORMS, Plan, plan
@@ -94,9 +95,7 @@ def train_trials(data: TrainingSet, trials: list[Trial], report: Report | None =
 
 def target_weights(descent: Descent, data: TrainingSet) -> Float64[Tensor, "columns out"]:
     """Return a trial's weights, the bias first, for the target itself."""
-    weights = descent.weights.clone()
-    weights[0] += torch.tensor(data.train.offset, dtype=torch.float64)
-    return weights
+    return with_offset(descent.weights, data.train)
 
 
 def arm_of(descent: Descent, exact: ArmFit, data: TrainingSet) -> ArmFit:
@@ -116,9 +115,11 @@ def arm_of(descent: Descent, exact: ArmFit, data: TrainingSet) -> ArmFit:
         weights=weights.clone(),
         train_loss=descent.train_loss,
         val_loss=descent.val_loss,
+        # Of the exact solver's fit: this one is not cross-validated.
+        cv_loss=math.nan,
+        cv_error=math.nan,
     )
-    weights[0] += torch.tensor(data.train.offset, dtype=torch.float64)
-    return ArmFit(PROBE, exact.columns, replace(exact.fit, solution=solution), weights)
+    return ArmFit(PROBE, exact.columns, replace(exact.fit, solution=solution), with_offset(weights, data.train))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -17,8 +17,8 @@ from idl.distributed import World
 from idl.errors import InputError
 from idl.features import MapSource
 from idl.probes.basis import ARMS, Columns
-from idl.probes.exact import PENALTIES, Fit, fit
-from idl.probes.statistics import FoldedStatistics, Statistics
+from idl.probes.exact import Fit, fit
+from idl.probes.statistics import FoldedStatistics, Statistics, total
 from idl.progress import Progress
 from idl.targets import Target
 
@@ -33,8 +33,8 @@ class SplitStatistics:
     """Statistics of one split for one target.
 
     folds: of the target less `offset`, one entry a fold of `idl.data.splits.folds`.
-    offset: a constant near the target's mean, one an output. The bias takes it up exactly, and what float32
-      products lose of a mean that is large against the spread (40 times as much for depth) is not lost.
+    offset: a constant near the target's mean, one an output. The bias takes it up exactly, and what float32 truth
+      loses of a mean that is large against the spread (40 times as much for depth) is not lost.
     mean_layer: mean of a depth over valid pixels in the store's unit (metres), 0 for other kinds of targets.
     """
 
@@ -45,7 +45,7 @@ class SplitStatistics:
     @cached_property
     def statistics(self) -> Statistics:
         """Of the whole split."""
-        return reduce(Statistics.merge, self.folds)
+        return total(self.folds)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -138,16 +138,15 @@ def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
     return tuple((truth * valid[:, None]).sum(dim=(0, 2, 3), dtype=torch.float64).div(count).float().tolist())
 
 
-def _of_all_ranks(folds: Sequence[Statistics], layer_sum: float, world: World) -> tuple[tuple[Statistics, ...], float]:
+def _of_all_ranks(parts: Sequence[Statistics], layer_sum: float, world: World) -> tuple[tuple[Statistics, ...], float]:
     """Add up what each rank has accumulated on its share."""
-    added = []
-    for fold in folds:
-        counts = torch.tensor([fold.num_valid, fold.num_images], dtype=torch.float64)
-        gram, moment, energy, counts = (world.sum(part) for part in (fold.gram, fold.moment, fold.energy, counts))
-        num_valid, num_images = counts.tolist()
-        # Ranks are added in one order here and in another there: symmetric up to rounding only.
-        added.append(Statistics((gram + gram.T) / 2, moment, energy, int(num_valid), int(num_images)))
-    return tuple(added), float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
+    gram, moment, energy = (world.sum(torch.stack([getattr(fold, name) for fold in parts])) for name in _TENSORS)
+    counts = [[fold.num_valid, fold.num_images] for fold in parts]
+    # Ranks are added in one order here and in another there: symmetric up to rounding only.
+    gram = (gram + gram.mT) / 2
+    numbers = world.sum(torch.tensor(counts, dtype=torch.float64)).long().tolist()
+    added = zip(gram, moment, energy, *zip(*numbers, strict=True), strict=True)
+    return tuple(Statistics(*part) for part in added), float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
 
 
 def folds_of(train: SplitStatistics, val: SplitStatistics) -> FoldedStatistics:
@@ -180,8 +179,6 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
             both.subset(torch.tensor(index)),
             num_fixed=1 if is_probe else len(index),
             k=(None if k is None else min(k, columns.num_components)) if is_probe else 0,
-            # A constant has no column to penalise.
-            penalties=PENALTIES if len(index) > 1 else (0.0,),
         )
         fits[name] = ArmFit(name, tuple(index), result, with_offset(result.solution.weights, train))
     return fits

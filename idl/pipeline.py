@@ -55,7 +55,7 @@ class ProbeConfig:
     """What a probe is asked for, besides the dataset and the encoder.
 
     target: name in `idl.targets.TARGETS`, or "package.module:factory".
-    k: components read: a number, "all", or "auto" for the one of lowest validation loss.
+    k: components read: a number, "all", or "auto" for the one of lowest cross-validated loss.
     alignment: what a prediction may borrow from its image's truth before it is measured in metres.
     split, split_seed: rule and seed of `split_by_scene`.
     test_images: random crops that are the test split, which the store must have (`idl.data.crops`); 0: its test images
@@ -134,8 +134,9 @@ def probe(
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
-    The penalty, and k where it is "auto", are chosen by the validation loss; the test split is read once, after
-    that. Each rank of `world` encodes and measures its share of the images; all return the same run.
+    The penalty, and k where it is "auto", are chosen by cross-validation over training and validation scenes; the
+    test split is read once, after that. Each rank of `world` encodes and measures its share of the images; all return
+    the same run.
     shown_names: test images whose panels are wanted beside the usual ones.
     before_test: called when everything is fitted, right before the first test image is read.
     Raises InputError for anything in `config` that does not fit the store or the encoder.

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
+from idl.probes.exact import Solution
 from idl.verdict import Cell, Evidence, FitRecord, Shuffled, Training, untrained_and_pixels
 
 Shape = Literal["normal", "skewed"]
@@ -80,7 +82,7 @@ class PlantedLosses:
 
 def record(train_loss: float, cv_loss: float = 1.0, **others: float) -> FitRecord:
     """Return a fit of no fault, `others` aside."""
-    sound = FitRecord(train_loss, 0.0, cv_loss, 0.1, cv_loss, 0.1, num_columns=5, rank=5, half_cv_loss=cv_loss)
+    sound = FitRecord(train_loss, 0.0, cv_loss, 0.1, cv_loss, 0.1, rank=5, expected_rank=5, recovered=1.0)
     return replace(sound, **others)  # pyright: ignore[reportArgumentType]
 
 
@@ -92,3 +94,21 @@ def sound_training(**changed: FitRecord) -> Training:
         for seed in range(NUM_SEEDS):
             fits[untrained_and_pixels(form, seed)] = record(1.1, 1.0 + 0.1 * (form == "random") + 0.01 * seed)
     return Training({**fits, **changed})
+
+
+def plain_solution(k: int) -> Solution:
+    """Return a solution of numbers that can be told apart, its weights aside."""
+    return Solution(
+        k=k,
+        penalty=0.0,
+        weights=torch.zeros(1, 1, dtype=torch.float64),
+        num_columns=1,
+        rank=1,
+        train_loss=3.0,
+        plain_train_loss=2.75,
+        excess_loss=0.0,
+        val_loss=4.0,
+        val_error=0.125,
+        cv_loss=4.5,
+        cv_error=0.25,
+    )

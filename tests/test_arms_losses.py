@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from planted_losses import plain_solution
 from torch import Tensor
 
 from idl.arms.fits import FittedArm
 from idl.arms.losses import SquaredErrors, squared_errors
 from idl.features import MapBatch, MapSource
 from idl.probes.basis import NUM_NULL, Columns
-from idl.probes.exact import Solution
 from idl.progress import silent
 from idl.targets import target
 
@@ -59,7 +59,7 @@ def arms(num_outputs: int) -> list[FittedArm]:
     rescaled[0] += 5
     read = [(0, *Columns(COMPONENTS).of_arm("probe")[1 : len(each)]) for each in (*weights, rescaled)]
     return [
-        FittedArm("arm", columns, each, Solution(0, 0.0, each, 1, 1, *[0.0] * 7))
+        FittedArm("arm", columns, each, plain_solution(0))
         for columns, each in zip(read, (*weights, rescaled), strict=True)
     ]
 

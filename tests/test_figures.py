@@ -278,13 +278,13 @@ def test_units_are_squared():
 
 def test_charts_show_their_values():
     """Whatever changes, the picture changes, and its size does not."""
-    base: dict[str, Any] = {"k": [1, 4, 16], "train_loss": [3, 2, 1], "val_loss": [3, 2, 1.5], "chosen_k": 16}
+    base: dict[str, Any] = {"k": [1, 4, 16], "train_loss": [3, 2, 1], "cv_loss": [3, 2, 1.5], "chosen_k": 16}
     base |= {"test_loss_at_chosen": 1.4, "smallest_k_within": 16, "unit": "m"}
     base |= {"arms": {"constant": 4.0, "null": 2.0}}
     plain = loss_over_k(**base)
     changes: dict[str, Any] = {
         "train_loss": [3, 2, 0.5],
-        "val_loss": [3, 2.5, 1.5],
+        "cv_loss": [3, 2.5, 1.5],
         "chosen_k": 4,
         "test_loss_at_chosen": 0.2,
         "arms": {"constant": 4.0, "null": 3.0},

@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image as Pillow
-from planted_losses import PlantedLosses, sound_training
+from planted_losses import PlantedLosses, plain_solution, sound_training
 
 from idl.arms import ArmsAtK, ArmsResult, MeasuredArm, TwinRecord
 from idl.arms.fits import FittedArm
@@ -29,7 +29,7 @@ from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.figures import depth_panel, panel_parts
 from idl.pipeline import ProbeConfig
-from idl.probes.exact import Curve, Solution
+from idl.probes.exact import Curve
 from idl.protocol import Protocol
 from idl.study.cells import Clustering, Question
 from idl.study.config import StudyConfig
@@ -375,8 +375,8 @@ def _planted_study(tmp_path: Path) -> tuple[Study, Evidence]:
     )
     losses = (torch.linspace(high, low, 6).double() for high, low in ((6, 1), (12, 2), (9, 3)))
     curve = Curve(torch.arange(6), torch.zeros(6), *losses)
-    higher = replace(curve, val_loss=curve.val_loss + 1)
-    solution = Solution(5, 0.0, torch.zeros(1, 1).double(), 1, 1, 3.0, 3.0, 0.0, 4.0, 0.1, 4.5, 0.1)
+    higher = replace(curve, cv_loss=curve.cv_loss + 1)
+    solution = plain_solution(5)
     arms = {
         name: MeasuredArm(FittedArm(name, (), torch.zeros(1, 1), solution), error, 0.5 * error)
         for name, error in evidence.squared_error.items()
@@ -441,7 +441,7 @@ def test_a_study_comes_to_its_page(tmp_path: Path) -> None:
     # Means over the seeds of a form, at ks that were fitted; k = 0 has no place on a logarithmic axis.
     trained, random = encoder.curves
     assert trained.k == (1, 2, 3, 4, 5)
-    assert random.val_loss == pytest.approx([each + 0.5 for each in trained.val_loss])
+    assert random.cv_loss == pytest.approx([each + 0.5 for each in trained.cv_loss])
     assert random.train_loss == trained.train_loss
     shown = made.images[1]
     assert (shown.role, shown.name) == ("median", "scene3/7")

@@ -1,10 +1,14 @@
 """Statistics on the grid against a design matrix that is really upsampled, and their laws."""
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from idl.probes.statistics import Statistics
+from idl.probes.exact import fit
+from idl.probes.statistics import FoldedStatistics, Statistics
 
 
 def problem(
@@ -43,14 +47,33 @@ def test_statistics_are_the_normal_equations_of_the_upsampled_problem() -> None:
     torch.testing.assert_close(statistics.mse(weights), (rows @ weights - truth).square().mean())
 
 
-def test_float32_products_keep_five_digits() -> None:
-    exact = problem(num_columns=40)
-    columns, target, valid = exact
+def test_columns_in_float32_are_summed_as_in_float64() -> None:
+    columns, target, valid = problem(num_columns=40)
     single = accumulated(columns.float(), target.float(), valid)
-    double = accumulated(*exact)
-    scale = double.gram.diagonal().max()
-    assert float((single.gram - double.gram).abs().max() / scale) < 1e-6
-    torch.testing.assert_close(single.energy, double.energy, rtol=1e-6, atol=0)
+    double = accumulated(columns.float().double(), target.float().double(), valid)
+    assert_equal(single, double)
+
+
+@pytest.mark.parametrize("apart", [1e-9, 1e-7, 1e-5, 1e-3])
+def test_near_copies_are_told_apart_as_by_svd_of_every_pixel(apart: float) -> None:
+    """The target is where a column and its float32 copy differ: ridge on upsampled columns against the statistics."""
+    columns, _, valid = problem(num_columns=6)
+    columns = columns.double()
+    columns[:, 0] = 1
+    difference = torch.randn(columns[:, 1].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    columns = torch.cat([columns, columns[:, 1:2] + apart * difference[:, None]], dim=1).float()
+    generator = torch.Generator().manual_seed(6)
+    target = torch.randn(len(columns), 1, *valid.shape[1:], generator=generator, dtype=torch.float64)
+    upsampled = F.interpolate(columns.double(), size=valid.shape[1:], mode="bilinear", align_corners=False)
+    target = target + (upsampled[:, -1:] - upsampled[:, 1:2]) / apart
+    rows, truth = design(columns.double(), target, valid)
+    folds = FoldedStatistics(*[(accumulated(columns, target, valid),)] * 2)
+    for penalty in (1e-10, 1e-8, 1e-6, 1e-2):
+        extra = math.sqrt(penalty * len(rows)) * torch.eye(rows.shape[1], dtype=torch.float64)[1:]
+        zeros = torch.zeros(len(extra), 1, dtype=torch.float64)
+        weights = torch.linalg.lstsq(torch.cat([rows, extra]), torch.cat([truth, zeros]), driver="gelsd").solution
+        found = fit(folds, num_fixed=1, k=6, penalties=(penalty,)).solution.train_loss
+        assert found == pytest.approx(float((rows @ weights - truth).square().mean()), rel=1e-4)
 
 
 def test_batching_does_not_change_the_statistics() -> None:

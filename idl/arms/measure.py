@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from idl.arms.columns import ARMS, JOINT, TRAINED
+from idl.arms.columns import ARMS, FIXED, JOINT, TRAINED
 from idl.arms.result import ArmsAtK, ArmsResult, TwinRecord
 from idl.arms.running import FittedSource, Measuring
 from idl.data.store import Store
@@ -31,12 +31,14 @@ class Controls:
     untrained_seeds: twins of each untrained form.
     shuffle_seed: of who lends the truth to whom.
     common_stride: of the null arm that is the same for every encoder, pixels.
+    planted_effect: log ratio of losses; what an effect so large, planted in the features, would come to is measured.
     needs_twin: an encoder without any untrained twin is refused, before its test images are read.
     """
 
     untrained_seeds: int = 3
     shuffle_seed: int = 0
     common_stride: int = 8
+    planted_effect: float = 0.0
     needs_twin: bool = False
 
     def __post_init__(self) -> None:
@@ -93,8 +95,8 @@ def measure(
     run = Measuring(store, split, wanted, config.batch_size, cache_folder, tuple(numbers.values()), progress)
 
     beside = _patches(run, encoder)
-    trained = run.fit(encoder, beside, TRAINED, ARMS)
-    shuffled = run.fit_shuffled(trained, controls.shuffle_seed, "shuffled", ARMS)
+    trained = run.fit(encoder, beside, TRAINED, ARMS, planted_effect=controls.planted_effect)
+    shuffled = run.fit_shuffled(trained, controls.shuffle_seed, "shuffled", (*FIXED, TRAINED))
     missing = [] if shuffled else ["shuffled: one scene has more than half of the images of a split."]
     untrained: list[tuple[TwinRecord, FittedSource]] = []
     # The null encoder has learned nothing: that it has no twin needs no word.
@@ -108,7 +110,7 @@ def measure(
             seed = twin.origin.seed or 0
             name = f"untrained-{form}-{seed}"
             try:
-                fitted = run.fit(twin, beside, name, (TRAINED, JOINT))
+                fitted = run.fit(twin, beside, name, (TRAINED, JOINT), trained=trained)
             except NoFeaturesError as error:
                 # Weights in another order may leave a network dead, or let it run away.
                 missing.append(f"{name}: {error}")

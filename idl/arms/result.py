@@ -40,7 +40,8 @@ class ArmsAtK:
 
     arms: "constant", "position", "null", "null+position", "patches", "pixels", "trained", "trained+pixels", and
       "untrained-FORM-SEED" alone and with "+pixels".
-    shuffled: the first eight, fitted and measured on the truth of images of other scenes; empty where there is none.
+    shuffled: "trained" and those that read no patches, fitted to the truth of images of other scenes, and measured on
+      it; empty where there is none. An image's fold is that of its maps, whoever lends it its truth.
       An error stands at the image whose truth it was held against, so that it goes over the same pixels as `arms`.
     """
 

@@ -75,11 +75,24 @@ class Measuring:
         self._opened[name] = opened
         return opened
 
-    def fit(self, encoder: Encoder, beside: EncodedDataset | None, name: str, arms: Sequence[str]) -> FittedSource:
-        """Fit `arms` on an encoder's maps beside the patches, where there are any."""
+    def fit(
+        self,
+        encoder: Encoder,
+        beside: EncodedDataset | None,
+        name: str,
+        arms: Sequence[str],
+        *,
+        trained: FittedSource | None = None,
+        planted_effect: float | None = None,
+    ) -> FittedSource:
+        """Fit `arms` on an encoder's maps beside the patches, where there are any.
+
+        trained: of a twin, whose pixels are the same. planted_effect: as in `fit_all`.
+        """
         source = JointMaps(self.open(encoder, name), beside)
         folders = (source.folder, *([] if beside is None else [beside.folder]))
-        return self._fit(name, source, folders, arms, self.ks)
+        pixels = trained.fits if trained else None
+        return self._fit(name, source, folders, arms, self.ks, pixels=pixels, planted_effect=planted_effect)
 
     def fit_null(self, encoder: Encoder, name: str) -> FittedSource:
         """Fit the arms that need no features on the null encoder's grid."""
@@ -96,7 +109,7 @@ class Measuring:
                 return None
             lenders[split_name] = lender
         source = ShuffledMaps(fitted.source, lenders, self.batch_size)
-        return self._fit(name, source, fitted.folders, arms, self.ks, fitted.offset)
+        return self._fit(name, source, fitted.folders, arms, self.ks, offset=fitted.offset)
 
     def _fit(
         self,
@@ -105,13 +118,17 @@ class Measuring:
         folders: tuple[Path, ...],
         arms: Sequence[str],
         ks: Sequence[int],
+        *,
         offset: tuple[float, ...] | None = None,
+        pixels: FittedArms | None = None,
+        planted_effect: float | None = None,
     ) -> FittedSource:
         progress = prefixed(self.progress, name)
         with _locked(folders):
             train = split_statistics(source, "train", self.target, progress, offset)
             val = split_statistics(source, "val", self.target, progress, train.offset)
-        return FittedSource(name, source, folders, train.offset, fit_all(train, val, source.columns, ks, arms))
+        fits = fit_all(train, val, source.columns, ks, arms, pixels=pixels, planted_effect=planted_effect)
+        return FittedSource(name, source, folders, train.offset, fits)
 
     def test(
         self, fitted: FittedSource

@@ -148,7 +148,7 @@ descent_options = grouped(
 )
 
 probe_options = grouped(
-    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (chosen on validation)."),
+    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (by cross-validation)."),
     alignment_option,
     option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
     option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),

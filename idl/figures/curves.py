@@ -30,7 +30,7 @@ LABEL_GAP = 0.056
 def loss_over_k(
     k: Sequence[int],
     train_loss: Sequence[float],
-    val_loss: Sequence[float],
+    cv_loss: Sequence[float],
     chosen_k: int,
     test_loss_at_chosen: float,
     arms: Mapping[str, float],
@@ -38,11 +38,11 @@ def loss_over_k(
     unit: str,
     title: str = "Loss over k",
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw training and validation loss over k on a logarithmic axis, from loss 0.
+    """Draw training and cross-validated loss over k on a logarithmic axis, from loss 0.
 
     unit: of the target ("m", "ln m", "1/m", or "1" for none); losses are in its square.
-    arms: validation loss of the arms that do not depend on k (constant, null, ...), as lines across.
-    smallest_k_within: the smallest k whose validation loss is within 1 % of the best: a dotted line.
+    arms: cross-validated loss of the arms that do not depend on k (constant, null, ...), as lines across.
+    smallest_k_within: the smallest k whose cross-validated loss is within 1 % of the best: a dotted line.
     """
     square = squared(unit)
     figure, axes = blank_chart(
@@ -51,7 +51,7 @@ def loss_over_k(
     place(figure, axes, left_in=0.75, right_in=1.95)
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(k) * 0.94, max(max(k), 2 * min(k)))
-    axes.set_ylim(0, 1.08 * max([*train_loss, *val_loss, *arms.values(), test_loss_at_chosen]))
+    axes.set_ylim(0, 1.08 * max([*train_loss, *cv_loss, *arms.values(), test_loss_at_chosen]))
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=14))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -64,14 +64,14 @@ def loss_over_k(
     # Between points the loss is known for no k: markers show where it was computed, if they are few.
     marker = "o" if len(k) <= 24 else ""
     axes.plot(k, train_loss, color=SECOND, linewidth=1.6, marker=marker, markersize=3)
-    axes.plot(k, val_loss, color=ACCENT, linewidth=2.2, marker=marker, markersize=4)
+    axes.plot(k, cv_loss, color=ACCENT, linewidth=2.2, marker=marker, markersize=4)
     if smallest_k_within is not None:
         _mark_smallest(axes, smallest_k_within)
     _mark_chosen(axes, chosen_k, test_loss_at_chosen, square)
     _label_right(
         axes,
         [
-            ("validation", val_loss[-1], ACCENT),
+            ("cross-validated", cv_loss[-1], ACCENT),
             ("training", train_loss[-1], SECOND),
             *((name, loss, FAINT) for name, loss in arms.items()),
         ],

@@ -1,9 +1,9 @@
 """The exact solver: ridge in closed form, for every k from one factorisation, or with penalties of two groups.
 
 The penalised normal equations are (G + P) w = b with P = penalty * n_valid * D, D one on every column and zero on the
-bias, which comes first. All products are float64, so that G + P is positive definite at every penalty above the
-rounding of such products, whatever the columns have in common, and no column is ever left out: of two equal ones each
-gets a half. A penalty of 0 stands for the limit: least squares of minimum norm, taken at `FLOOR`.
+bias, which comes first. Statistics are sums of float64 products, so that G + P is positive definite at every penalty
+above their rounding, whatever the columns have in common, and no column is ever left out: of two equal ones each gets a
+half. A penalty of 0 stands for the limit: least squares of minimum norm, taken at `FLOOR`.
 
 Penalties, and k where it is open, are chosen by the cross-validated loss over the folds of training and validation
 split; what is chosen is fitted on the training split.
@@ -11,15 +11,15 @@ split; what is chosen is fitted on the training split.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from idl.probes.statistics import FoldedStatistics, Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics, total
 
 # Share of a column's own square that is added to it at least: far above the rounding of float64 sums (2e-13 for 1,000
 # columns), far below what two columns of maps in half precision can differ by (2^-22).
@@ -32,8 +32,11 @@ _HALF_STEP = 10.0**0.5
 
 # Maps are rounded to half precision, 2^-11 of each number: directions of less variance are its noise.
 ROUNDING = 2.0**-22
-# A direction of the features whose square multiple correlation with the pixels is this near to 1 is theirs.
-_SHARED = 2.0**-16
+# A direction of the features whose square multiple correlation with the pixels is this near to 1 counts as theirs too:
+# near enough, where pixels are nearly collinear themselves, for the joint rank to fall short by it.
+_SHARED = 2.0**-10
+# Effects that are planted, to see what comes of them.
+NUM_PLANTED = 20
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class Solution:
     num_columns, rank: columns read that vary, and directions among them that are not the noise of their rounding; the
       bias counts.
     train_loss, val_loss: unpenalised mean squared errors, target units squared.
-    plain_train_loss: that of a fit without any penalty. excess_loss: how far it lies above the optimum, as a share of
-      the optimum, by the gradient that is left.
+    plain_train_loss: that of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
     cv_loss, cv_error: the cross-validated one, and its standard error over the folds. val_error: of `val_loss`, over
       the validation split's folds. Infinite where there is one fold alone.
     """
@@ -94,12 +96,12 @@ class Fit:
 class JointFit:
     """The solution with a penalty of the pixels' columns, in `solution`, and one of the features'.
 
-    num_shared: directions of the features that the pixels' columns hold too, to within their rounding.
+    expected_rank: that of the pixels' columns and that of the features', less the directions that both hold.
     """
 
     solution: Solution
     features_penalty: float
-    num_shared: int
+    expected_rank: int
 
 
 def losses_of_all_k(
@@ -131,13 +133,15 @@ def fit(
     folds: the bias comes first, components last.
     num_fixed: leading columns that every k reads (the bias at least); k counts the columns after them.
     k: as given, or None: the one of lowest loss (the smallest of equals).
-    penalties: candidates; the half steps beside the best one are tried too.
+    penalties: candidates; the half steps beside the best one are tried too. A bias alone has nothing to penalise.
     Raises ValueError where `num_fixed` or `k` does not fit the columns.
     """
     train, val = folds.whole_train, folds.whole_val
     num_columns = len(train.gram)
     if not 1 <= num_fixed <= num_columns or not 0 <= (k or 0) <= num_columns - num_fixed:
         raise ValueError(f"num_fixed={num_fixed}, k={k} do not fit {num_columns} columns")
+    if num_columns == 1:
+        penalties = (0.0,)
     num_held_out = sum(held.num_terms for _, held in folds.pairs)
     errors: dict[float, Tensor] = {}
 
@@ -167,102 +171,126 @@ def fit_joint(
     """Fit with a penalty of the pixels' columns and one of the features', the pair of lowest cross-validated loss.
 
     folds: of the bias, then the pixels' columns, then the features'. num_pixels: of the former, the bias counted.
-    parts: penalties of the pixels alone and of the features alone, where the search starts.
-    penalties: candidates for both. The largest leaves out what it is laid on, so that the loss is never above that of
-      a part.
-    Raises ValueError where `num_pixels` does not fit the columns.
+    parts: penalties that the pixels alone and the features alone chose.
+    penalties: candidates for both: every other pair, the parts' pairs, and from the best of them on to the best
+      neighbour, half steps at last. The largest penalty leaves out what it is laid on, so that the loss is never above
+      that of a part.
+    Raises ValueError where there are no features, or no bias.
     """
     num_columns = len(folds.whole_train.gram)
-    if not 1 <= num_pixels <= num_columns:
+    if not 1 <= num_pixels < num_columns:
         raise ValueError(f"num_pixels={num_pixels} does not fit {num_columns} columns")
     group = (torch.arange(num_columns) >= num_pixels).long()
-    alone = ((parts[0], max(penalties)), (max(penalties), parts[1]))
-    chosen, errors = _search(folds.pairs, group, (parts, *alone), penalties)
-    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors)
-    return JointFit(solution, chosen[1], num_shared(folds.whole_train.gram, num_pixels))
-
-
-def half_cv_loss(
-    folds: FoldedStatistics,
-    num_pixels: int,
-    near: tuple[float, ...],
-    penalties: Sequence[float] = PENALTIES,
-) -> float:
-    """Cross-validated loss of fits on half as many scenes, at their own best penalties; target units squared.
-
-    near: penalties of the fit on all of them: one of all columns, or those of `fit_joint`, whose `num_pixels` this is.
-    Returns nan where there are fewer than three folds.
-    """
-    pairs = folds.half_pairs
-    if not pairs:
-        return float("nan")
-    group = (torch.arange(len(folds.whole_train.gram)) >= num_pixels).long().clamp(max=len(near) - 1)
-    _, errors = _search(pairs, group, (near,), penalties)
-    return float(errors.sum()) / sum(held.num_terms for _, held in pairs)
-
-
-def rank_and_excess(train: Statistics, weights: Float64[Tensor, "columns out"]) -> tuple[int, float]:
-    """Return how many directions the columns have, and how far the weights' loss lies above the optimum's, as a share.
-
-    Directions are those of the columns at a mean square of 1 each that are not the noise of their rounding. By its
-    gradient g the loss lies g'G^-1 g above the optimum: that holds for weights of any solver, and for columns that it
-    lost.
-    """
-    scale = torch.where(train.gram.diagonal() > 0, train.gram.diagonal(), torch.inf).rsqrt()
-    eigenvalues, vectors = torch.linalg.eigh(scale[:, None] * train.gram * scale)
-    counts = eigenvalues > ROUNDING
-    gradient = vectors.T @ (scale[:, None] * (train.moment - train.gram @ weights))
-    excess = float((gradient[counts].square() / eigenvalues[counts, None]).sum())
-    # The loss of a perfect fit is rounding: there is no share of it.
-    optimum = max(float(train.squared_error(weights)) - excess, FLOOR * float(train.energy.sum()))
-    return int(counts.sum()), excess / optimum if excess else 0.0
-
-
-def num_shared(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> int:
-    """Directions of the features that the leading `num_pixels` columns hold too, to within their rounding.
-
-    They are those whose square canonical correlation is 1.
-    """
-    pixels, features = slice(num_pixels), slice(num_pixels, None)
-    of_pixels, of_features = (_cholesky(gram[part, part]) for part in (pixels, features))
-    half = torch.linalg.solve_triangular(of_pixels, gram[pixels, features], upper=False)
-    correlations = torch.linalg.svdvals(torch.linalg.solve_triangular(of_features, half.mT, upper=False))
-    return int((correlations.square() > 1 - _SHARED).sum())
-
-
-def _search(
-    pairs: Sequence[tuple[Statistics, Statistics]],
-    group: Int[Tensor, " columns"],
-    starts: Sequence[tuple[float, ...]],
-    penalties: Sequence[float],
-) -> tuple[tuple[float, ...], Float64[Tensor, " pairs"]]:
-    """Walk over the grid of penalties, from each start to the best neighbour until none is better, then by half steps.
-
-    group: which of the penalties each column has. starts: one penalty a group each.
-    Returns the best penalties, and their squared errors on each of `pairs`.
-    """
     errors: dict[tuple[float, ...], Tensor] = {}
 
-    def loss(chosen: tuple[float, ...]) -> float:
-        if chosen not in errors:
-            errors[chosen] = torch.stack([held.squared_error(_solve(fitted, chosen, group)) for fitted, held in pairs])
-        return float(errors[chosen].sum())
+    def best_of(pairs: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+        def loss(pair: tuple[float, ...]) -> float:
+            if pair not in errors:
+                solved = [held.squared_error(_solve(fitted, pair, group)) for fitted, held in folds.pairs]
+                errors[pair] = torch.stack(solved)
+            return float(errors[pair].sum())
 
-    def best_around(chosen: tuple[float, ...], steps: Callable[[float], Sequence[float]]) -> tuple[float, ...]:
-        return min(product(*((each, *steps(each)) for each in chosen)), key=loss)
+        return min(pairs, key=loss)
 
     def neighbours(penalty: float) -> Sequence[float]:
         at = bisect_left(penalties, penalty * (1 - 1e-9))
-        return penalties[max(0, at - 1) : at + 2]
+        return (penalty, *penalties[max(0, at - 1) : at + 2])
 
-    found = []
-    for start in starts:
-        best, before = best_around(start, neighbours), start
-        while best != before:
-            best, before = best_around(best, neighbours), best
-        found.append(best)
-    best = best_around(min(found, key=loss), lambda penalty: _between(penalties, penalty))
-    return best, errors[best]
+    coarse = (*penalties[::2], penalties[-1])
+    alone = ((parts[0], penalties[-1]), (penalties[-1], parts[1]))
+    chosen, before = best_of((parts, *alone, *product(coarse, coarse))), None
+    while chosen != before:
+        chosen, before = best_of(product(*(neighbours(each) for each in chosen))), chosen
+    chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
+    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors[chosen])
+    pixels, features = (_scaled(folds.whole_train.subset((group == each).nonzero()[:, 0]).gram) for each in (0, 1))
+    expected = _rank(pixels) + _rank(features) - num_shared(folds.whole_train.gram, num_pixels)
+    return JointFit(solution, chosen[1], expected)
+
+
+def recovered(
+    folds: FoldedStatistics,
+    *,
+    num_pixels: int,
+    chosen: tuple[float, float],
+    effect: float,
+    penalties: Sequence[float] = PENALTIES,
+) -> float:
+    """Return what an effect of the features of a known size comes to on these data: the least of `NUM_PLANTED`.
+
+    Random directions of the features, less what the pixels hold of them, are added to the target, so large that the
+    loss without the features is exp(effect) times that with them. Each is then found again as `fit_joint` finds: fitted
+    on all folds but one at the best penalty of the features, and measured on that one. What is returned is the log
+    ratio of the loss of not having found it over that of having. With many images it is `effect`; where features
+    are many, images few, or the features' noise common to a scene, it is less, and down to 0: then "nothing was found"
+    does not say "nothing is there". All follows from the statistics.
+
+    chosen: penalties of pixels and features of the joint fit. effect: a log ratio of losses, at least 0.
+    """
+    whole = total([held for _, held in folds.pairs])
+    num_outputs, pixels = whole.moment.shape[1], slice(num_pixels)
+    group = (torch.arange(len(whole.gram)) >= num_pixels).long()
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(whole.gram) - num_pixels, NUM_PLANTED * num_outputs)
+    directions = torch.randn(shape, generator=generator, dtype=torch.float64)
+    held_by_pixels = torch.cholesky_solve(
+        whole.gram[pixels, num_pixels:] @ directions, _cholesky(whole.gram[pixels, pixels])
+    )
+    planted = torch.cat([-held_by_pixels, directions])
+    power = (planted * (whole.gram @ planted)).sum(dim=0) / whole.num_valid
+    joint = torch.stack([held.squared_error(_solve(fitted, chosen, group)) for fitted, held in folds.pairs])
+    loss = float(joint.sum()) / whole.num_terms
+    planted = planted * (math.expm1(effect) * loss / power.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
+
+    def with_planted(part: Statistics) -> Statistics:
+        moment, across = part.moment.repeat(1, NUM_PLANTED), part.gram @ planted
+        energy = part.energy.repeat(NUM_PLANTED) + (planted * (2 * moment + across)).sum(dim=0)
+        return replace(part, moment=moment + across, energy=energy)
+
+    def errors(part: Statistics, weights: Tensor) -> Tensor:
+        each = ((part.gram @ weights - 2 * part.moment) * weights).sum(dim=0) + part.energy
+        return each.view(NUM_PLANTED, num_outputs).sum(dim=1)
+
+    lost, found = torch.zeros(NUM_PLANTED, dtype=torch.float64), torch.zeros(len(penalties), NUM_PLANTED)
+    for fitted, held in folds.pairs:
+        changed, measured = with_planted(fitted), with_planted(held)
+        lost += errors(measured, _solve(fitted, chosen, group).repeat(1, NUM_PLANTED))
+        found = found + torch.stack(
+            [errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties]
+        )
+    return float((lost / found.min(dim=0).values).log().min())
+
+
+def excess_loss(
+    train: Statistics, strength: Float64[Tensor, " columns"], weights: Float64[Tensor, "columns out"]
+) -> float:
+    """Return how far weights lie above the optimum of the penalised loss, as a share of it, whatever made them.
+
+    strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; the
+    inverse is taken from an eigendecomposition of all columns, so that one that a solver lost is seen.
+    """
+    system = train.gram + torch.diag(torch.maximum(strength, FLOOR * train.gram.diagonal()))
+    eigenvalues, vectors = torch.linalg.eigh(system)
+    gradient = vectors.T @ (train.moment - system @ weights)
+    counts = eigenvalues > FLOOR * eigenvalues[-1]
+    excess = float((gradient[counts].square() / eigenvalues[counts, None]).sum())
+    loss = float((weights * (system @ weights - 2 * train.moment)).sum() + train.energy.sum())
+    # The loss of a perfect fit is rounding: there is no share of it.
+    return excess / max(loss - excess, FLOOR * float(train.energy.sum())) if excess else 0.0
+
+
+def _rank(scaled: Float64[Tensor, "columns columns"]) -> int:
+    """Directions of columns of mean square 1 that are not the noise of their rounding."""
+    return int((torch.linalg.eigvalsh(scaled) > ROUNDING).sum())
+
+
+def num_shared(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> int:
+    """Return how many directions of the features the pixels' leading columns hold too: canonical correlations of 1."""
+    pixels, features = slice(num_pixels), slice(num_pixels, None)
+    half = torch.linalg.solve_triangular(_cholesky(gram[pixels, pixels]), gram[pixels, features], upper=False)
+    of_features = _cholesky(gram[features, features], free=None)
+    correlations = torch.linalg.svdvals(torch.linalg.solve_triangular(of_features, half.mT, upper=False))
+    return int((correlations.square() > 1 - _SHARED).sum())
 
 
 def _between(penalties: Sequence[float], best: float) -> tuple[float, ...]:
@@ -280,10 +308,9 @@ def _solution(
 ) -> Solution:
     """Fit the leading columns on the training split, and measure that. errors: of cross-validation, squared, summed."""
     read = folds.whole_train.subset(torch.arange(len(group)))
-    plain = _solve(read, (0.0,) * len(penalties), group)
-    rank, excess_loss = rank_and_excess(read, plain)
     weights = torch.zeros_like(folds.whole_train.moment)
     weights[: len(group)] = _solve(read, penalties, group)
+    strength = _strength(read, penalties, group)
     held_out = torch.tensor([held.num_terms for _, held in folds.pairs])
     on_val = torch.stack([fold.squared_error(weights) for fold in folds.val])
     return Solution(
@@ -291,10 +318,10 @@ def _solution(
         penalty=penalties[0],
         weights=weights,
         num_columns=int((read.gram.diagonal() > 0).sum()),
-        rank=rank,
+        rank=_rank(_scaled(read.gram)),
         train_loss=float(folds.whole_train.mse(weights)),
-        plain_train_loss=float(read.mse(plain)),
-        excess_loss=excess_loss,
+        plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),
+        excess_loss=excess_loss(read, strength, weights[: len(group)]),
         val_loss=float(folds.whole_val.mse(weights)),
         val_error=_standard_error(on_val, torch.tensor([fold.num_terms for fold in folds.val])),
         cv_loss=float(errors.sum() / held_out.sum()),
@@ -302,28 +329,38 @@ def _solution(
     )
 
 
+def _strength(train: Statistics, penalties: Sequence[float], group: Int[Tensor, " columns"]) -> Tensor:
+    """What penalties of groups of columns put on the system's diagonal: nothing on the bias, which comes first."""
+    strength = torch.tensor(penalties, dtype=torch.float64)[group] * train.num_valid
+    strength[0] = 0.0
+    return strength
+
+
 def _solve(
     train: Statistics, penalties: Sequence[float], group: Int[Tensor, " columns"]
 ) -> Float64[Tensor, "columns out"]:
-    """Weights of the penalised system; the bias comes first, and has no penalty."""
-    strength = torch.tensor(penalties, dtype=torch.float64)[group] * train.num_valid
-    return torch.cholesky_solve(train.moment, _cholesky(train.gram, strength))
+    """Weights of the penalised system. group: which of the penalties each column has."""
+    return torch.cholesky_solve(train.moment, _cholesky(train.gram, _strength(train, penalties, group)))
 
 
 def _cholesky(
-    gram: Float64[Tensor, "columns columns"], strength: Float64[Tensor, " columns"] | float = 0.0
+    gram: Float64[Tensor, "columns columns"],
+    strength: Float64[Tensor, " columns"] | float = 0.0,
+    free: int | None = 0,
 ) -> Float64[Tensor, "columns columns"]:
-    """Cholesky factor of `gram` with `strength` on its diagonal but the first, FLOOR of the diagonal at least.
+    """Cholesky factor of `gram` with `strength` on its diagonal, FLOOR of the diagonal at least.
 
-    Where `gram` is rounded more than that, twice its most negative eigenvalue is the floor.
+    free: the column that gets neither: the bias. Where `gram` is rounded more than that, as sums of float32 products
+    are, twice its most negative eigenvalue is the floor.
     """
     diagonal = gram.diagonal()
     floor = FLOOR
     while True:
         added = torch.maximum(floor * diagonal, torch.as_tensor(strength, dtype=torch.float64))
+        if free is not None:
+            added[free] = 0.0
         # A column of zeros becomes an equation of its own, w = 0.
         added = torch.where(diagonal > 0, added, 1.0)
-        added[0] = 0.0 if diagonal[0] > 0 else 1.0
         factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(added))
         if not failed:
             return factor

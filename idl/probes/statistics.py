@@ -58,17 +58,18 @@ class Statistics:
         """
         cells = columns.permute(0, 2, 3, 1)
         height, width, num_columns = cells.shape[1:]
-        mask = valid.to(columns.dtype)
-        gathered = gather(target, mask, height, width).permute(0, 2, 3, 1)
+        mask, truth = valid.double(), target.double()
+        gathered = gather(truth, mask, height, width).permute(0, 2, 3, 1)
         gram, moment = self.gram.clone(), self.moment.clone()
         step = max(1, ROWS_PER_PRODUCT // (height * width))
         for first in range(0, len(cells), step):
             part = slice(first, first + step)
-            rows = cells[part].reshape(-1, num_columns).double()
-            coupled = Coupling.of_mask(mask[part], height, width).apply(cells[part]).reshape(-1, num_columns)
-            gram += (rows.T @ coupled.double()).cpu()
-            moment += (rows.T @ gathered[part].reshape(-1, target.shape[1]).double()).cpu()
-        energy = (target * mask[:, None]).square_().sum(dim=(0, 2, 3), dtype=torch.float64).cpu()
+            grid = cells[part].double()
+            rows = grid.reshape(-1, num_columns)
+            coupled = Coupling.of_mask(mask[part], height, width).apply(grid).reshape(-1, num_columns)
+            gram += (rows.T @ coupled).cpu()
+            moment += (rows.T @ gathered[part].reshape(-1, target.shape[1])).cpu()
+        energy = (truth * mask[:, None]).square_().sum(dim=(0, 2, 3)).cpu()
         return type(self)(
             # The product of a symmetric form is symmetric up to rounding only.
             (gram + gram.T) / 2,
@@ -126,12 +127,12 @@ class FoldedStatistics:
     @cached_property
     def whole_train(self) -> Statistics:
         """Of the training split."""
-        return _sum(self.train)
+        return total(self.train)
 
     @cached_property
     def whole_val(self) -> Statistics:
         """Of the validation split."""
-        return _sum(self.val)
+        return total(self.val)
 
     @cached_property
     def pairs(self) -> tuple[tuple[Statistics, Statistics], ...]:
@@ -139,23 +140,13 @@ class FoldedStatistics:
 
         Where fewer than two folds have a valid pixel: the training split, and the validation split.
         """
-        folds = self._folds
+        both = (one.merge(other) for one, other in zip(self.train, self.val, strict=True))
+        folds = [fold for fold in both if fold.num_valid]
         if len(folds) < 2:
             return ((self.whole_train, self.whole_val),)
-        return tuple((_sum(folds[:each] + folds[each + 1 :]), folds[each]) for each in range(len(folds)))
-
-    @cached_property
-    def half_pairs(self) -> tuple[tuple[Statistics, Statistics], ...]:
-        """As `pairs`, but every other one of the remaining folds; empty where there are fewer than three folds."""
-        folds = self._folds
-        rests = [(folds[each + 1 :] + folds[:each], folds[each]) for each in range(len(folds) if len(folds) > 2 else 0)]
-        return tuple((_sum(rest[first::2]), held_out) for rest, held_out in rests for first in (0, 1))
-
-    @cached_property
-    def _folds(self) -> tuple[Statistics, ...]:
-        both = (one.merge(other) for one, other in zip(self.train, self.val, strict=True))
-        return tuple(fold for fold in both if fold.num_valid)
+        return tuple((total(folds[:each] + folds[each + 1 :]), folds[each]) for each in range(len(folds)))
 
 
-def _sum(parts: Sequence[Statistics]) -> Statistics:
+def total(parts: Sequence[Statistics]) -> Statistics:
+    """Statistics of all parts together."""
     return reduce(Statistics.merge, parts)

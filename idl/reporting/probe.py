@@ -22,7 +22,7 @@ from idl.reporting.shared import CONTEXTS, dataset_inputs, example, model_slug, 
 from idl.reporting.views import VIEWS, Shown
 from idl.targets import Target
 
-# A k is enough where its validation loss is within this share of the best.
+# A k is enough where its cross-validated loss is within this share of the best.
 ENOUGH = 0.01
 
 
@@ -77,7 +77,8 @@ def probe_report(findings: Findings) -> RunReport:
     metrics = {
         "train_loss": findings.probe.train_loss,
         "val_loss": findings.probe.val_loss,
-        "cv_loss": findings.probe.cv_loss,
+        # A probe by gradient descent is not cross-validated.
+        **({} if findings.descent else {"cv_loss": findings.probe.cv_loss}),
         "test_loss": test.pooled_loss(PROBE),
         "loss_over_null": findings.loss_over_null,
         "rank": findings.probe.rank,
@@ -212,10 +213,10 @@ def _loss_over_k(findings: Findings) -> Image:
     return figures.loss_over_k(
         curve.k[1:].tolist(),
         curve.train_loss[1:].tolist(),
-        curve.val_loss[1:].tolist(),
+        curve.cv_loss[1:].tolist(),
         chosen_k=max(1, findings.probe.k),
         test_loss_at_chosen=findings.test.pooled_loss(PROBE),
-        arms={name: arm.fit.solution.val_loss for name, arm in findings.arms.items() if name != PROBE},
+        arms={name: arm.fit.solution.cv_loss for name, arm in findings.arms.items() if name != PROBE},
         smallest_k_within=max(1, findings.smallest_k),
         unit=findings.target.unit,
         title=f"{findings.target.name} from {findings.encoder.name}: loss over k",

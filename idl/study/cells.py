@@ -8,6 +8,7 @@ from idl.data.repeats import repeats
 from idl.data.splits import SPLITS, Split
 from idl.data.store import Store
 from idl.errors import InputError
+from idl.probes.exact import PENALTIES
 from idl.progress import Progress, silent
 from idl.study.config import Clusters
 from idl.verdict import Cell, ClusterKind, Evidence, FitRecord, Shuffled, Training
@@ -110,10 +111,10 @@ def _fit_record(fitted: FittedArm) -> FitRecord:
         val_error=solution.val_error,
         cv_loss=solution.cv_loss,
         cv_error=solution.cv_error,
-        half_cv_loss=fitted.half_cv_loss,
-        num_columns=solution.num_columns,
         rank=solution.rank,
-        num_shared=fitted.num_shared,
+        expected_rank=fitted.expected_rank,
+        is_left_out=fitted.features_penalty == max(PENALTIES),
+        recovered=fitted.recovered,
     )
 
 

@@ -59,4 +59,4 @@ class StudyConfig:
     @property
     def controls(self) -> Controls:
         """What stands beside the trained encoder."""
-        return Controls(self.untrained_seeds, self.shuffle_seed, self.common_stride, needs_twin=True)
+        return Controls(self.untrained_seeds, self.shuffle_seed, self.common_stride, self.rules.margin, needs_twin=True)

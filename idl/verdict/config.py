@@ -23,9 +23,6 @@ class VerdictConfig:
     min_clusters: a cell with fewer is INVALID.
     few_clusters: a cell with fewer is valid, and flagged.
     max_excess_loss: how far the training loss of a fit may lie above the optimum, as a share of the optimum.
-    growth: how many times what the last doubling of the scenes has added to a log ratio may still come with more of
-      them. 1 + sqrt(2): over all further doublings, where what is left to gain falls as one over the square root of
-      their number.
     Raises InputError for values outside these ranges.
     """
 
@@ -36,7 +33,6 @@ class VerdictConfig:
     min_clusters: int = 10
     few_clusters: int = 20
     max_excess_loss: float = 0.01
-    growth: float = 1 + math.sqrt(2)
 
     def __post_init__(self) -> None:
         checks = (
@@ -47,7 +43,6 @@ class VerdictConfig:
             ("min_clusters", self.min_clusters >= 2, "2 or more"),
             ("few_clusters", self.few_clusters >= self.min_clusters, f"{self.min_clusters} (min_clusters) or more"),
             ("max_excess_loss", 0 <= self.max_excess_loss < math.inf, "0 or more"),
-            ("growth", 0 <= self.growth < math.inf, "0 or more"),
         )
         for name, fits, expected in checks:
             if not fits:

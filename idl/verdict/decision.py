@@ -14,12 +14,13 @@ How the intervals and Holm go together, with alpha = 1 - level:
 - Holm over the cells of a grid bounds the chance of any wrong LEARNED in the grid by alpha / 2. LEARNED is an adjusted
   p of at most alpha / 2; as that is no smaller than p, the lower bounds are then above the margin. With one cell, both
   say the same. A cell that passes alone and not after Holm is INCONCLUSIVE, and its reason says so.
-- The family is the cells that no gate stopped. Gates look at the training split, the scenes and how many there are,
-  never at a test loss, so that which cells are counted is settled before any p is known.
+- The family is the cells that no gate stopped. Gates look at the fits without the test split, at the scenes and how
+  many there are, never at a test loss, so that which cells are counted is settled before any p is known.
 - NOT LEARNED is an upper bound of one of the two estimands below the margin: alpha / 2 for each, hence at most alpha
   for the cell. It is a statement about the cell and is not adjusted for the grid; a single seed cannot bring it about.
-  The bound is of the probes as they were fitted; probes of few images read less than there is. So what more training
-  scenes may still add is put on top of it: `VerdictConfig.growth` times what the last doubling of them has added.
+  The bound is of the probes as they were fitted, and probes of few images, or of features whose noise a scene has in
+  common, read less than there is: all of an effect may be lost in them. So an effect of the margin's size is planted in
+  these very features, and the bound must be below what is found of it (`idl.probes.exact.recovered`), too.
 - No cell can be both: a lower bound above the margin has its upper bound there too.
 """
 
@@ -34,7 +35,7 @@ from scipy.special import ndtri
 from idl.errors import InputError
 from idl.verdict.config import POWER, VerdictConfig
 from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, aligned_name, describe
-from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled, Training
+from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled
 from idl.verdict.gates import gates
 from idl.verdict.intervals import fitted, interval, p_value
 from idl.verdict.multiplicity import holm
@@ -92,11 +93,9 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         sums |= {aligned_name(arm): np.asarray(each, np.float64) for arm, each in evidence.aligned_error.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
-    beyond_pixels = _compare("beyond pixels", (PIXELS,), cell.training, resampled, config)
-    learned = _compare("learned, not built in", deciding, cell.training, resampled, config)
-    seeds = tuple(
-        _compare(f"learned, against {arm} alone", (arm,), cell.training, resampled, config) for arm in deciding
-    )
+    beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
+    learned = _compare("learned, not built in", deciding, resampled, config)
+    seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
     num_clusters = int(clusters.max()) + 1
     return Verdict(
         cell=cell.name,
@@ -116,6 +115,7 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         num_recordings=len(set(evidence.recordings)) or None,
         num_images=len(clusters),
         num_valid=float(np.sum(evidence.num_valid)),
+        recovered=cell.training.fits[TRAINED_AND_PIXELS].recovered,
         description=describe(evidence, resampled, clusters, deciding, config) if described else None,
     )
 
@@ -125,7 +125,7 @@ def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
         outcome = Outcome.INVALID
     elif verdict.adjusted_p <= config.alpha / 2:
         outcome = Outcome.LEARNED
-    elif verdict.below_margin(config.margin) is not None:
+    elif verdict.below(config.margin) is not None:
         outcome = Outcome.NOT_LEARNED
     else:
         outcome = Outcome.INCONCLUSIVE
@@ -133,17 +133,13 @@ def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
     return replace(concluded, reason=reason(concluded, config))
 
 
-def _compare(
-    name: str, above: tuple[str, ...], training: Training, resampled: Resampled, config: VerdictConfig
-) -> Comparison:
+def _compare(name: str, above: tuple[str, ...], resampled: Resampled, config: VerdictConfig) -> Comparison:
     series: Series = mean([resampled.log_ratio(arm, TRAINED_AND_PIXELS) for arm in above])
     fit = fitted(series)
     log_ratio = interval(fit, config.level)
     needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
     detectable = config.margin + needed * log_ratio.standard_error
-    growth = float(np.mean([training.growth(arm, TRAINED_AND_PIXELS) for arm in above]))
-    headroom = math.inf if math.isnan(growth) else config.growth * max(0.0, growth)
-    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable, headroom)
+    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable)
 
 
 def _forms(cell: Cell) -> tuple[Form, ...]:

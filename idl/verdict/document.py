@@ -7,8 +7,8 @@ from dataclasses import asdict
 from idl.verdict.config import VerdictConfig
 from idl.verdict.result import Verdict
 
-# 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are; headroom; forms by
-# cross-validated loss.
+# 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are; recovered; forms
+# by cross-validated loss.
 SCHEMA_VERSION = 4
 
 

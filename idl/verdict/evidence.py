@@ -118,9 +118,10 @@ class FitRecord:
       share of the optimum.
     val_loss, val_error: on the validation split, with the standard error over its folds.
     cv_loss, cv_error: cross-validated over the scenes of both, with the standard error over the folds.
-    half_cv_loss: that of fits on half as many scenes; nan where it was not measured.
-    num_columns: those that vary. rank: directions among them. num_shared: of a joint arm, directions of its features
-      that its pixels hold too.
+    rank: directions among its columns. expected_rank: of a joint arm, what its parts' ranks make of it; else its own.
+    is_left_out: cross-validation laid the largest penalty on a joint arm's features, so that it equals the pixels.
+    recovered: log ratio that an effect of the margin's size, planted in the features, comes to on these images; nan
+      where it was not measured.
     """
 
     train_loss: float
@@ -129,10 +130,10 @@ class FitRecord:
     val_error: float
     cv_loss: float
     cv_error: float
-    num_columns: int
     rank: int
-    num_shared: int = 0
-    half_cv_loss: float = float("nan")
+    expected_rank: int
+    is_left_out: bool = False
+    recovered: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,6 @@ class Training:
     def __post_init__(self) -> None:
         if CONSTANT not in self.fits:
             raise ValueError("fits: the constant arm is missing.")
-
-    def growth(self, above: str, below: str) -> float:
-        """How much ln(MSE[above] / MSE[below]) has risen by the last doubling of the scenes, by cross-validation."""
-        one, other = (self.fits.get(arm) for arm in (above, below))
-        if one is None or other is None:
-            return math.nan
-        losses = (one.cv_loss, other.half_cv_loss, other.cv_loss, one.half_cv_loss)
-        if not all(0 < loss < math.inf for loss in losses):
-            return math.nan
-        return math.log(one.cv_loss / other.cv_loss) - math.log(one.half_cv_loss / other.half_cv_loss)
 
 
 @dataclass(frozen=True)

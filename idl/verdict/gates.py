@@ -6,8 +6,10 @@ from idl.verdict.config import VerdictConfig
 from idl.verdict.evidence import CONSTANT, PIXELS, UNTRAINED, ClusterKind, Training, counted
 from idl.verdict.result import Gate
 
-# An arm that reads nothing of use fits as constant does, but for the rounding of float32 statistics.
+# An arm that reads nothing of use fits as constant does, but for the rounding of sums.
 _ROUNDING = 1e-5
+# Relative; the largest penalty leaves 1e-8 of what it is laid on.
+_EQUAL = 1e-10
 
 
 def gates(
@@ -53,9 +55,7 @@ def _converged(training: Training, limit: float) -> Gate:
 def _whole(training: Training) -> Gate:
     """No direction of the columns is lost, save those that features and pixels have in common."""
     lost = [
-        f"{arm} {fit.rank} of {fit.num_columns}" + (f", {fit.num_shared} in common" if fit.num_shared else "")
-        for arm, fit in training.fits.items()
-        if fit.rank < fit.num_columns - fit.num_shared
+        f"{arm} {fit.rank} of {fit.expected_rank}" for arm, fit in training.fits.items() if fit.rank < fit.expected_rank
     ]
     return Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}")
 
@@ -77,18 +77,25 @@ def _above_parts(training: Training) -> Gate:
                 # `not <=`: a loss that is no number fails too.
                 if not loss <= other + error:
                     worse.append(f"{arm} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
-    return Gate("no joint arm worse than its part", not worse, f"worse: {'; '.join(worse) or 'none'}")
+    detail = f"worse: {'; '.join(worse) or 'none'}"
+    if any(math.isinf(fit.val_error) for fit in training.fits.values()):
+        detail += "; not tested on validation, which is of one fold"
+    return Gate("no joint arm worse than its part", not worse, detail)
 
 
 def _twins_apart(training: Training) -> Gate:
-    """A twin that changes nothing at all was not read: even features of no use change the last digits."""
+    """A twin that changes nothing was not read, unless cross-validation itself left it out."""
     pixels = training.fits.get(PIXELS)
     same = [
         arm
         for arm, fit in training.fits.items()
-        if UNTRAINED.fullmatch(arm) and pixels and (fit.val_loss, fit.cv_loss) == (pixels.val_loss, pixels.cv_loss)
+        if UNTRAINED.fullmatch(arm)
+        and pixels is not None
+        and not fit.is_left_out
+        and math.isclose(fit.val_loss, pixels.val_loss, rel_tol=_EQUAL)
+        and math.isclose(fit.cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
     ]
-    return Gate("twins differ from pixels", not same, f"equal to the last digit: {', '.join(same) or 'none'}")
+    return Gate("twins differ from pixels", not same, f"equal to the pixels: {', '.join(same) or 'none'}")
 
 
 def _apart(training: Training) -> Gate:

@@ -25,7 +25,7 @@ def reason(verdict: Verdict, config: VerdictConfig) -> str:
 
 
 def _not_learned(verdict: Verdict, config: VerdictConfig) -> str:
-    decided = verdict.below_margin(config.margin)
+    decided = verdict.below(config.margin)
     assert decided is not None
     what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
     return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {_times(config.margin)}."
@@ -41,7 +41,7 @@ def _inconclusive(verdict: Verdict, config: VerdictConfig) -> str:
     if few:
         return (
             f"{few[0].name.capitalize()}: the loss is {_ratio(few[0])} as high, below the margin of "
-            f"{_times(config.margin)}, but {_more_scenes(few[0])}."
+            f"{_times(config.margin)}, but {_too_few(verdict, config)}."
         )
     open_ones = [each for each in verdict.comparisons if each.p > config.alpha / 2]
     asked = open_ones[0]
@@ -57,12 +57,12 @@ def _inconclusive(verdict: Verdict, config: VerdictConfig) -> str:
     )
 
 
-def _more_scenes(comparison: Comparison) -> str:
-    if math.isinf(comparison.headroom):
-        return "there are too few training scenes to tell what more of them would add"
+def _too_few(verdict: Verdict, config: VerdictConfig) -> str:
+    if math.isnan(verdict.recovered):
+        return "what an effect of that size comes to here was not measured"
     return (
-        "probes of half as many scenes find less, so that with more training scenes it may come to "
-        f"{_times(comparison.log_ratio.high + comparison.headroom)}"
+        "probes of so few training scenes miss much of an effect of that size: planted in these features, one of "
+        f"{_times(config.margin)} comes to {_times(verdict.recovered)}"
     )
 
 

@@ -32,7 +32,6 @@ class Comparison:
     above: the arms averaged over.
     p: one-sided.
     smallest_detectable: the log ratio that would have been found with 80 % power.
-    headroom: how much more it may come to with more training scenes; infinite where that is not known.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Comparison:
     log_ratio: Interval
     p: float
     smallest_detectable: float
-    headroom: float
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,8 @@ class Verdict:
     few_clusters: valid, but with so few clusters the error rate lies above the nominal one where losses are skewed.
     clusters: what is drawn as a whole. num_recordings: what the clusters are of, where they are blocks; else None.
     num_clusters, num_recordings, num_images, num_valid: those with a valid pixel; valid pixels.
+    recovered: log ratio that an effect of the margin's size, planted in the features, comes to on these images; nan
+      where that was not measured.
     description: None where it was not asked for.
     """
 
@@ -117,6 +117,7 @@ class Verdict:
     num_recordings: int | None
     num_images: int
     num_valid: float
+    recovered: float
     description: Description | None
 
     @property
@@ -124,10 +125,15 @@ class Verdict:
         """All that LEARNED needs to be above the margin."""
         return (self.beyond_pixels, self.learned, *self.seeds)
 
-    def below_margin(self, margin: float) -> Comparison | None:
-        """Return the first estimand that is below the margin, more training scenes or not: why it is NOT LEARNED."""
-        both = (self.beyond_pixels, self.learned)
-        return next((each for each in both if each.log_ratio.high + each.headroom < margin), None)
+    def below(self, margin: float) -> Comparison | None:
+        """Return the first estimand that is below what an effect of the margin's size would have come to.
+
+        Returns None where none is, and where nothing of such an effect is found, or that was not measured.
+        """
+        if margin > 0 and not self.recovered > 0:
+            return None
+        limit = min(margin, self.recovered) if margin > 0 else margin
+        return next((each for each in (self.beyond_pixels, self.learned) if each.log_ratio.high < limit), None)
 
     @property
     def smallest_detectable(self) -> float:

@@ -183,11 +183,11 @@ def _curves(result: ArmsResult) -> tuple[LossCurve, ...]:
         ks = _spread_ks(last, tuple(result.at))
         at = [[int(each) for each in curve.k].index for curve in curves]
         places = [[find(k) for k in ks] for find in at]
-        train, val = (
+        train, cv = (
             np.mean([getattr(curve, which).numpy()[chosen] for curve, chosen in zip(curves, places, strict=True)], 0)
-            for which in ("train_loss", "val_loss")
+            for which in ("train_loss", "cv_loss")
         )
-        found.append(LossCurve(name, ks, tuple(train.tolist()), tuple(val.tolist())))
+        found.append(LossCurve(name, ks, tuple(train.tolist()), tuple(cv.tolist())))
     return tuple(found)
 
 

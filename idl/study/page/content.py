@@ -48,7 +48,7 @@ class LossCurve:
     name: str
     k: tuple[int, ...]
     train_loss: tuple[float, ...]
-    val_loss: tuple[float, ...]
+    cv_loss: tuple[float, ...]
 
 
 @dataclass(frozen=True)

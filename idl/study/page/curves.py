@@ -53,22 +53,22 @@ def _series(encoder: EncoderPart) -> list[_Series]:
     found = []
     for place, curve in enumerate(encoder.curves):
         ks = tuple(float(k) for k in curve.k)
-        # The validation loss chose the penalty: it, not the training loss, is compared between arms.
-        found.append(_Series(f"{_name(curve)}, validation", ks, curve.val_loss, f"c{min(place, 2)} val"))
+        # Cross-validation chose the penalty: its loss, not the training loss, is compared between arms.
+        found.append(_Series(f"{_name(curve)}, cross-validated", ks, curve.cv_loss, f"c{min(place, 2)} val"))
         if place == 0:
             found.append(_Series(f"{_name(curve)}, training", ks, curve.train_loss, "c0 dots"))
     last = encoder.answers[-1]
     reach = (1.0, max(max(each.xs) for each in found))
-    by_name = {arm.name: arm.val_loss for arm in last.fits}
+    by_name = {arm.name: arm.cv_loss for arm in last.fits}
     dashes = ("c3", "c3 dash", "c3 dots")
     for name, look in zip(_ACROSS, dashes, strict=True):
         if name in by_name:
-            found.append(_Series(f"{arm_words(name)}, validation", reach, (by_name[name],) * 2, look))
+            found.append(_Series(f"{arm_words(name)}, cross-validated", reach, (by_name[name],) * 2, look))
     for name, look in zip(_POINTS, ("c3 point", "c0 point"), strict=True):
-        at = [(answer.k, arm.val_loss) for answer in encoder.answers for arm in answer.fits if arm.name == name]
+        at = [(answer.k, arm.cv_loss) for answer in encoder.answers for arm in answer.fits if arm.name == name]
         if at:
             xs, ys = zip(*at, strict=True)
-            found.append(_Series(f"{arm_words(name)}, validation", tuple(map(float, xs)), ys, look))
+            found.append(_Series(f"{arm_words(name)}, cross-validated", tuple(map(float, xs)), ys, look))
     return found
 
 

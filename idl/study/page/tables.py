@@ -120,16 +120,16 @@ def _word(value: object) -> str:
 
 
 def curve_table(encoder: EncoderPart) -> Markup:
-    """Write losses over k: training and validation of each curve."""
+    """Write losses over k: training and cross-validated of each curve."""
     rows: dict[int, dict[str, tuple[float, float]]] = {}
     for curve in encoder.curves:
-        for k, train, val in zip(curve.k, curve.train_loss, curve.val_loss, strict=True):
-            rows.setdefault(k, {})[curve.name] = (train, val)
+        for k, train, cv in zip(curve.k, curve.train_loss, curve.cv_loss, strict=True):
+            rows.setdefault(k, {})[curve.name] = (train, cv)
     names = [curve.name for curve in encoder.curves]
     written = (
         (str(k), *(number(value) for name in names for value in rows[k].get(name, (None, None)))) for k in sorted(rows)
     )
-    head = ("k", *(f"{name}, {which}" for name in names for which in ("training", "validation")))
+    head = ("k", *(f"{name}, {which}" for name in names for which in ("training", "cross-validated")))
     return element("div", table("Mean squared error", head, written), class_="scroll")
 
 
