@@ -17,7 +17,7 @@ from idl.distributed import World
 from idl.errors import InputError
 from idl.features import MapSource
 from idl.probes.basis import ARMS, Columns
-from idl.probes.exact import Fit, fit
+from idl.probes.exact import PENALTIES, Fit, fit
 from idl.probes.statistics import FoldedStatistics, Statistics, total
 from idl.progress import Progress
 from idl.targets import Target
@@ -179,6 +179,7 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
             both.subset(torch.tensor(index)),
             num_fixed=1 if is_probe else len(index),
             k=(None if k is None else min(k, columns.num_components)) if is_probe else 0,
+            penalties=PENALTIES,
         )
         fits[name] = ArmFit(name, tuple(index), result, with_offset(result.solution.weights, train))
     return fits

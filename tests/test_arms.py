@@ -358,9 +358,9 @@ def test_all_is_fitted_before_the_test_split_is_read(
         events.append("test" if held_out & set(indices) else "other")
         return read(self, layers, indices)
 
-    def mark(*arguments: Any) -> Any:
+    def mark(*arguments: Any, **further: Any) -> Any:
         events.append("fit")
-        return fit_all(*arguments)
+        return fit_all(*arguments, **further)
 
     monkeypatch.setattr(Store, "read", spy)
     monkeypatch.setattr(running, "fit_all", mark)

@@ -228,15 +228,18 @@ def recovered(
     chosen: penalties of pixels and features of the joint fit. effect: a log ratio of losses, at least 0.
     """
     whole = total([held for _, held in folds.pairs])
-    num_outputs, pixels = whole.moment.shape[1], slice(num_pixels)
+    num_outputs, pixels, features = whole.moment.shape[1], slice(num_pixels), slice(num_pixels, None)
     group = (torch.arange(len(whole.gram)) >= num_pixels).long()
+    of_features, correlations, vectors = _canonical(whole.gram, num_pixels)
+    own = vectors[:, correlations.square() <= 1 - _SHARED]
+    if own.shape[1] == 0:
+        # The pixels hold all of the features: there is nothing beyond them to be missed.
+        return effect
     generator = torch.Generator().manual_seed(0)
-    shape = (len(whole.gram) - num_pixels, NUM_PLANTED * num_outputs)
-    directions = torch.randn(shape, generator=generator, dtype=torch.float64)
-    held_by_pixels = torch.cholesky_solve(
-        whole.gram[pixels, num_pixels:] @ directions, _cholesky(whole.gram[pixels, pixels])
-    )
-    planted = torch.cat([-held_by_pixels, directions])
+    drawn = torch.randn(own.shape[1], NUM_PLANTED * num_outputs, generator=generator, dtype=torch.float64)
+    directions = torch.linalg.solve_triangular(of_features.mT, own @ drawn, upper=True)
+    across = whole.gram[pixels, features] @ directions
+    planted = torch.cat([-torch.cholesky_solve(across, _cholesky(whole.gram[pixels, pixels])), directions])
     power = (planted * (whole.gram @ planted)).sum(dim=0) / whole.num_valid
     joint = torch.stack([held.squared_error(_solve(fitted, chosen, group)) for fitted, held in folds.pairs])
     loss = float(joint.sum()) / whole.num_terms
@@ -286,11 +289,21 @@ def _rank(scaled: Float64[Tensor, "columns columns"]) -> int:
 
 def num_shared(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> int:
     """Return how many directions of the features the pixels' leading columns hold too: canonical correlations of 1."""
+    return int((_canonical(gram, num_pixels)[1].square() > 1 - _SHARED).sum())
+
+
+def _canonical(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Canonical correlations of the features with the pixels' leading columns, one a direction of the features.
+
+    Returns the Cholesky factor L of the features' own part, the correlations, and their directions, columns of V:
+    features @ L^-T V are uncorrelated, of equal size, and each is as correlated with the pixels as is said.
+    """
     pixels, features = slice(num_pixels), slice(num_pixels, None)
     half = torch.linalg.solve_triangular(_cholesky(gram[pixels, pixels]), gram[pixels, features], upper=False)
     of_features = _cholesky(gram[features, features], free=None)
-    correlations = torch.linalg.svdvals(torch.linalg.solve_triangular(of_features, half.mT, upper=False))
-    return int((correlations.square() > 1 - _SHARED).sum())
+    explained = torch.linalg.solve_triangular(of_features, half.mT, upper=False)
+    squares, vectors = torch.linalg.eigh(explained @ explained.mT)
+    return of_features, squares.clamp(min=0).sqrt(), vectors
 
 
 def _between(penalties: Sequence[float], best: float) -> tuple[float, ...]:
