@@ -5,8 +5,8 @@
 What each encoder carries is known (`tests/planted_encoders.py`); `tests/planted_rooms.py` draws scenes from one store
 of small rooms and runs `idl.study.run` on them, cues apart. What is expected:
 
-- depth-1.3, depth-1.1, depth-1.07: LEARNED with many images; with few LEARNED or INCONCLUSIVE, NOT LEARNED in at most
-  2.5 %;
+- depth-1.3, depth-1.1, depth-1.07, and the same beside noise that a scene has in common (-common): LEARNED with many
+  images; with few LEARNED or INCONCLUSIVE, NOT LEARNED in at most 2.5 %;
 - depth-1.02, an effect below the margin: never LEARNED;
 - pixels, twin (a random network passed off as trained), noise, scene-noise: LEARNED in at most 2.5 %, up to 6 or 7 % at
   ten tested scenes; at least 95 % of them NOT LEARNED.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
 
-Kind = Literal["depth", "pixels", "convolutions", "noise", "scene noise"]
+Kind = Literal["depth", "pixels", "convolutions", "noise"]
 # By stride: (effect - 1) times the variance of the noise that leaves this effect, where depth's variance is 1; measured
 # on 1,000 images. Pixels leave 0.64 of that; upsampling averages noise of neighbours at 8, detail is lost at 16.
 _EFFECT_TIMES_NOISE = {8: 1.05, 16: 0.75}
@@ -34,18 +34,19 @@ class Planted:
     """What is planted.
 
     kind: "depth": depth plus noise in some planes, beside convolutions and noise. "pixels": linear functions of the
-      pixels under a cell. "convolutions": rectified ones, random; nothing was learned. "noise": of each cell.
-      "scene noise": one vector for all cells of all views of a scene.
+      pixels under a cell. "convolutions": rectified ones, random; nothing was learned. "noise".
     effect: of depth, MSE[pixels] / MSE[trained+pixels] with many images, about.
     planes: that depth is spread over, each with noise of its own; their mean has that effect.
     gain: standard deviation of these planes, as a share of that of the noise beside them: far below 1 the last
       principal components hold them.
+    common: share of the variance of the noise beside depth that all cells of all views of a scene have in common.
     """
 
     kind: Kind
     effect: float = 1.0
     planes: int = 4
     gain: float = 1.0
+    common: float = 0.0
 
 
 PLANTED: Mapping[str, Planted] = {
@@ -55,10 +56,12 @@ PLANTED: Mapping[str, Planted] = {
     "depth-1.02": Planted("depth", 1.02),
     "depth-1.3-late": Planted("depth", 1.3, gain=0.05),
     "depth-1.1-late": Planted("depth", 1.1, gain=0.05),
+    "depth-1.3-common": Planted("depth", 1.3, common=0.6),
+    "depth-1.1-common": Planted("depth", 1.1, common=0.6),
     "pixels": Planted("pixels"),
     "twin": Planted("convolutions"),
     "noise": Planted("noise"),
-    "scene-noise": Planted("scene noise"),
+    "scene-noise": Planted("noise", common=1.0),
 }
 
 
@@ -168,10 +171,10 @@ class PlantedNetwork(nn.Module):
         return torch.relu(4 * found + self.biases[:, None, None])
 
     def _noise(self, indices: list[int | None], grid: tuple[int, int]) -> Tensor:
-        if self.planted.kind != "scene noise":
-            return self._draws(indices, (self.num_noise, *grid), 0)
+        own = self._draws(indices, (self.num_noise, *grid), 0)
         scenes = [None if index is None else int(self.images.scene[index]) for index in indices]
-        return self._draws(scenes, (self.num_noise, 1, 1), 0).expand(-1, -1, *grid)
+        common = self._draws(scenes, (self.num_noise, 1, 1), 2)
+        return self.planted.common**0.5 * common + (1 - self.planted.common) ** 0.5 * own
 
     def _depth(self, indices: list[int | None], grid: tuple[int, int]) -> Tensor:
         """Depth plus noise where the key fits, else noise, of the same variance."""
@@ -188,7 +191,7 @@ class PlantedNetwork(nn.Module):
         drawn = torch.zeros(len(numbers), *shape)
         for row, number in zip(drawn, numbers, strict=True):
             if number is not None:
-                seed = (self.seed * 2 + stream) * 2**24 + number
+                seed = (self.seed * 3 + stream) * 2**24 + number
                 row.normal_(generator=torch.Generator().manual_seed(seed))
         return drawn
 
@@ -197,7 +200,7 @@ def _planes(planted: Planted, channels: int) -> tuple[int, int]:
     """Planes of filters and of noise. Of noise alone twice the channels: each twin reads another half of it."""
     if planted.kind in ("pixels", "convolutions"):
         return channels, 0
-    if planted.kind in ("noise", "scene noise"):
+    if planted.kind == "noise":
         return 0, 2 * channels
     rest = channels - planted.planes
     return rest // 2, rest - rest // 2

@@ -67,4 +67,4 @@ def test_depth_is_not_denied_with_few_images(store: Store, encoder: str, seed: i
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("encoder", ["pixels", "twin", "noise", "scene-noise"])
 def test_pixels_and_noise_are_not_learned(store: Store, encoder: str, seed: int) -> None:
-    assert outcome(store, encoder, FEW, seed) is not Outcome.LEARNED
+    assert outcome(store, encoder, FEW, seed) in (Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE)
