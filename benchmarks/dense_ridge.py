@@ -11,7 +11,7 @@ decomposition of the triangle with the penalty's rows below it, and the test los
 full resolution.
 
 Each arm is fitted with the penalties that the package chose, and its test loss is held against the package's, which
-comes from half-precision maps, float32 products and the quadratic form on the grid. With --own-penalties the package
+comes from half-precision maps and the quadratic form on the grid. With --own-penalties the package
 chooses nothing: cross-validation over training scenes does, and both estimands are printed as an independent answer.
 """
 
