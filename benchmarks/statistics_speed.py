@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/statistics_speed.py
 
 Both accumulate the normal equations of the same masked full-resolution problem, on the grid in float64, on the pixels
-in float32 with float64 sums, in one process and in turn. Prints milliseconds an image and the ratio, medians of the repeats, and the largest
-difference between the two against the largest entry.
+in float32 with float64 sums, in one process and in turn. Prints milliseconds an image and the ratio, medians of the
+repeats, and the largest difference between the two against the largest entry.
 """
 
 import statistics
