@@ -78,7 +78,7 @@ def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
     # What cannot occur is clamped; equal but for rounding where nothing was.
     assert metrics["test_mse_pooled"] <= metrics["test_loss"] * (1 + 1e-6)
     expected = 1 - metrics["test_mse_pooled"] / metrics["arms/constant_test_loss"]
-    assert metrics["test_r2"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["test_r2"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert metrics["test_rmse_pooled"] == pytest.approx(np.sqrt(metrics["test_mse_pooled"]))
     table = run.report.tables["per_image.json"]
     assert np.mean(np.asarray(table["rmse"], dtype=float)) == pytest.approx(metrics["test_rmse"])

@@ -10,7 +10,7 @@ from idl.encoders import Encoder
 from idl.encoders.untrained import FORMS
 from idl.features import BASIS_IMAGES
 from idl.pipeline import ProbeConfig
-from idl.probes.exact import PENALTIES
+from idl.probes.exact import NUM_PLANTED, PENALTIES
 from idl.study.config import StudyConfig
 from idl.targets import target
 
@@ -61,5 +61,6 @@ def fixed(
             "basis_images": BASIS_IMAGES,
             "penalties": list(PENALTIES),
             "folds": NUM_FOLDS,
+            "planted_effects": NUM_PLANTED,
         },
     }
