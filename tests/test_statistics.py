@@ -47,11 +47,15 @@ def test_statistics_are_the_normal_equations_of_the_upsampled_problem() -> None:
     torch.testing.assert_close(statistics.mse(weights), (rows @ weights - truth).square().mean())
 
 
-def test_columns_in_float32_are_summed_as_in_float64() -> None:
+def test_columns_in_float32_are_summed_in_float64() -> None:
     columns, target, valid = problem(num_columns=40)
     single = accumulated(columns.float(), target.float(), valid)
     double = accumulated(columns.float().double(), target.float().double(), valid)
-    assert_equal(single, double)
+    torch.testing.assert_close(single.moment, double.moment, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(single.energy, double.energy, rtol=1e-12, atol=1e-10)
+    # The coupling is rounded to float32, alike for all columns: nothing falls below zero by it.
+    scale = double.gram.diagonal().sqrt()
+    assert ((single.gram - double.gram).abs() <= 1e-6 * scale[:, None] * scale).all()
 
 
 @pytest.mark.parametrize("apart", [1e-9, 1e-7, 1e-5, 1e-3])

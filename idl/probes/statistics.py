@@ -66,8 +66,8 @@ class Statistics:
             part = slice(first, first + step)
             grid = cells[part].double()
             rows = grid.reshape(-1, num_columns)
-            # In float32, twice as fast: the rounding of K is the same for all columns, and makes none of them negative.
-            coupling = Coupling(Coupling.of_mask(valid[part].float(), height, width).diagonals.double())
+            # In the type of the columns: where K is rounded to float32, it is so for all of them alike, and faster.
+            coupling = Coupling(Coupling.of_mask(valid[part].to(columns.dtype), height, width).diagonals.double())
             coupled = coupling.apply(grid).reshape(-1, num_columns)
             gram += (rows.T @ coupled).cpu()
             moment += (rows.T @ gathered[part].reshape(-1, target.shape[1])).cpu()
