@@ -203,8 +203,9 @@ def fit_joint(
         chosen, before = best_of(product(*(neighbours(each) for each in chosen))), chosen
     chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
     solution = _solution(folds, num_columns - num_pixels, chosen, group, errors[chosen])
-    pixels, features = (_scaled(folds.whole_train.subset((group == each).nonzero()[:, 0]).gram) for each in (0, 1))
-    expected = _rank(pixels) + _rank(features) - num_shared(folds.whole_train.gram, num_pixels)
+    gram = folds.whole_train.gram
+    of_parts = _rank(gram[:num_pixels, :num_pixels]) + _rank(gram[num_pixels:, num_pixels:])
+    expected = of_parts - num_shared(gram, num_pixels)
     return JointFit(solution, chosen[1], expected)
 
 
@@ -254,13 +255,12 @@ def recovered(
         each = ((part.gram @ weights - 2 * part.moment) * weights).sum(dim=0) + part.energy
         return each.view(NUM_PLANTED, num_outputs).sum(dim=1)
 
-    lost, found = torch.zeros(NUM_PLANTED, dtype=torch.float64), torch.zeros(len(penalties), NUM_PLANTED)
+    lost = torch.zeros(NUM_PLANTED, dtype=torch.float64)
+    found = torch.zeros(len(penalties), NUM_PLANTED, dtype=torch.float64)
     for fitted, held in folds.pairs:
         changed, measured = with_planted(fitted), with_planted(held)
         lost += errors(measured, _solve(fitted, chosen, group).repeat(1, NUM_PLANTED))
-        found = found + torch.stack(
-            [errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties]
-        )
+        found += torch.stack([errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties])
     return float((lost / found.min(dim=0).values).log().min())
 
 
@@ -282,9 +282,9 @@ def excess_loss(
     return excess / max(loss - excess, FLOOR * float(train.energy.sum())) if excess else 0.0
 
 
-def _rank(scaled: Float64[Tensor, "columns columns"]) -> int:
-    """Directions of columns of mean square 1 that are not the noise of their rounding."""
-    return int((torch.linalg.eigvalsh(scaled) > ROUNDING).sum())
+def _rank(gram: Float64[Tensor, "columns columns"]) -> int:
+    """Directions of the columns, each at a mean square of 1, that are not the noise of their rounding."""
+    return int((torch.linalg.eigvalsh(_scaled(gram)) > ROUNDING).sum())
 
 
 def num_shared(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> int:
@@ -331,7 +331,7 @@ def _solution(
         penalty=penalties[0],
         weights=weights,
         num_columns=int((read.gram.diagonal() > 0).sum()),
-        rank=_rank(_scaled(read.gram)),
+        rank=_rank(read.gram),
         train_loss=float(folds.whole_train.mse(weights)),
         plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),
         excess_loss=excess_loss(read, strength, weights[: len(group)]),

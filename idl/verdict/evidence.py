@@ -114,8 +114,8 @@ class Evidence:
 class FitRecord:
     """How the fit of an arm stands, without a look at the test split; losses in target units squared.
 
-    train_loss: on its own training split, without any penalty. excess_loss: how far that lies above the optimum, as a
-      share of the optimum.
+    train_loss: on its own training split, without any penalty. excess_loss: how far the chosen fit's loss, its penalty
+      counted, lies above the optimum, as a share of it.
     val_loss, val_error: on the validation split, with the standard error over its folds.
     cv_loss, cv_error: cross-validated over the scenes of both, with the standard error over the folds.
     rank: directions among its columns. expected_rank: of a joint arm, what its parts' ranks make of it; else its own.
