@@ -6,15 +6,11 @@ import trimesh
 
 from idl.data.reader import Sample
 from idl.data.rooms import KINDS, RoomsRecipe, render_scene
-from idl.data.rooms.camera import CLEARANCE_M, Camera, draw_camera, look_at
-from idl.data.rooms.furniture import piece
-from idl.data.rooms.geometry import Geometry, build_geometry
-from idl.data.rooms.layout import Room, draw_room
-from idl.data.rooms.lighting import Lights, draw_lights
-from idl.data.rooms.placing import Placed
-from idl.data.rooms.render import render_view
-from idl.data.rooms.solids import ball, solid
-from idl.data.rooms.textures import draw_surface
+from idl.data.rooms.furniture import ball, piece, solid
+from idl.data.rooms.geometry import CLEARANCE_M, Camera, Geometry, build_geometry, draw_camera, look_at
+from idl.data.rooms.layout import Placed, Room, draw_room
+from idl.data.rooms.render import Lights, draw_lights, render_view
+from idl.data.rooms.surfaces import draw_surface
 
 SIDE = 40
 

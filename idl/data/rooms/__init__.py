@@ -1,9 +1,8 @@
 """The embedded dataset: rendered indoor scenes with exact depth, normals, objects, kinds and materials."""
 
 from idl.data.rooms.furniture import KINDS
-from idl.data.rooms.reader import RoomsReader
-from idl.data.rooms.recipe import RENDERER_VERSION, RoomsRecipe
+from idl.data.rooms.reader import RENDERER_VERSION, RoomsReader, RoomsRecipe
 from idl.data.rooms.render import render_scene
-from idl.data.rooms.textures import MATERIALS
+from idl.data.rooms.surfaces import MATERIALS
 
 __all__ = ["KINDS", "MATERIALS", "RENDERER_VERSION", "RoomsReader", "RoomsRecipe", "render_scene"]

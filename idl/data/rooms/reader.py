@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from idl.data.reader import Group, Sample
-from idl.data.rooms.recipe import RENDERER_VERSION, RoomsRecipe
-from idl.data.rooms.render import image_name, render_scene, scene_name
+from idl.data.rooms.render import RENDERER_VERSION, RoomsRecipe, image_name, render_scene, scene_name
 
 
 @dataclass(frozen=True)
