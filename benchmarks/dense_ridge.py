@@ -33,14 +33,13 @@ from idl.data.datasets import DatasetConfig, open_store
 from idl.data.splits import split_store
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
-from idl.encoders.untrained import FORMS, NoTwinError, twins
+from idl.encoders.untrained import KINDS, NoTwinError, twins
 from idl.errors import InputError
-from idl.pipeline import ProbeConfig
+from idl.probe_config import ProbeConfig
 from idl.progress import terminal
-from idl.study.config import StudyConfig
-from idl.study.fixed import Subject
-from idl.study.run import plan, study
 from idl.targets import Target, target
+from idl.verdict.settings import StudyConfig
+from idl.verdict.study import Subject, plan, study
 
 # As `verdict` defines its columns and twins; a twin with other weights than the package's is an error.
 BASIS_IMAGES = 256
@@ -409,7 +408,7 @@ def twins_of(encoder: Encoder, train: Images, count: int) -> Iterator[tuple[str,
             last = min(first + CALIBRATION_BATCH, CALIBRATION_IMAGES)
             yield torch.from_numpy(train.rgb[first:last]).permute(0, 3, 1, 2).float() / 255
 
-    for form in FORMS if count else ():
+    for form in KINDS if count else ():
         try:
             made = twins(encoder, form, count, calibration)
         except NoTwinError as error:
@@ -438,7 +437,7 @@ def run_package(probe: ProbeConfig, config: StudyConfig, store: Store, encoder: 
     for k, at_k in result.at.items():
         for name, arm in at_k.arms.items():
             # None where an arm has nothing to penalise; one that is not joint has one penalty, whatever it reads.
-            first, second = arm.fitted.penalty, arm.fitted.features_penalty
+            first, second = arm.fitted.solution.penalty, arm.fitted.features_penalty
             of_pixels = 0.0 if first is None else float(first)
             penalties[k, name] = Penalties(of_pixels, of_pixels if second is None else float(second))
             mse[k, name] = result.mse(k, name)
@@ -482,7 +481,7 @@ def print_estimands(dense: Mapping[tuple[int, str], DenseArm], num_values: int, 
     for k in dict.fromkeys(k for k, _ in dense):
         below = dense[k, "trained+pixels"].errors
         estimands = {"beyond pixels": ["pixels"]}
-        for form in FORMS:
+        for form in KINDS:
             estimands[f"learned, not built in ({form})"] = [n for q, n in dense if q == k and _is_twin(n, form)]
         for estimand, names in estimands.items():
             if not names:

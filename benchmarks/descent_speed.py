@@ -14,22 +14,24 @@ import click
 import torch
 from record import record
 
-from idl.probes.descent import descend
-from idl.probes.image_grams import ImageGrams
-from idl.probes.trial import Solver, Trial
+from idl.probes.gradient_fit import Solver, Trial, fit_by_gradient
+from idl.probes.image_statistics import ImageGrams
+from idl.probes.statistics import Statistics
 
 
-def images_of(num_images: int, k: int) -> ImageGrams:
-    """Images of 16 x 16 cells and 64 x 64 pixels; the target is noise."""
+def images_of(num_images: int, k: int) -> tuple[ImageGrams, Statistics]:
+    """Images of 16 x 16 cells and 64 x 64 pixels, and their sum; the target is noise."""
     generator = torch.Generator().manual_seed(0)
-    parts = []
+    parts, total = [], Statistics.empty(1 + k)
     for first in range(0, num_images, 64):
         count = min(64, num_images - first)
         columns = torch.randn(count, 1 + k, 16, 16, generator=generator).contiguous(memory_format=torch.channels_last)
         columns[:, 0] = 1
         target = torch.rand(count, 1, 64, 64, generator=generator)
-        parts.append(ImageGrams.of(columns, target, torch.rand(count, 64, 64, generator=generator) > 0.2))
-    return ImageGrams.cat(parts)
+        valid = torch.rand(count, 64, 64, generator=generator) > 0.2
+        parts.append(ImageGrams.of(columns, target, valid))
+        total = total.accumulate(columns, target, valid)
+    return ImageGrams.cat(parts), total
 
 
 @click.command()
@@ -42,8 +44,8 @@ def images_of(num_images: int, k: int) -> ImageGrams:
 @click.option("--device", default="cpu", show_default=True)
 def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, repeats: int, device: str) -> None:
     """Time 1, 100 and 400 trials as one, and 100 one by one."""
-    images = images_of(num_images, k).to(torch.device(device))
-    total = images.total()
+    images, total = images_of(num_images, k)
+    images = images.to(torch.device(device))
     trials = [
         Trial(
             k=k - index % max(1, k // 2),
@@ -58,7 +60,7 @@ def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, 
 
     def seconds(count: int) -> float:
         start = time.perf_counter()
-        descend(images, total, total, trials[:count])
+        fit_by_gradient(images, total, total, trials[:count])
         return time.perf_counter() - start
 
     seconds(1)
@@ -69,7 +71,7 @@ def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, 
             times.append(seconds(count))
         start = time.perf_counter()
         for trial in trials[:100]:
-            descend(images, total, total, [trial])
+            fit_by_gradient(images, total, total, [trial])
         one_by_one.append(time.perf_counter() - start)
 
     steps = epochs * -(-num_images // batch_size)

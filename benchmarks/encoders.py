@@ -18,8 +18,9 @@ from record import record
 from idl import cache
 from idl.data.datasets import DatasetConfig, open_store
 from idl.encoders import EncoderConfig, build
-from idl.memory import keep_freed_buffers
-from idl.pipeline import ProbeConfig, probe
+from idl.features import keep_freed_buffers
+from idl.pipeline import probe
+from idl.probe_config import ProbeConfig
 from idl.progress import terminal
 
 DRAWS = 10_000

@@ -23,8 +23,9 @@ from idl.data.preparation import prepare
 from idl.data.reader import Group, Sample
 from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
-from idl.memory import keep_freed_buffers
-from idl.pipeline import ProbeConfig, probe
+from idl.features import keep_freed_buffers
+from idl.pipeline import probe
+from idl.probe_config import ProbeConfig
 from idl.progress import terminal
 from idl.protocol import Protocol
 

@@ -43,7 +43,7 @@ def noisy(planted: Planted) -> Planted:
 
 def reader_of(config: DatasetConfig) -> NyuReader:
     """Read what `open_store` reads."""
-    return NyuReader(Path(config.data), config.protocol, config.depths)
+    return NyuReader(Path(config.data), config.build_protocol(), config.depths)
 
 
 def read_some(asked: NyuReader, first: int, last: int) -> None:

@@ -21,8 +21,9 @@ from idl import cache
 from idl.data.datasets import DatasetConfig, open_store
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
-from idl.memory import keep_freed_buffers
-from idl.pipeline import ProbeConfig, probe
+from idl.features import keep_freed_buffers
+from idl.pipeline import probe
+from idl.probe_config import ProbeConfig
 from idl.progress import terminal
 
 

@@ -21,8 +21,8 @@ from record import record
 
 from idl.data.folder import FolderReader
 from idl.data.rooms import RoomsReader, RoomsRecipe
-from idl.doctor.measures import Measured, measure
-from idl.doctor.pixels import registration
+from idl.doctor.checks import Measured, measure
+from idl.doctor.registration import registration
 from idl.progress import terminal
 from idl.protocol import Protocol
 
@@ -46,7 +46,7 @@ def hololens(folder: Path) -> Iterator[Frame]:
     reader = FolderReader(folder, Protocol())
     for index in range(len(reader.groups)):
         native = reader.native(index)
-        yield "walk", np.asarray(native.image), native.depth_m, native.valid
+        yield "walk", native.image, native.depth_m, native.valid
 
 
 def nyu(folder: Path, every: int) -> Iterator[Frame]:
@@ -100,11 +100,10 @@ def others(frames: Sequence[Frame], is_walk: bool) -> dict[str, list[tuple[Frame
 def shares(images: Sequence[Measured], generator: np.random.Generator) -> str:
     """Draw samples; say how many are called ok and how many a doubt, in per cent."""
     told = []
+    fits, longer = [image.fit for image in images], max(images[0].size)
     for size in _SIZES:
-        levels = Counter(
-            registration([images[index] for index in generator.choice(len(images), size, replace=False)]).level
-            for _ in range(_DRAWS)
-        )
+        samples = (generator.choice(len(fits), size, replace=False) for _ in range(_DRAWS))
+        levels = Counter(registration([fits[index] for index in sample], longer).level for sample in samples)
         told.append(f"{levels['ok'] / _DRAWS:8.1%} {levels['doubt'] / _DRAWS:8.1%}")
     return "  |".join(told)
 

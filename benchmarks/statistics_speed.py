@@ -60,8 +60,8 @@ def main(stride: int, channels: int, images: int, repeats: int) -> None:
         same = Statistics.empty(channels).accumulate(features[:images], target[:images], valid[:images])
         difference = max(
             difference,
-            float((same.gram - gram).abs().max() / gram.abs().max()),
-            float((same.moment - moment).abs().max() / moment.abs().max()),
+            float((same.xtx - gram).abs().max() / gram.abs().max()),
+            float((same.xty - moment).abs().max() / moment.abs().max()),
         )
         assert result.num_images == 32
     ratios = [b / a for a, b in zip(fast, slow, strict=True)]

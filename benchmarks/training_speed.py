@@ -26,17 +26,16 @@ from record import record
 from torch import nn
 
 from idl import cache, tracking
-from idl.cli.training import AUTOENCODER, PRETRAIN
 from idl.data.datasets import DatasetConfig, open_store
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
-from idl.encoders.arithmetic import has_fast_bfloat16
-from idl.encoders.autoencoder import PRESETS
-from idl.memory import keep_freed_buffers
+from idl.encoders.autoencoder import AutoencoderConfig
+from idl.encoders.base import has_fast_bfloat16
+from idl.features import keep_freed_buffers
 from idl.progress import terminal
-from idl.training import Recognition, Reconstruction, TrainingConfig, train
+from idl.training import AUTOENCODER, PRETRAIN, Recognition, Reconstruction, TrainingConfig, train
 from idl.training.images import TrainingImages, to_network
-from idl.training.objective import Objective
+from idl.training.objectives import Objective
 
 CPU = torch.device("cpu")
 TURN = 20
@@ -44,7 +43,7 @@ TURN = 20
 
 def objective_of(kind: str) -> Objective:
     """Build what is trained, anew."""
-    return Reconstruction(PRESETS["small"], 0) if kind == "autoencoder" else Recognition("convnext_atto", 0)
+    return Reconstruction(AutoencoderConfig(), 0) if kind == "autoencoder" else Recognition("convnext_atto", 0)
 
 
 class BareLoop:

@@ -30,7 +30,9 @@ from planted_losses import PlantedLosses, Shape
 from record import record
 
 from idl.progress import terminal
-from idl.verdict import Outcome, VerdictConfig, decide
+from idl.verdict.decision import decide
+from idl.verdict.result import Outcome
+from idl.verdict.settings import VerdictConfig
 
 TRUTHS = ("beyond pixels at the margin", "learned at the margin", "both at the margin", "twice detectable", "no effect")
 FAR_ABOVE = 1.0

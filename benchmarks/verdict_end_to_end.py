@@ -38,7 +38,7 @@ from verdict_calibration import wilson
 from idl import cache
 from idl.data.store import Store
 from idl.progress import terminal
-from idl.verdict import Comparison, Outcome
+from idl.verdict.result import Comparison, Outcome
 
 Size = tuple[int, int]
 Line = Mapping[str, Any]

@@ -16,7 +16,8 @@ import numpy as np
 from planted_losses import PlantedLosses
 from record import record
 
-from idl.verdict import VerdictConfig, decide
+from idl.verdict.decision import decide
+from idl.verdict.settings import VerdictConfig
 
 
 @click.command()
@@ -38,7 +39,7 @@ def main(num_images: int, draws: int, repeats: int) -> None:
                 times.append(time.perf_counter() - start)
                 busy.append(time.process_time() - start_busy)
             what = "whole verdict" if described else "decision alone"
-            size = f"{num_images} images in {losses.num_scenes} scenes, {len(cell.evidence.squared_error)} arms"
+            size = f"{num_images} images in {losses.num_scenes} scenes, {len(cell.arms)} arms"
             click.echo(
                 f"{size}, {draws} draws, {what}: {statistics.median(times):.2f} s   "
                 f"({min(times):.2f} to {max(times):.2f} s; {statistics.median(busy):.2f} s of processor time)"

@@ -1,19 +1,24 @@
 """Files of the cache: written to a temporary name and renamed, checked when read, dropped when damaged."""
 
 import hashlib
+import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 from jaxtyping import Float16
+from safetensors.torch import load, save
+from torch import Tensor
 
-from idl.errors import InputError, full_disk_said
+from idl.errors import InputError, disk_full_reported
 
 _DIGEST_BYTES = 32
 
@@ -29,7 +34,7 @@ def write(path: Path, content: bytes) -> None:
     """Write `content` with its SHA-256 before it, to a temporary name, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with full_disk_said(path.parent):
+    with disk_full_reported(path.parent):
         try:
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
             temporary.replace(path)
@@ -49,6 +54,21 @@ def read(path: Path) -> bytes | None:
     return content[_DIGEST_BYTES:]
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **values: object) -> None:
+    """Write tensors as safetensors, and beside them `values` as json, which keeps every digit of a float."""
+    text = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+    write(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()} | {"json": text}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the tensors and values that `write_tensors` wrote; None as `read`."""
+    content = read(path)
+    if content is None:
+        return None
+    tensors = load(content)
+    return tensors, json.loads(bytes(tensors.pop("json").tolist()))
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of `folder`; one that comes second waits, then finds the work done."""
@@ -61,8 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 class MapFile:
     """Projected maps of a split, one fixed-size record an image, in the split's order.
 
-    A CRC-32 an image stands in a second file, so that an interrupted or damaged file is known to its last good
-    image and goes on from there.
+    A record begins with its CRC-32, so that an interrupted or damaged file is known to its last good image.
 
     shape: (h, w, columns) of an image's map, half precision.
     """
@@ -71,33 +90,20 @@ class MapFile:
     shape: tuple[int, int, int]
 
     @property
-    def _bytes_per_image(self) -> int:
-        return 2 * self.shape[0] * self.shape[1] * self.shape[2]
-
-    @property
-    def _sums_path(self) -> Path:
-        return self.path.with_suffix(".crc")
+    def _record(self) -> np.dtype:
+        return np.dtype([("crc", "<u4"), ("map", "<f2", self.shape)])
 
     @property
     def num_images(self) -> int:
         """Whole records in the file, damaged or not."""
-        try:
-            whole = self.path.stat().st_size // self._bytes_per_image
-            return min(whole, self._sums_path.stat().st_size // 4)
-        except FileNotFoundError:
-            return 0
+        return self.path.stat().st_size // self._record.itemsize if self.path.exists() else 0
 
     def read(self, first: int, count: int) -> Float16[np.ndarray, "count h w columns"] | None:
         """Read records; None where one of them is not what was written."""
         # Plain reads, no memory map: mapped pages would count as this process's memory.
-        maps = np.fromfile(
-            self.path, np.float16, count * self._bytes_per_image // 2, offset=first * self._bytes_per_image
-        )
-        sums = np.fromfile(self._sums_path, np.uint32, count, offset=4 * first)
-        if maps.size != count * self._bytes_per_image // 2 or sums.size != count:
-            return None
-        maps = maps.reshape(count, *self.shape)
-        if any(zlib.crc32(image.data) != expected for image, expected in zip(maps, sums, strict=True)):
+        records = np.fromfile(self.path, self._record, count, offset=first * self._record.itemsize)
+        maps = records["map"]
+        if len(maps) < count or any(zlib.crc32(each) != crc for each, crc in zip(maps, records["crc"], strict=True)):
             return None
         return maps
 
@@ -108,14 +114,15 @@ class MapFile:
         known for what it is.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        sums = np.array([zlib.crc32(image.data) for image in maps], np.uint32)
-        with full_disk_said(self.path.parent):
-            # The sums come last: a record with another one does not count.
-            for path, values, num_bytes in ((self.path, maps, self._bytes_per_image), (self._sums_path, sums, 4)):
-                # Made where it is missing, but never emptied, as "wb" would: another rank may have been faster.
-                with open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666)) as file:
-                    file.seek(first * num_bytes)
-                    file.write(np.ascontiguousarray(values).data)
+        records = np.empty(len(maps), self._record)
+        records["map"] = maps
+        records["crc"] = [zlib.crc32(each) for each in records["map"]]
+        with disk_full_reported(self.path.parent):
+            # Made where it is missing, but never emptied: another rank may have been faster.
+            self.path.touch()
+            with self.path.open("r+b") as file:
+                file.seek(first * self._record.itemsize)
+                file.write(records.view(np.uint8).data)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

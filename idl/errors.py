@@ -28,7 +28,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def full_disk_said(folder: Path, what: str = "cache") -> Iterator[None]:
+def disk_full_reported(folder: Path, what: str = "cache") -> Iterator[None]:
     """Turn a full disk into an InputError about `folder`. what: that is written there, for people."""
     try:
         yield

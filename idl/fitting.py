@@ -1,31 +1,47 @@
-"""From maps to fitted arms: statistics of the training and validation splits, one exact fit an arm."""
+"""From maps to fitted probes: statistics of the splits, one exact fit an arm, and trials of gradient descent."""
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import torch
 from jaxtyping import Float64, Int
-from safetensors.torch import load, save
 from torch import Tensor
 
 from idl import cache
 from idl.data.splits import NUM_FOLDS, folds
-from idl.distributed import World
 from idl.errors import InputError
-from idl.features import MapSource
+from idl.features import EncodedDataset, MapBatch, MapSource
 from idl.probes.basis import ARMS, Columns
 from idl.probes.exact import PENALTIES, Fit, fit
-from idl.probes.statistics import FoldedStatistics, Statistics, total
+from idl.probes.gradient_fit import TrainResult, Trial, fit_by_gradient
+from idl.probes.image_statistics import (
+    FORMS,
+    HeldStatistics,
+    ImageGrams,
+    ImageStatistics,
+    Plan,
+    StreamedStatistics,
+    plan,
+)
+from idl.probes.statistics import FoldedStatistics, Statistics, accumulate_parts, total
 from idl.progress import Progress
 from idl.targets import Target
 
-# Raised whenever the statistics change their meaning.
-STATISTICS_VERSION = 2
+# Raised whenever the kept statistics, of splits and of single images, change their meaning.
+STATISTICS_VERSION = 3
+IMAGES_VERSION = 2
 PROBE = "probe"
-_TENSORS = ("gram", "moment", "energy")
+# Share of the memory that is free: the rest is for all else that runs.
+SHARE_OF_FREE = 0.5
+# Used where the system does not tell.
+DEFAULT_BYTES = 2 * 2**30
+# Of streamed images that are read together.
+BYTES_PER_READ = 256 * 2**20
+_SUMS = ("xtx", "xty", "yty")
 
 
 @dataclass(frozen=True)
@@ -51,26 +67,12 @@ class SplitStatistics:
     def mean(self) -> tuple[float, ...]:
         """Mean of the target over valid pixels, one an output, in its own unit."""
         # The bias is the first column: a one everywhere.
-        above = self.statistics.moment[0] / self.statistics.num_valid
+        above = self.statistics.xty[0] / self.statistics.num_valid
         return tuple((above + torch.tensor(self.offset, dtype=above.dtype, device=above.device)).tolist())
 
     def subset(self, index: Int[Tensor, " chosen"]) -> Self:
         """Statistics of some of the columns, in the order of `index`."""
         return replace(self, folds=tuple(fold.subset(index) for fold in self.folds))
-
-
-@dataclass(frozen=True)
-class ArmFit:
-    """An arm and its fit.
-
-    columns: what it reads of the joint system, the bias first.
-    weights: (columns, out), float64, with the target's offset in the bias; zero beyond the chosen k.
-    """
-
-    name: str
-    columns: tuple[int, ...]
-    fit: Fit
-    weights: Tensor
 
 
 def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -79,25 +81,22 @@ def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, T
 
 
 def split_statistics(
-    encoded: MapSource,
-    name: str,
-    target: Target,
-    progress: Progress,
-    offset: tuple[float, ...] | None = None,
+    encoded: MapSource, name: str, target: Target, progress: Progress, offset: tuple[float, ...] | None = None
 ) -> SplitStatistics:
     """Accumulate split `name`, or take it from the cache: the same on every rank.
 
     offset: that of the training split; None for that split itself, whose first batch then sets it.
+    Raises InputError where no pixel of the split is valid.
     """
     path = encoded.folder / f"{target.key}-{name}-{encoded.digest}-v{STATISTICS_VERSION}.statistics"
     world = encoded.world
-    content = world.once(lambda: cache.read(path))
-    if content is not None:
-        cached = _from_bytes(content)
-        # The offset is that of the training split's first batch: another batch size gives another one.
-        if offset is None or offset == cached.offset:
-            return cached
-    columns = encoded.columns
+    kept = world.once(lambda: cache.read_tensors(path))
+    # The offset is that of the training split's first batch: another batch size gives another one.
+    if kept is not None and (offset is None or list(offset) == kept[1]["offset"]):
+        tensors, values = kept
+        sums = zip(*(tensors[each] for each in _SUMS), values["num_valid"], values["num_images"], strict=True)
+        return SplitStatistics(tuple(Statistics(*each) for each in sums), tuple(values["offset"]), values["mean_layer"])
+    columns, device = encoded.columns, encoded.device
     fold_of = torch.tensor(folds(encoded.store, encoded.split)[name])
     statistics = [Statistics.empty(columns.total, target.num_outputs) for _ in range(NUM_FOLDS)]
     layer_sum = 0.0
@@ -108,13 +107,9 @@ def split_statistics(
                 # The split's first batch is rank 0's.
                 offset = world.broadcast(_means(truth, valid))
             truth = truth - torch.tensor(offset)[:, None, None]
-            device = encoded.device
             cells = columns.assemble(batch.maps.to(device))
             of_batch = fold_of[batch.position : batch.position + len(cells)]
-            for fold in of_batch.unique().tolist():
-                images = (of_batch == fold).nonzero()[:, 0]
-                parts = (cells[images.to(device)], truth[images].to(device), valid[images].to(device))
-                statistics[fold] = statistics[fold].accumulate(*parts)
+            statistics = accumulate_parts(statistics, of_batch, cells, truth.to(device), valid.to(device))
             if target.kind == "depth":
                 # Depth is 0 where it is not valid.
                 layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
@@ -122,31 +117,27 @@ def split_statistics(
     if offset is None:
         # This rank has no batch at all.
         offset = world.broadcast(())
-    statistics, layer_sum = _of_all_ranks(statistics, layer_sum, world)
-    num_valid = sum(fold.num_valid for fold in statistics)
-    if num_valid == 0:
+    # Each rank has accumulated its share.
+    xtx, xty, yty = (world.sum(torch.stack([getattr(fold, each) for fold in statistics])) for each in _SUMS)
+    counts = torch.tensor([[fold.num_valid, fold.num_images] for fold in statistics], dtype=torch.float64)
+    num_valid, num_images = world.sum(counts).long().T.tolist()
+    layer_sum = float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
+    if sum(num_valid) == 0:
         raise InputError(f"{encoded.store.path}: no pixel of the {name} split has a valid {target.name}.")
-    result = SplitStatistics(statistics, offset, layer_sum / num_valid)
+    # Ranks are added in one order here and in another there: symmetric up to rounding only.
+    sums = ((xtx + xtx.mT) / 2, xty, yty)
+    mean_layer = layer_sum / sum(num_valid)
     if world.is_first:
-        cache.write(path, _to_bytes(result))
-    return result
+        values = {"num_valid": num_valid, "num_images": num_images, "offset": offset, "mean_layer": mean_layer}
+        cache.write_tensors(path, dict(zip(_SUMS, sums, strict=True)), **values)
+    parts = zip(*sums, num_valid, num_images, strict=True)
+    return SplitStatistics(tuple(Statistics(*part) for part in parts), offset, mean_layer)
 
 
 def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
     """Mean of each output over valid pixels; 0 where there is none."""
     count = max(1, int(valid.sum()))
     return tuple((truth * valid[:, None]).sum(dim=(0, 2, 3), dtype=torch.float64).div(count).float().tolist())
-
-
-def _of_all_ranks(parts: Sequence[Statistics], layer_sum: float, world: World) -> tuple[tuple[Statistics, ...], float]:
-    """Add up what each rank has accumulated on its share."""
-    gram, moment, energy = (world.sum(torch.stack([getattr(fold, name) for fold in parts])) for name in _TENSORS)
-    counts = [[fold.num_valid, fold.num_images] for fold in parts]
-    # Ranks are added in one order here and in another there: symmetric up to rounding only.
-    gram = (gram + gram.mT) / 2
-    numbers = world.sum(torch.tensor(counts, dtype=torch.float64)).long().tolist()
-    added = zip(gram, moment, energy, *zip(*numbers, strict=True), strict=True)
-    return tuple(Statistics(*part) for part in added), float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
 
 
 def folds_of(train: SplitStatistics, val: SplitStatistics) -> FoldedStatistics:
@@ -161,6 +152,20 @@ def with_offset(weights: Float64[Tensor, "columns out"], train: SplitStatistics)
     weights = weights.clone()
     weights[0] += torch.tensor(train.offset, dtype=torch.float64)
     return weights
+
+
+@dataclass(frozen=True)
+class ArmFit:
+    """An arm and its fit.
+
+    columns: what it reads of the joint system, the bias first.
+    weights: (columns, out), float64, with the target's offset in the bias; zero beyond the chosen k.
+    """
+
+    name: str
+    columns: tuple[int, ...]
+    fit: Fit
+    weights: Tensor
 
 
 def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: int | None) -> dict[str, ArmFit]:
@@ -185,17 +190,123 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
     return fits
 
 
-def _to_bytes(split: SplitStatistics) -> bytes:
-    tensors = {name: torch.stack([getattr(fold, name) for fold in split.folds]) for name in _TENSORS}
-    numbers = {name: [getattr(fold, name) for fold in split.folds] for name in ("num_valid", "num_images")}
-    # json keeps every digit of a float.
-    further = {"offset": split.offset, "mean_layer": split.mean_layer}
-    tensors["json"] = torch.frombuffer(bytearray(json.dumps(numbers | further).encode()), dtype=torch.uint8)
-    return save(tensors)
+@dataclass(frozen=True)
+class TrainingSet:
+    """What trials are trained and judged on: columns [bias | leading components], the target less its offset.
+
+    images: the training split, image by image. train, val: sums. plan: how the images are held.
+    """
+
+    images: ImageStatistics
+    train: SplitStatistics
+    val: SplitStatistics
+    plan: Plan
+
+    @property
+    def num_components(self) -> int:
+        """Largest k of a trial."""
+        return self.images.num_columns - 1
 
 
-def _from_bytes(content: bytes) -> SplitStatistics:
-    tensors = load(content)
-    numbers = json.loads(bytes(tensors.pop("json").tolist()))
-    parts = zip(*(tensors[name] for name in _TENSORS), numbers["num_valid"], numbers["num_images"], strict=True)
-    return SplitStatistics(tuple(Statistics(*part) for part in parts), tuple(numbers["offset"]), numbers["mean_layer"])
+def training_set(
+    encoded: EncodedDataset,
+    target: Target,
+    train: SplitStatistics,
+    val: SplitStatistics,
+    k: int | None,
+    progress: Progress,
+    budget: int | None = None,
+) -> TrainingSet:
+    """Make per-image statistics of the training split, or take them from the cache.
+
+    train, val: of `split_statistics`; every map is in the cache by then.
+    k: the largest that a trial reads; None: as many components as memory is well spent on.
+    budget: bytes for the images; None: half of what is free where the work is done.
+    Raises InputError where several ranks share the run.
+    """
+    if encoded.world.size > 1:
+        raise InputError("solver: gradient descent runs on one rank. Leave torchrun out, or pass solver=exact.")
+    num_images, num_components = train.statistics.num_images, encoded.basis.num_components
+    budget = _free_bytes(encoded.device) if budget is None else budget
+    chosen = plan(num_images, encoded.grid, num_components, target.num_outputs, budget=budget, k=k)
+    form, device, layers = FORMS[chosen.form], encoded.device, (target.layer, "valid")
+    columns = torch.tensor(encoded.columns.of_arm(PROBE)[: 1 + chosen.k_max])
+
+    def images_of(batch: MapBatch) -> HeldStatistics:
+        truth, valid = read_target(target, batch.layers)
+        truth = truth - torch.tensor(train.offset)[:, None, None]
+        cells = encoded.columns.assemble(batch.maps.to(device))[:, columns.to(device)]
+        return form.of(cells, truth.to(device), valid.to(device))
+
+    def whole_split() -> HeldStatistics:
+        parts = []
+        with progress("image statistics", num_images) as advance:
+            for batch in encoded.stream("train", layers):
+                parts.append(images_of(batch))
+                advance(len(batch.maps))
+        return form.cat(parts)
+
+    if chosen.is_streamed:
+        images = StreamedStatistics(
+            lambda positions: images_of(encoded.read("train", positions.tolist(), layers)),
+            num_images,
+            max(1, num_images * BYTES_PER_READ // chosen.num_bytes),
+        )
+    elif form is ImageGrams:
+        # Kept, for they take as long as the split's own; what the form "maps" consists of is in the cache already.
+        name = f"{target.key}-images-{encoded.basis.digest}-k{chosen.k_max}-v{IMAGES_VERSION}.grams"
+        kept = cache.read_tensors(encoded.folder / name)
+        if kept is not None and kept[1]["offset"] == list(train.offset):
+            images = ImageGrams(**kept[0]).to(device)
+        else:
+            images = whole_split()
+            cache.write_tensors(encoded.folder / name, vars(images), offset=train.offset)
+    else:
+        images = whole_split()
+    return TrainingSet(images, train.subset(columns), val.subset(columns), chosen)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Bytes that per-image statistics may take."""
+    if device.type == "cuda":
+        return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
+    try:
+        with Path("/proc/meminfo").open() as lines:
+            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return DEFAULT_BYTES
+    return int(SHARE_OF_FREE * 1024 * free)
+
+
+def train_trials(data: TrainingSet, trials: list[Trial]) -> list[TrainResult]:
+    """Train `trials` as one; see `fit_by_gradient`. Their weights are of the target less its offset."""
+    return fit_by_gradient(data.images, data.train.statistics, data.val.statistics, trials)
+
+
+def target_weights(result: TrainResult, data: TrainingSet) -> Float64[Tensor, "columns out"]:
+    """Return a trial's weights, the bias first, for the target itself."""
+    return with_offset(result.weights, data.train)
+
+
+def arm_of(result: TrainResult, exact: ArmFit, data: TrainingSet) -> ArmFit:
+    """Return the probe arm with a trial's weights instead of the exact ones; its curve stays the exact solver's.
+
+    Raises InputError where the trial diverged.
+    """
+    trial = result.trial
+    if result.outcome == "diverged":
+        raise InputError(f"solver={trial.solver}: diverged with lr={trial.lr:g}. Pass a lower lr.")
+    weights = torch.zeros(len(exact.columns), result.weights.shape[1], dtype=torch.float64)
+    weights[: len(result.weights)] = result.weights
+    solution = replace(
+        exact.fit.solution,
+        k=trial.k,
+        penalty=trial.weight_decay * result.weights.shape[1] / 2,
+        weights=weights,
+        train_loss=result.train_loss,
+        val_loss=result.val_loss,
+        # Of the exact solver's fit: this one is not cross-validated.
+        cv_loss=math.nan,
+        cv_error=math.nan,
+    )
+    return ArmFit(PROBE, exact.columns, replace(exact.fit, solution=solution), with_offset(weights, data.train))

@@ -1,4 +1,4 @@
-"""What a user writes in a file of their own and names "package.module:factory": found, imported, told apart."""
+"""Factories that a user names "package.module:factory": whether a name is one, its import, a digest of its sources."""
 
 import hashlib
 import importlib
@@ -20,8 +20,8 @@ _OURS = __name__.partition(".")[0]
 
 def is_named(name: str) -> bool:
     """Whether `name` has the form "package.module:factory", and is meant to: its module has a dot, or is there."""
-    module, colon, factory = name.partition(":")
-    if not colon or not factory.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+    module, _, factory = name.partition(":")
+    if not factory.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         return False
     with _current_folder_first():
         return "." in module or find_spec(module) is not None
@@ -37,14 +37,10 @@ def load(option: str, name: str) -> Callable[..., Any]:
     try:
         with _current_folder_first():
             module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"{option}={name}: {module_name} cannot be imported ({error}). "
-            "Run where it is, or put its folder on PYTHONPATH."
-        ) from error
     except Exception as error:  # whatever a user's file may do
-        told = " ".join(str(error).split())[:200]
-        raise InputError(f"{option}={name}: {module_name} fails ({type(error).__name__}: {told}). Mend it.") from error
+        advice = "Run where it is, or put its folder on PYTHONPATH" if isinstance(error, ImportError) else "Mend it"
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(f"{option}={name}: {module_name} cannot be imported ({message}). {advice}.") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise InputError(f"{option}={name}: {module_name} has no callable {factory_name!r}. Check the name.")
@@ -57,30 +53,30 @@ def source_digest(module_name: str, *further: str) -> str:
     Of installed packages only that of `module_name` is looked into, and this one never. What a module reads from files
     is not seen.
     """
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     for name in (module_name, *further):
-        _add_sources(name, module_name.partition(".")[0], found)
+        _add_sources(name, module_name.partition(".")[0], sources)
     sha = hashlib.sha256()
-    for name, path in sorted(found.items()):
+    for name, path in sorted(sources.items()):
         sha.update(f"{name}\n".encode())
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
 
 
-def _add_sources(module_name: str, package: str, found: dict[str, Path]) -> None:
-    """Add a module's file to `found`, and those of modules that its names lead to."""
+def _add_sources(module_name: str, package: str, sources: dict[str, Path]) -> None:
+    """Add a module's file to `sources`, and those of modules that its names lead to."""
     module = sys.modules.get(module_name)
     path = Path(getattr(module, "__file__", None) or "")
     top = module_name.partition(".")[0]
-    if module is None or module_name in found or top == _OURS or not path.is_file():
+    if module is None or module_name in sources or top == _OURS or not path.is_file():
         return
     if top != package and any(path.is_relative_to(folder) for folder in _INSTALLED):
         return
-    found[module_name] = path
+    sources[module_name] = path
     for value in list(vars(module).values()):
         origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         if isinstance(origin, str):
-            _add_sources(origin, package, found)
+            _add_sources(origin, package, sources)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing where nobody looks."""
+"""Progress of long work: a bar on a terminal, plain lines in a log, nothing in a library."""
 
 import sys
 import time

@@ -22,20 +22,19 @@ class Protocol:
     Figures under different digests are not put in one table.
 
     name: a short name for people.
-    resolution: height of the images, pixels. width: their width, pixels; 0: as high as wide, which is what it then
-      reads. The image is resized to cover resolution x width, and its centre is kept.
+    resolution, width: height and width of the images, pixels; a width of 0 becomes the height. The image is resized to
+      cover both, and its centre is kept.
     crop: (top, bottom, left, right) in native pixels, cut before resizing; None: the whole image.
     min_depth_m, max_depth_m: only truth inside this range is valid; predictions are clamped to it before
       any ratio or logarithm.
     min_valid_share: a resized cell counts only where at least this share of it was measured.
-    mask: which native pixels are truth: those that the sensor measured ("sensor"), or also those that were filled
-      in ("inpainted").
+    mask: which native pixels are truth: measured by the sensor ("sensor"), or also filled in ("inpainted").
     alignment: what a prediction may borrow from the truth of its own image: nothing ("none"), one factor
       ("median"), or scale and shift by least squares ("affine").
     erosion: native pixels; a valid pixel is no truth where one that is not valid lies so near, or nearer, in x and y.
     is_native: the truth at native size is kept too, and depth metrics are taken on it; the prediction is upsampled
       to it. Fitting and its losses stay at resolution x width.
-    native_size: (height, width) that the truth at native size must have; None: any of the images' shape.
+    native_size: (height, width) of the truth at native size; None: any of the images' shape.
     native_crop: (top, bottom, left, right): the native pixels that are measured; None: all.
     averaging: which average is the headline: per image and then over images, or over all pixels.
     """
@@ -75,25 +74,22 @@ class Protocol:
         return self.width == self.resolution
 
     def require_frame(self, height: int, width: int, where: str) -> None:
-        """Make sure that a native map can be held against a prediction of this protocol.
+        """Raise InputError, which begins with `where`, unless a native map fits the predictions of this protocol.
 
-        The images must show all of the frame, and not be larger than it. Raises InputError, which begins with `where`.
+        The images must show all of the frame, and not be larger than it.
         """
-        if self.native_size not in (None, (height, width)):
-            raise InputError(
-                f"{where}: the frame has {height} x {width} pixels; protocol {self.name} is about frames of "
-                f"{self.native_size[0]} x {self.native_size[1]}. Pass protocol=idl, or that of this dataset."
-            )
-        if height * self.width != width * self.resolution or height < self.resolution:
-            raise InputError(
-                f"{where}: the frame has {height} x {width} pixels; protocol {self.name} wants at least "
-                f"{self.resolution} x {self.width}, and of that shape. Pass protocol=idl."
-            )
+        problem = ""
         top, bottom, left, right = self.native_crop or (0, height, 0, width)
-        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        if self.native_size not in (None, (height, width)):
+            problem = f"is about frames of {self.native_size[0]} x {self.native_size[1]}"
+        elif height * self.width != width * self.resolution or height < self.resolution:
+            problem = f"needs at least {self.resolution} x {self.width}, and that shape"
+        elif not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            problem = f"measures rows {top}:{bottom} and columns {left}:{right}"
+        if problem:
             raise InputError(
-                f"{where}: the crop of protocol {self.name}, rows {top}:{bottom} and columns {left}:{right}, does not "
-                f"fit into {height} x {width} pixels. Pass protocol=idl."
+                f"{where}: the frame has {height} x {width} pixels; protocol {self.name} {problem}. Pass protocol=idl, "
+                "or that of this dataset."
             )
 
     def to_json(self) -> str:

@@ -29,12 +29,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty tracking store in sqlite, to be copied; creating its tables takes seconds."""
-    from idl.tracking.quiet import quiet
-    from idl.tracking.schema import create_schema
+    from idl.tracking import require_reachable
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with quiet():
-        create_schema(f"sqlite:///{path}", f"sqlite:///{path}")
+    require_reachable(f"sqlite:///{path}")
     return path
 
 

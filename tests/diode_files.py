@@ -1,8 +1,6 @@
-"""Trees and archives in DIODE's layout, with its traps, of rooms whose depth and normals are known in closed form."""
+"""Trees in DIODE's layout, with its traps, of rooms whose depth and normals are known in closed form."""
 
-import io
-import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,44 +99,3 @@ def write_tree(
     # Lists one frame, as the published file lists 612 of 771: not to be believed.
     (root / "diode_meta.json").write_text('{"val": {"indoors": {"scene_00019": {}}}}')
     return views
-
-
-def pack(
-    root: Path,
-    archive: Path,
-    wanted: Callable[[str], bool] = lambda name: True,
-    *,
-    prefix: str = "./",
-    seed: int | None = None,
-) -> Path:
-    """Pack the files under `root` whose path is `wanted`, in the order of their names or at random."""
-    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file()]
-    names = [name for name in names if wanted(name)]
-    if seed is not None:
-        names = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
-        for name in names:
-            tar.add(root / name, prefix + name)
-    return archive
-
-
-def pack_as_published(root: Path, folder: Path, seed: int | None = None) -> Path:
-    """Pack a tree as it is published: val with "./" members, train without, normals in archives of their own."""
-    for part, prefix in (("train", ""), ("val", "./")):
-        if not (root / part).is_dir():
-            continue
-        for name, is_normals in ((part, False), (f"{part}_normals", True)):
-
-            def wanted(path: str, part: str = part, is_normals: bool = is_normals) -> bool:
-                return path.startswith(f"{part}/") and path.endswith("_normal.npy") == is_normals
-
-            pack(root, folder / f"{name}.tar.gz", wanted, prefix=prefix, seed=seed)
-    return folder
-
-
-def add_member(archive: Path, info: tarfile.TarInfo, content: bytes = b"") -> None:
-    """Write an archive of one member."""
-    info.size = len(content)
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.addfile(info, io.BytesIO(content))

@@ -182,7 +182,7 @@ CASES: Mapping[str, Case] = {
     "sweep": Case(
         write_walk,
         {
-            "sweep": f"sweep {WALK} {NULL} --trials 6 --at-once 3 --epochs 4 --step-images 4 --sampler random "
+            "sweep": f"sweep {WALK} {NULL} --trials 6 --trials-per-batch 3 --epochs 4 --step-images 4 --sampler random "
             "--k-range 1:3 --lr-range 1e-3:1e-1",
         },
         STEADY,

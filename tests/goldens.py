@@ -49,7 +49,7 @@ SETTINGS = {
     "k": "k_chosen",
     "outcome": "outcome",
     "penalty": "penalty",
-    "stride": "stride",
+    "stride": "encoder_stride",
     "weights": "weights",
 }
 DIGESTS = {

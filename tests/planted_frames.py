@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from planted import PlantedReader
 
+from idl.data.images import native_truth, resize_depth, resize_rgb
 from idl.data.reader import Sample
-from idl.data.resizing import native_truth, resize_depth, resize_rgb
 from idl.protocol import NATIVE, Protocol
 
 
@@ -39,7 +39,13 @@ class FramesReader(PlantedReader):
             layers[NATIVE] = native_truth(depth_m, valid, self.protocol)
         side = "test" if int(scene.removeprefix("scene_")) >= self.num_scenes - self.num_test else "train"
         return Sample(
-            name, scene, resize_rgb(rgb, self.protocol), resized_m, kept, layers, side if self.num_test else ""
+            name,
+            scene,
+            resize_rgb(np.asarray(rgb), self.protocol),
+            resized_m,
+            kept,
+            layers,
+            side if self.num_test else "",
         )
 
 

@@ -5,6 +5,7 @@ means of 1 and independent, so that the true log ratio of two arms is that of th
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +14,8 @@ import torch
 from jaxtyping import Float64
 
 from idl.probes.exact import Solution
-from idl.verdict import Cell, Evidence, FitRecord, Shuffled, Training, untrained_and_pixels
+from idl.verdict.baselines import FittedArm, MeasuredArm
+from idl.verdict.result import Cell, Clustering
 
 Shape = Literal["normal", "skewed"]
 
@@ -36,29 +38,32 @@ class PlantedLosses:
     learned: float = 1.0
     images_per_scene: int = 6
 
-    def draw(self, generator: np.random.Generator) -> Evidence:
-        """Draw scenes and their images."""
+    def cell(self, generator: np.random.Generator, name: str = "planted") -> Cell:
+        """Draw scenes and their images: a cell that no gate stops, if there are scenes enough."""
         num_images = self.num_scenes * self.images_per_scene
         num_valid = generator.integers(30_000, 65_537, num_images).astype(np.float64)
         shared = num_valid * self._shared(generator)
         factors = {"constant": 4.0, "null": 3.0, "trained": 1.2, "pixels": math.exp(self.beyond_pixels)}
-        squared_error = {arm: shared * factor * self._own(generator, 0.2) for arm, factor in factors.items()}
-        squared_error["trained+pixels"] = shared * self._own(generator, 0.5)
+        errors = {arm: shared * factor * self._own(generator, 0.2) for arm, factor in factors.items()}
+        errors["trained+pixels"] = shared * self._own(generator, 0.5)
         for form in FORMS:
             # Seeds of one form fail in the same scenes.
             of_form = shared * math.exp(self.learned) * self._own(generator, 0.15)
             for seed in range(NUM_SEEDS):
-                arm = untrained_and_pixels(form, seed)
-                squared_error[arm] = of_form * self._own(generator, 0.1)
-        shuffled = Shuffled(shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2))
-        scenes = [f"scene {index // self.images_per_scene:04d}" for index in range(num_images)]
+                errors[f"untrained-{form}-{seed}+pixels"] = of_form * self._own(generator, 0.1)
+        fits = sound_fits()
         # Each arm's own share of its error is one of structure.
-        aligned = {arm: errors * (0.3 + 0.01 * rank) for rank, (arm, errors) in enumerate(squared_error.items())}
-        return Evidence(scenes, num_valid, squared_error, shuffled, aligned)
-
-    def cell(self, generator: np.random.Generator, name: str = "planted") -> Cell:
-        """Draw a cell that no gate stops, if there are scenes enough."""
-        return Cell(name, self.draw(generator), sound_training())
+        arms = {
+            arm: MeasuredArm(fits[arm], error, error * (0.3 + 0.01 * rank))
+            for rank, (arm, error) in enumerate(errors.items())
+        }
+        trained, constant = shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2)
+        shuffled = {
+            "trained": MeasuredArm(fits["trained"], trained, trained),
+            "constant": MeasuredArm(fits["constant"], constant, constant),
+        }
+        scenes = tuple(f"scene {index // self.images_per_scene:04d}" for index in range(num_images))
+        return Cell(name, arms, num_valid, Clustering(scenes, "scene"), shuffled)
 
     def _shared(self, generator: np.random.Generator) -> Float64[np.ndarray, " images"]:
         by_scene, by_image = self._normal(generator)
@@ -80,20 +85,30 @@ class PlantedLosses:
         return by_scene, generator.standard_normal(len(by_scene))
 
 
-def record(train_loss: float, cv_loss: float = 1.0, **others: float) -> FitRecord:
-    """Return a fit of no fault, `others` aside."""
-    sound = FitRecord(train_loss, 0.0, cv_loss, 0.1, cv_loss, 0.1, rank=5, expected_rank=5, recovered=1.0)
-    return replace(sound, **others)  # pyright: ignore[reportArgumentType]
+def fit(train_loss: float, loss: float = 1.0, **others: float) -> FittedArm:
+    """Return a fit of no fault, `others` of it or of its solution aside. loss: on validation, and cross-validated."""
+    of_arm: dict[str, float | None] = {"recovered": 1.0, "expected_rank": 5, "features_penalty": None}
+    of_arm |= {name: others.pop(name) for name in tuple(others) if name in of_arm}
+    errors = {"val_error": 0.1, "cv_error": 0.1}
+    losses = {"rank": 5, "plain_train_loss": train_loss, "val_loss": loss, "cv_loss": loss, **errors, **others}
+    solution = replace(plain_solution(5), **losses)  # pyright: ignore[reportArgumentType]
+    return FittedArm("planted", (), solution.weights, solution, **of_arm)  # pyright: ignore[reportArgumentType]
 
 
-def sound_training(**changed: FitRecord) -> Training:
-    """Return fits that pass every gate, but for those that are `changed`; of the forms, "permuted" is the stronger."""
-    fits = {"constant": record(4.0, 4.0), "trained": record(1.2, 1.2)}
-    fits |= {"pixels": record(2.0, 2.0), "trained+pixels": record(1.0, 0.9)}
+def sound_fits() -> dict[str, FittedArm]:
+    """Return fits that pass every gate; of the forms, "permuted" is the stronger."""
+    fits = {"constant": fit(4.0, 4.0), "null": fit(3.0, 3.0), "trained": fit(1.2, 1.2)}
+    fits |= {"pixels": fit(2.0, 2.0), "trained+pixels": fit(1.0, 0.9)}
     for form in FORMS:
         for seed in range(NUM_SEEDS):
-            fits[untrained_and_pixels(form, seed)] = record(1.1, 1.0 + 0.1 * (form == "random") + 0.01 * seed)
-    return Training({**fits, **changed})
+            fits[f"untrained-{form}-{seed}+pixels"] = fit(1.1, 1.0 + 0.1 * (form == "random") + 0.01 * seed)
+    return fits
+
+
+def with_fits(cell: Cell, fits: Mapping[str, FittedArm]) -> Cell:
+    """Return the cell with other fits of some of its arms."""
+    arms = {name: replace(arm, fitted=fits.get(name, arm.fitted)) for name, arm in cell.arms.items()}
+    return replace(cell, arms=arms)
 
 
 def plain_solution(k: int) -> Solution:

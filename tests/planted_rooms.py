@@ -12,12 +12,11 @@ from planted_encoders import PLANTED, planted_encoder
 from idl.data.preparation import prepare
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
-from idl.pipeline import ProbeConfig
+from idl.probe_config import ProbeConfig
 from idl.progress import Progress, silent
 from idl.protocol import Protocol
-from idl.study.config import StudyConfig
-from idl.study.fixed import Subject
-from idl.study.run import Study, check, plan, study
+from idl.verdict.settings import StudyConfig
+from idl.verdict.study import Study, Subject, check, plan, study
 
 # Small enough to be rendered and probed by the thousand: 8 x 8 cells at stride 8.
 RESOLUTION = 64

@@ -1,6 +1,7 @@
 """A network and an objective with a known answer, small stores, and recorders, for the tests of training."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.protocol import Protocol
 from idl.report import Image
-from idl.training import Trained, TrainingConfig, train
+from idl.training import Reconstruction, Trained, TrainingConfig, train
 from idl.training.images import Batch
-from idl.training.objective import Forward, Objective
+from idl.training.objectives import Forward, Objective
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(n_hid=4, num_blocks=1, latent_channels=2)
@@ -73,15 +74,14 @@ def wide_store(folder: Path) -> Store:
     return prepare(WideReader(resolution=40), Protocol(resolution=24, width=40), folder)
 
 
-class Linear:
+class Linear(Objective):
     """A 1 x 1 convolution that is to give MIXTURE times RGB plus OFFSET; validation losses may be planted."""
 
     task = "mixing"
     purpose = "trained to mix colours"
     encoder = "mixer"
     architecture = "mixer"
-    layers: tuple[str, ...] = ("rgb",)
-    depends_on_frame = False
+    stride = 1
     arguments: Mapping[str, object] = {}
 
     def __init__(self, planted: Iterable[float] = (), seed: int = 0) -> None:
@@ -92,12 +92,6 @@ class Linear:
             for parameter in self.module.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         self._planted = iter(planted)
-
-    def published(self, name: str) -> str:
-        return name
-
-    def require(self, side: int) -> None:
-        pass
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         wanted = torch.einsum("oc,bchw->bohw", MIXTURE, batch["rgb"]) + OFFSET.view(-1, 1, 1)
@@ -129,9 +123,6 @@ class Notes:
     def log_panels(self, panels: Mapping[str, Image], step: int) -> None:
         self.panels += [(step, key) for key in panels]
 
-    def last_step(self, name: str) -> int:
-        return max((step for step, _ in self.points.get(name, [])), default=-1)
-
     def curve(self, name: str) -> list[tuple[int, float]]:
         return self.points.get(name, [])
 
@@ -139,6 +130,21 @@ class Notes:
 def signalled(number: int) -> Callable[[], None]:
     """What sends this process a signal."""
     return lambda: os.kill(os.getpid(), number)
+
+
+class Interrupted(Reconstruction):
+    """In the loss of the part `at` of a batch, counted from the first of this process, its process gets a signal."""
+
+    def __init__(self, at: int, number: int = signal.SIGINT) -> None:
+        super().__init__(SMALL, seed=0)
+        self.num_losses, self.at, self.number = 0, at, number
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        # Counted where gradients are: validations compute losses, too.
+        self.num_losses += output.requires_grad
+        if self.num_losses == self.at and output.requires_grad:
+            signalled(self.number)()
+        return super().loss(output, batch)
 
 
 def trained(

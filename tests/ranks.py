@@ -1,7 +1,7 @@
 """What torchrun starts in the tests: the command line with a small basis, and an encoder that fails on one rank.
 
-IDL_TEST_FAULT, "RANK:IMAGES:HOW": that rank's encoder fails at its first batch after so many images, by "raise" or
-"kill", and leaves the file `fault`, which is as old as that.
+IDL_TEST_FAULT, "RANK:IMAGES:HOW": that rank's encoder fails at its first batch after so many images, by "raise",
+"input" (an InputError) or "kill", and leaves the file `fault`, which is as old as that.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from planted import SmallNetwork
 from torch import Tensor, nn
+
+from idl.errors import InputError
 
 BASIS_IMAGES = 8
 
@@ -26,7 +28,7 @@ class FaultyNetwork(SmallNetwork):
                 Path("fault").touch()
                 if how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                raise ValueError("planted fault")
+                raise InputError("planted bad input") if how == "input" else ValueError("planted fault")
         return super().forward(x)
 
 

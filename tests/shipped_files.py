@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def convnext_atto(seed: int = 11) -> nn.Module:
 def ship(folder: Path) -> Path:
     """Fill a folder as the package's is, and return it."""
     folder.mkdir()
-    save_half(folder / "autoencoder_small.safetensors", autoencoder(), "dvae", asdict(SIZE), "reconstruction")
+    save_half(folder / "autoencoder_small.safetensors", autoencoder(), "dvae", SIZE.arguments, "reconstruction")
     save_half(folder / "convnext_atto_rooms.safetensors", convnext_atto(), "convnext_atto", ATTO, "rooms-recognition")
     (folder / "autoencoder_small.json").write_text(json.dumps({"summary": "a small autoencoder"}))
     (folder / "convnext_atto_rooms.json").write_text(json.dumps({"summary": ATTO_SUMMARY}))

@@ -2,40 +2,49 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 PRELOADED = ("torch", "timm", "optuna", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "idl.cli", __name__)
-NUM_WORKERS = 4
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([*PRELOADED])
 
 
 def start(
-    name: str, folder: Path, environment: dict[str, str], arguments: Sequence[str], machine: str, hangs_at: int = 0
+    name: str,
+    folder: Path,
+    environment: dict[str, str],
+    arguments: Sequence[str],
+    hangs_at: str = "",
+    together: int = 1,
 ) -> BaseProcess:
     """Start `idl` in `folder`; what it prints is in NAME.log.
 
-    machine: where it believes to be. hangs_at: the epoch of its first batch at which it writes NAME.hanging, and
-    hangs, to be killed; 0: never. Before anybody trains, all workers write NAME.training and wait for each other.
+    hangs_at: where it writes NAME.hanging, and hangs, to be killed: "training" its second batch, "adding" its first
+    one, when the study has a trial of it, or "testing" the winner; "": nowhere.
+    together: workers that wait for each other, by NAME.training, before they train their first batch.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
-    process = context.Process(target=_work, args=(name, folder, environment, arguments, machine, hangs_at))
-    process.start()
+    process = CONTEXT.Process(target=_work, args=(name, folder, environment, arguments, hangs_at, together))
+    # The server that processes are forked from is started in a test's folder, and imports what this process can.
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        process.start()
     return process
 
 
 def _work(
-    name: str, folder: Path, environment: dict[str, str], arguments: Sequence[str], machine: str, hangs_at: int
+    name: str, folder: Path, environment: dict[str, str], arguments: Sequence[str], hangs_at: str, together: int
 ) -> None:
-    import sys
-
+    import optuna
     import torch
 
     from idl.cli import run
-    from idl.sweep import batches, workers
+    from idl.cli import sweep as command
+    from idl.sweep import search
 
     os.chdir(folder)
     os.environ.update(environment)
@@ -43,27 +52,41 @@ def _work(
     with (folder / f"{name}.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    train = batches.train_trials
+    train, add, measure, batches = (
+        search.train_trials,
+        optuna.Study.add_trials,
+        command.evaluate_best,
+        iter(range(10**6)),
+    )
 
-    def trained(data: Any, trials: Any, reports: Any = None) -> Any:
-        if reports is None:
-            # The winner, trained elsewhere, once more.
-            return train(data, trials)
+    def hang() -> None:
+        Path(f"{name}.hanging").touch()
+        time.sleep(600)
 
-        def reported(epoch: int, losses: Any) -> Any:
-            ended = reports(epoch, losses)
-            if epoch == hangs_at:
-                Path(f"{name}.hanging").touch()
-                time.sleep(600)
-            return ended
+    def trained(*arguments: Any) -> Any:
+        number = next(batches)
+        if number == 0:
+            Path(f"{name}.training").touch()
+            deadline = time.monotonic() + 200
+            while len(list(Path().glob("*.training"))) < together and time.monotonic() < deadline:
+                time.sleep(0.1)
+        elif hangs_at == "training":
+            hang()
+        return train(*arguments)
 
-        Path(f"{name}.training").touch()
-        deadline = time.monotonic() + 200
-        while len(list(Path().glob("*.training"))) < NUM_WORKERS and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return train(data, trials, reported)
+    def added(study: optuna.Study, trials: Any) -> None:
+        # Not of the copy in memory, which the sampler draws on.
+        if hangs_at == "adding" and study.study_name in arguments:
+            add(study, trials[:1])
+            hang()
+        add(study, trials)
 
-    workers._host = lambda: machine
-    batches.train_trials = trained
+    def evaluated(*arguments: Any) -> Any:
+        if hangs_at == "testing":
+            hang()
+        return measure(*arguments)
+
+    search.train_trials, command.evaluate_best = trained, evaluated
+    optuna.Study.add_trials = added  # pyright: ignore[reportAttributeAccessIssue]
     sys.argv = ["idl", *arguments]
     run()

@@ -1,24 +1,26 @@
-"""The autoencoder against its description, written out a second time in NumPy."""
+"""The autoencoder against its description, written out a second time in NumPy; its two losses against their laws."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from encoder_contract import images
 from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+from torch.distributions import Laplace, SigmoidTransform, TransformedDistribution
 
 from idl.encoders.autoencoder import (
-    PRESETS,
+    LEAST_SCALE,
     Autoencoder,
     AutoencoderConfig,
-    DecoderHalf,
-    EncoderHalf,
-    require_size,
+    Loss,
+    negative_log_likelihood,
+    picture,
+    reconstruction_loss,
 )
 from idl.errors import InputError
 
@@ -83,61 +85,15 @@ def test_both_halves_compute_what_the_description_says(num_blocks: int) -> None:
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     rgb = images(2, 16, 24).double()
     with torch.no_grad():
-        latents, output = model.encode(rgb), model(rgb)
+        latents, output = model.encoder(rgb), model(rgb)
     assert (latents.shape, output.shape) == ((2, 3, 2, 3), (2, 6, 16, 24))
     expected = encoded(rgb.numpy(), weights, num_blocks)
     np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(output.numpy(), decoded(expected, weights, num_blocks), rtol=1e-10, atol=1e-10)
 
 
-def test_a_block_without_its_residual_hands_through_what_comes_in() -> None:
-    block: Any = stirred().encoder.groups[2]
-    unchanged, x = block[1], torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        unchanged.residual[-1].weight.zero_()
-        unchanged.residual[-1].bias.fill_(64.0)
-        assert torch.equal(unchanged(x), x + 1)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_as_many_parameters_as_the_description_has(name: str) -> None:
-    n_hid = {"small": 32, "medium": 128, "paper": 256}[name]
-
-    def convolution(into: int, out: int, kernel: int) -> int:
-        return into * out * kernel**2 + out
-
-    def block(into: int, out: int, kernels: tuple[int, ...]) -> int:
-        quarter = out // 4
-        sides = zip((into, quarter, quarter, quarter), (quarter, quarter, quarter, out), kernels, strict=True)
-        return sum(convolution(*side) for side in sides) + (convolution(into, out, 1) if into != out else 0)
-
-    def groups(widths: tuple[int, ...], kernels: tuple[int, ...]) -> int:
-        return sum(block(into, out, kernels) + block(out, out, kernels) for into, out in pairwise(widths))
-
-    up, down = (n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid), (128, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid)
-    encoder = convolution(3, n_hid, 7) + groups(up, (3, 3, 3, 1)) + convolution(8 * n_hid, 10, 1)
-    decoder = convolution(10, 128, 1) + groups(down, (1, 3, 3, 3)) + convolution(n_hid, 6, 1)
-    with torch.device("meta"):
-        halves = (EncoderHalf(PRESETS[name]), DecoderHalf(PRESETS[name]))
-    assert [sum(p.numel() for p in half.parameters()) for half in halves] == [encoder, decoder]
-
-
-def test_nothing_normalises() -> None:
-    kinds = {type(module).__name__ for module in Autoencoder(TINY).modules()}
-    assert kinds == {
-        "Autoencoder",
-        "EncoderHalf",
-        "DecoderHalf",
-        "ModuleList",
-        "Sequential",
-        "Block",
-        "Conv2d",
-        "Identity",
-    }
-
-
 def test_weights_are_drawn_as_the_description_says() -> None:
-    model = Autoencoder(PRESETS["small"], seed=3)
+    model = Autoencoder(AutoencoderConfig(), seed=3)
     for name, tensor in model.state_dict().items():
         if name.endswith("bias"):
             assert not tensor.any(), name
@@ -159,57 +115,83 @@ def test_a_seed_decides_the_weights_and_nothing_else_does() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in first if name.endswith("weight"))
 
 
-def test_memory_order_changes_nothing() -> None:
-    model = stirred()
-    expected = model(images(2, 16, 24))
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    rgb = images(2, 16, 24).contiguous(memory_format=torch.channels_last)
-    output = model(rgb)
-    assert output.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+def test_what_cannot_be_had_names_what_can() -> None:
+    for changes, message in (
+        ({"n_hid": 8, "latent_channels": 65}, "the 64 channels"),
+        ({"n_hid": 30}, "Pass 32"),
+        ({"n_hid": -4}, "n_hid=-4"),
+        ({"preset": "huge"}, "small, medium, paper"),
+        ({"num_blocks": True}, "whole number"),
+        ({"n_hid": 32.0}, "whole number"),
+        ({"loss": "l1"}, "l2, logit-laplace"),
+    ):
+        with pytest.raises(InputError, match=message):
+            AutoencoderConfig(**changes)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_reconstruction_is_a_picture_in_float32() -> None:
-    model = stirred()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        picture, loss = model.reconstruct(images(2, 16, 24)), model.loss(images(2, 16, 24))
-    assert (picture.shape, picture.dtype, loss.dtype) == (images(2, 16, 24).shape, torch.float32, torch.float32)
-    assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+def test_a_preset_is_a_width() -> None:
+    assert (
+        AutoencoderConfig("medium", latent_channels=3).arguments
+        == AutoencoderConfig(n_hid=128, latent_channels=3).arguments
+    )
+    assert AutoencoderConfig("medium", n_hid=8).n_hid == 8
 
 
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (lambda: AutoencoderConfig(latent_channels=0), "latent_channels=0"),
-        (lambda: AutoencoderConfig(n_hid=8, latent_channels=65), "the 64 channels"),
-        (lambda: AutoencoderConfig(n_hid=2), "Pass 4"),
-        (lambda: AutoencoderConfig(n_hid=30), "Pass 32"),
-        (lambda: AutoencoderConfig(n_hid=0), "n_hid=0"),
-        (lambda: AutoencoderConfig(num_blocks=0), "num_blocks=0"),
-        (lambda: AutoencoderConfig(n_init=-1), "n_init=-1"),
-        (lambda: AutoencoderConfig(n_hid=32.0), "whole number"),  # pyright: ignore[reportArgumentType]
-        (lambda: AutoencoderConfig(num_blocks=True), "whole number"),
-        (lambda: AutoencoderConfig(loss="l1"), "l2, logit-laplace"),  # pyright: ignore[reportArgumentType]
-        (lambda: require_size(0), "such as 8"),
-        (lambda: require_size(60), "such as 64"),
-        (lambda: require_size(257), "such as 256"),
-    ],
-)
-def test_what_cannot_be_had_is_said_in_one_line(make: Callable[[], object], told: str) -> None:
-    with pytest.raises(InputError, match=told) as caught:
-        make()
-    assert "\n" not in str(caught.value)
+def loss_of(model: Autoencoder, kind: Loss, rgb: Tensor) -> Tensor:
+    return reconstruction_loss(kind, model(rgb), rgb)
 
 
-def test_the_largest_latent_and_every_multiple_of_the_stride_are_taken() -> None:
-    config = AutoencoderConfig(n_hid=4, latent_channels=32)
-    assert Autoencoder(config).encode(images(1, 8, 40)).shape == (1, 32, 1, 5)
-    require_size(8)
-    require_size(256)
+def test_the_squared_error_is_that_of_the_picture() -> None:
+    rgb, output = images(2, 16, 24), torch.randn(2, 6, 16, 24, generator=torch.Generator().manual_seed(1))
+    sigmoid = 1 / (1 + np.exp(-output[:, :3].double().numpy()))
+    unclamped = (sigmoid - 0.1) / 0.8
+    error = np.mean((unclamped - rgb.numpy()) ** 2)
+    assert float(reconstruction_loss("l2", output, rgb)) == pytest.approx(error, rel=1e-5)
+    np.testing.assert_allclose(picture(output), np.clip(unclamped, 0, 1), atol=1e-6)
 
 
-def test_images_that_the_stride_does_not_divide_are_refused() -> None:
-    model = Autoencoder(TINY)
-    for shape in ((1, 16, 20), (1, 4, 16)):
-        with pytest.raises(ValueError, match="multiples of 8"):
-            model.encode(images(*shape))
+def test_the_likelihood_is_that_of_a_laplace_distribution_through_a_sigmoid() -> None:
+    generator = torch.Generator().manual_seed(2)
+    mean, log_scale = torch.randn(2, 2, 3, 16, 24, generator=generator).double()
+    rgb = images(2, 16, 24).double()
+    density = TransformedDistribution(Laplace(mean, log_scale.exp() + LEAST_SCALE), [SigmoidTransform()])
+    expected = -density.log_prob(0.8 * rgb + 0.1)
+    torch.testing.assert_close(
+        negative_log_likelihood(mean, log_scale, 0.8 * rgb + 0.1), expected, rtol=1e-9, atol=1e-9
+    )
+    output = torch.cat([mean, log_scale], dim=1)
+    assert float(reconstruction_loss("logit-laplace", output, rgb)) == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, 0.0), (1.5, -1.0), (-2.0, 0.5), (0.3, -3.0), (0.0, -20.0)])
+def test_the_density_integrates_to_one(mean: float, log_scale: float) -> None:
+    # In logits the peak keeps its width wherever it lies; dx = x (1 - x) dlogit.
+    logits = torch.linspace(-40, 40, 2_000_001, dtype=torch.float64)
+    x = torch.sigmoid(logits)
+    inside = (x > 0) & (x < 1)
+    logits, x = logits[inside], x[inside]
+    terms = negative_log_likelihood(torch.full_like(x, mean), torch.full_like(x, log_scale), x)
+    assert float(torch.trapezoid(torch.exp(-terms) * x * (1 - x), logits)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", get_args(Loss))
+@pytest.mark.parametrize("extreme", [0.0, 200.0, -200.0])
+def test_gradients_are_finite_where_numbers_are_extreme(kind: Loss, extreme: float) -> None:
+    for level in (0.0, 1.0):
+        output = torch.full((1, 6, 8, 8), extreme, requires_grad=True)
+        loss = reconstruction_loss(kind, output, torch.full((1, 3, 8, 8), level))
+        (gradient,) = torch.autograd.grad(loss, output)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", get_args(Loss))
+def test_black_and_white_images_train_every_weight(kind: Loss) -> None:
+    # Wide enough that no layer's units are all behind a closed ReLU.
+    model = Autoencoder(replace(TINY, n_hid=16))
+    loss_of(model, kind, (images(2, 16, 24) > 0.5).float()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all(), name
+        # The squared error does not read the scales, whose convolution is half of the last one.
+        assert parameter.grad.abs().sum() > 0, name

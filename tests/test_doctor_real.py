@@ -8,9 +8,8 @@ from PIL import Image
 
 from idl.data.folder import FolderReader
 from idl.data.reader import Native
-from idl.doctor import SAMPLE, pixels
-from idl.doctor.finding import Finding, spread
-from idl.doctor.measures import measure
+from idl.doctor import SAMPLE, Finding
+from idl.doctor.checks import Expected, Measured, measure, of_images, sample_of
 from idl.protocol import Protocol
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
@@ -22,7 +21,7 @@ if not REAL.exists():
 def hololens() -> list[Native]:
     """Frames of one walk, of a time-of-flight camera whose depth is registered to about 6 pixels."""
     dataset = FolderReader(REAL / "hololens", Protocol())
-    return [dataset.native(index) for index in spread(len(dataset.groups), SAMPLE)]
+    return [dataset.native(index) for index in sample_of(len(dataset.groups), SAMPLE)]
 
 
 @pytest.fixture(scope="module")
@@ -30,29 +29,32 @@ def nyu() -> list[Native]:
     """Frames with a white frame and in-painted depth."""
     lines = (REAL / "nyu/pairs.txt").read_text().splitlines()
     frames = []
-    for index in spread(len(lines), SAMPLE):
+    for index in sample_of(len(lines), SAMPLE):
         rgb, depth, _ = lines[index].split()
         depth_m = (np.asarray(Image.open(REAL / "nyu" / depth), np.float32) + 0.5) / 25.5
-        image = Image.open(REAL / "nyu" / rgb).convert("RGB")
+        image = np.asarray(Image.open(REAL / "nyu" / rgb).convert("RGB"))
         frames.append(Native(image, depth_m, np.ones(depth_m.shape, bool)))
     return frames
 
 
+def levels(images: list[Measured]) -> dict[str, Finding]:
+    return {each.check: each for each in of_images(images, Protocol(), Expected((0.1, 200.0)))}
+
+
 def registration(frames: list[Native], depths: list[Native], across: int = 0) -> Finding:
     """What is said of frames with the depth of others, rolled to the right by `across` pixels."""
-    return pixels.registration(
-        [
-            measure("", np.asarray(one.image), np.roll(other.depth_m, across, 1), np.roll(other.valid, across, 1))
-            for one, other in zip(frames, depths, strict=True)
-        ]
-    )
+    images = [
+        measure("", one.image, np.roll(other.depth_m, across, 1), np.roll(other.valid, across, 1))
+        for one, other in zip(frames, depths, strict=True)
+    ]
+    return levels(images)["registration"]
 
 
 def test_real_frames_are_told_from_mirrored_and_from_bgr_ones(hololens: list[Native]) -> None:
-    straight = [measure("", np.asarray(each.image), each.depth_m, each.valid) for each in hololens]
-    assert [pixels.registration(straight).level, pixels.channel_order(straight).level] == ["ok", "ok"]
-    turned = [measure("", np.asarray(each.image)[:, ::-1, ::-1], each.depth_m, each.valid) for each in hololens]
-    assert [pixels.registration(turned).level, pixels.channel_order(turned).level] == ["doubt", "doubt"]
+    straight = [measure("", each.image, each.depth_m, each.valid) for each in hololens]
+    assert {levels(straight)[check].level for check in ("registration", "channel order")} == {"ok"}
+    turned = [measure("", each.image[:, ::-1, ::-1], each.depth_m, each.valid) for each in hololens]
+    assert {levels(turned)[check].level for check in ("registration", "channel order")} == {"doubt"}
 
 
 @pytest.mark.parametrize("source", ["hololens", "nyu"])

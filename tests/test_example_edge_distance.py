@@ -13,7 +13,8 @@ from idl.data.preparation import prepare
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
-from idl.pipeline import ProbeConfig, Run, probe
+from idl.pipeline import Run, probe
+from idl.probe_config import ProbeConfig
 from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
 from idl.targets import target
@@ -90,7 +91,7 @@ def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
 
 def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: Path) -> None:
     assert run.model.name == "idl-edge-distance-small"
-    assert run.report.params["target"] == NAME
+    assert run.report.tags["target_identity"] == target(NAME).identity
     assert run.report.tags["target"] == "edge-distance"
     assert run.model.championship is not None
     path = tmp_path / "probe.safetensors"

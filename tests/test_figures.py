@@ -1,5 +1,6 @@
 """Figures: colours that mean what they say, fixed ranges, and nothing besides values in and pixels out."""
 
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,25 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from idl import figures
 from idl.errors import InputError
-from idl.figures import (
-    arms_chart,
-    contact_sheet,
-    depth_panel,
-    feature_panel,
-    field_panel,
-    loss_over_k,
-    normals_panel,
-    per_scene_error,
-)
 from idl.figures.canvas import ticks
-from idl.figures.chart import spread, squared
+from idl.figures.charts import spread, squared
 
 SIDE = 256
 RANGE_M = (0.0, 10.0)
 RGB = np.full((SIDE, SIDE, 3), 77, np.uint8)
 EVERYWHERE = np.ones((SIDE, SIDE), bool)
+NOT_ABOVE = EVERYWHERE & (np.arange(SIDE) >= 64)[:, None]
 TOWARDS_CAMERA = np.tile(np.array([0, 0, -1], np.float32), (SIDE, SIDE, 1))
+BLUE, GREY, ORANGE = (0x31, 0x68, 0x8E), (0xAD, 0xB5, 0xBD), (0xD0, 0x8C, 0x60)
+INTERVALS: dict[str, Any] = {"estimates": [1, 2], "lows": [0.5, 1.5], "highs": [1.5, math.inf]}
+INTERVALS |= {"title": "t", "subtitle": "s", "references": {"clean": 1.0, "constant": 1.01}, "highlighted": ["b"]}
+CURVE: dict[str, Any] = {"k": [1, 4, 16], "train_loss": [3, 2, 1], "cv_loss": [3, 2, 1.5], "chosen_k": 16}
+CURVE |= {"test_loss_at_chosen": 1.4, "smallest_k_within": 16, "unit": "m", "arms": {"constant": 4.0, "null": 2.0}}
 
 
 def flat(depth_m: float) -> np.ndarray:
@@ -45,272 +43,251 @@ def count(image: np.ndarray, rgb: tuple[int, ...], slack: int = 3) -> int:
     return int((np.abs(image.astype(int) - rgb).max(axis=2) <= slack).sum())
 
 
-def depth_image(truth_m: float, prediction_m: float, valid: np.ndarray = EVERYWHERE) -> np.ndarray:
-    return depth_panel(RGB, flat(truth_m), flat(prediction_m), valid, RANGE_M, 1.0, "title", "caption")
-
-
-def every_figure() -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    depth = generator.uniform(0, 12, (SIDE, SIDE)).astype(np.float32)
-    features = generator.normal(size=(30, 16, 16)).astype(np.float16)
-    return {
-        "depth": depth_panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
-        "normals": normals_panel(RGB, TOWARDS_CAMERA, -TOWARDS_CAMERA, EVERYWHERE, 60.0, "t", "c"),
-        "field": field_panel(RGB, depth, depth[::-1], depth > 1, (-3.0, 9.0), 2.0, "px", "t", "c"),
-        "features": feature_panel(RGB, features, "t"),
-        "sheet": contact_sheet([RGB] * 3, [depth] * 3, [EVERYWHERE] * 3, [TOWARDS_CAMERA] * 3, RANGE_M, 2),
-        "curve": loss_over_k([1, 4, 16], [3, 2, 1], [3, 2, 1.5], 16, 1.4, {"constant": 4}, 16, "m"),
-        "arms": arms_chart(["constant", "trained"], [2.0, 1.0], "m"),
-        "scenes": per_scene_error(["a", "b", "c"], [0.1, 0.3, 0.2]),
-    }
-
-
-def test_images_are_rgb_and_the_same_each_time():
-    first, second = every_figure(), every_figure()
-    for name, image in first.items():
-        assert image.dtype == np.uint8, name
-        assert image.ndim == 3, name
-        assert image.shape[2] == 3, name
-        assert np.array_equal(image, second[name]), name
-
-
-@pytest.mark.parametrize("depth_m", [0.0, 2.5, 7.0, 10.0])
-def test_a_depth_has_the_colour_of_its_place_in_the_range(depth_m):
-    image = depth_image(depth_m, depth_m)
-    assert count(image, colour("viridis_r", depth_m / 10)) >= 2 * SIDE * SIDE
-
-
-def test_the_range_does_not_follow_the_image():
-    """Half of two images shows the same depth; what the other half shows does not change its colour."""
-    shades = []
-    for other in (0.5, 9.5):
-        depth = flat(3.0)
-        depth[:, SIDE // 2 :] = other
-        image = depth_panel(RGB, depth, depth, EVERYWHERE, RANGE_M, 1.0, "", "")
-        shades.append(count(image, colour("viridis_r", 0.3), slack=2))
-    assert min(shades) >= SIDE * SIDE
-
-
-def test_beyond_the_range_is_the_end_of_the_range():
-    assert count(depth_image(5.0, np.inf), colour("viridis_r", 1.0)) >= SIDE * SIDE
-    assert count(depth_image(5.0, -3.0), colour("viridis_r", 0.0)) >= SIDE * SIDE
-
-
-def test_the_sign_of_the_error():
-    """Too far is red, too near is blue, right is white."""
-    assert count(depth_image(5.0, 5.8), colour("RdBu_r", 0.9)) >= SIDE * SIDE
-    assert count(depth_image(5.0, 4.2), colour("RdBu_r", 0.1)) >= SIDE * SIDE
-    red, _, blue = colour("RdBu_r", 0.9)
-    assert red > blue
-    assert count(depth_image(5.0, 5.0), colour("RdBu_r", 0.5)) >= SIDE * SIDE
-
-
-@pytest.mark.parametrize(("value", "share"), [(-4.0, 0.0), (-1.0, 0.25), (8.0, 1.0), (20.0, 1.0)])
-def test_a_field_has_the_colour_of_its_place_in_a_range_from_below_zero(value, share):
-    image = field_panel(RGB, flat(value), flat(value), EVERYWHERE, (-4.0, 8.0), 6.0, "px", "title")
-    assert count(image, colour("cividis", share)) >= 2 * SIDE * SIDE
-    assert count(image, colour("RdBu_r", 0.5)) >= SIDE * SIDE
-
-
-def test_a_field_too_high_is_red_and_too_low_is_blue():
-    for error, share in ((4.8, 0.9), (-4.8, 0.1)):
-        image = field_panel(RGB, flat(1.0), flat(1.0 + error), EVERYWHERE, (-4.0, 8.0), 6.0, "", "title")
-        assert count(image, colour("RdBu_r", share)) >= SIDE * SIDE
-
-
-def is_grey(image: np.ndarray) -> int:
-    """Pixels of either hatching grey."""
+def hatched(image: np.ndarray) -> int:
     return count(image, (226, 226, 226), 0) + count(image, (196, 196, 196), 0)
 
 
-def test_invalid_pixels_are_hatched_in_truth_and_error():
-    valid = EVERYWHERE.copy()
-    valid[:64] = False
-    added = is_grey(depth_image(5.0, 5.5, valid)) - is_grey(depth_image(5.0, 5.5))
-    assert added == 2 * 64 * SIDE
-    both = depth_image(5.0, 5.5, valid)
-    assert count(both, (226, 226, 226), 0) > 0
-    assert count(both, (196, 196, 196), 0) > 0
+def depth_image(truth_m: Any, prediction_m: Any, valid: np.ndarray = EVERYWHERE) -> np.ndarray:
+    return figures.depth_panel(RGB, flat(1) * truth_m, flat(1) * prediction_m, valid, RANGE_M, 1.0, "title", "caption")
 
 
-def test_what_is_stored_at_invalid_pixels_is_not_seen():
-    valid = EVERYWHERE.copy()
-    valid[:64] = False
-    spoiled = flat(5.0)
-    spoiled[:64] = np.nan
-    image = depth_panel(RGB, spoiled, flat(5.5), valid, RANGE_M, 1.0, "title", "caption")
-    assert np.array_equal(image, depth_image(5.0, 5.5, valid))
+def every_figure() -> dict[str, np.ndarray]:
+    depth = np.random.default_rng(0).uniform(0, 12, (SIDE, SIDE)).astype(np.float32)
+    features = np.random.default_rng(1).normal(size=(30, 16, 16)).astype(np.float16)
+    labels = np.eye(3, 4, dtype=bool)
+    arrays = (RGB, depth, features, labels, TOWARDS_CAMERA, EVERYWHERE)
+    for each in arrays:
+        each.setflags(write=False)
+    sheet = figures.trial_sheet(np.stack([RGB] * 2), np.stack([depth] * 2), np.stack([depth > 1] * 2), RANGE_M)
+    edits, predictions = [np.stack([RGB] * 2)] * 3, [np.ones((2, 1, SIDE, SIDE), np.float32)] * 3
+    return {
+        "depth": figures.depth_panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
+        "normals": figures.normals_panel(RGB, TOWARDS_CAMERA, -TOWARDS_CAMERA, EVERYWHERE, 60.0, "t"),
+        "field": figures.field_panel(RGB, depth, depth[::-1], depth > 1, (-3.0, 9.0), 2.0, "px", "t", "c"),
+        "features": figures.feature_panel(RGB, features, "t"),
+        "sheet": figures.contact_sheet(
+            [RGB] * 3, [depth] * 3, [EVERYWHERE] * 3, [TOWARDS_CAMERA] * 3, RANGE_M, list("abc")
+        ),
+        "cues": figures.cue_strip(["a", "b"], list("abc"), edits, predictions, "field", (0.0, 2.0), "px", "t"),
+        "trial": figures.with_predictions(sheet, np.ones((2, 112, 112), np.float32), RANGE_M, "t"),
+        "reconstructions": figures.reconstructions([RGB] * 3, [RGB] * 3),
+        "recognised": figures.recognised([RGB] * 3, labels, labels[::-1], list("abcd")),
+        "curve": figures.loss_over_k(**CURVE),
+        "arms": figures.arms_chart(["constant", "trained"], [2.0, 1.0], "m"),
+        "scenes": figures.per_scene_error(["a", "b", "c"], [0.1, 0.3, 0.2]),
+        "intervals": figures.interval_chart(["a", "b"], **INTERVALS),
+        "history": figures.search_history([2.0, 1.0, math.inf, 400.0], "loss", "t"),
+        "plane": figures.search_plane([1, 4, 4], [0.1, 0.01, 1.0], [1.0, 2.0, math.inf], "loss"),
+        "importance": figures.importance_chart(["lr", "k"], [0.7, 0.3]),
+    }
 
 
-def test_a_prediction_that_is_no_number_is_hatched():
-    added = is_grey(depth_image(5.0, np.nan)) - is_grey(depth_image(5.0, 5.5))
-    assert added == 2 * SIDE * SIDE
+def test_images_are_rgb_and_the_same_each_time() -> None:
+    """Arguments are left alone: they are read-only."""
+    first, second = every_figure(), every_figure()
+    for name, image in first.items():
+        assert image.dtype == np.uint8, name
+        assert image.shape[2:] == (3,), name
+        assert np.array_equal(image, second[name]), name
+
+
+@pytest.mark.parametrize(("depth_m", "share"), [(-3.0, 0.0), (0.0, 0.0), (2.5, 0.25), (10.0, 1.0), (math.inf, 1.0)])
+def test_a_depth_has_the_colour_of_its_place_in_the_range(depth_m: float, share: float) -> None:
+    """Whatever else the image shows; what lies beyond the range has the colour of its end."""
+    beside = np.where(np.arange(SIDE) < SIDE // 2, depth_m, 4.0)
+    assert count(depth_image(depth_m, 5.0), colour("viridis_r", share)) >= SIDE * SIDE
+    assert count(depth_image(beside, beside), colour("viridis_r", share)) >= SIDE * SIDE
+
+
+@pytest.mark.parametrize(("value", "share"), [(-4.0, 0.0), (-1.0, 0.25), (8.0, 1.0), (20.0, 1.0)])
+def test_a_field_has_the_colour_of_its_place_in_a_range_from_below_zero(value: float, share: float) -> None:
+    image = figures.field_panel(RGB, flat(value), flat(value), EVERYWHERE, (-4.0, 8.0), 6.0, "px", "title")
+    assert count(image, colour("cividis", share)) >= 2 * SIDE * SIDE
+
+
+@pytest.mark.parametrize(("error", "share"), [(0.8, 0.9), (-0.8, 0.1), (0.0, 0.5)])
+def test_too_far_is_red_too_near_is_blue_and_right_is_white(error: float, share: float) -> None:
+    red, green, blue = colour("RdBu_r", share)
+    assert np.sign(red - blue) == np.sign(error) or min(red, green, blue) > 240
+    assert count(depth_image(5.0, 5.0 + error), (red, green, blue)) >= SIDE * SIDE
+    field = figures.field_panel(RGB, flat(1), flat(1 + 6 * error), EVERYWHERE, (-4.0, 8.0), 6.0, "", "title")
+    assert count(field, (red, green, blue)) >= SIDE * SIDE
+
+
+def test_what_is_not_known_is_hatched() -> None:
+    """Truth and error where not valid, whatever is stored there; a prediction that is no number, and its error."""
+    plain, invalid = depth_image(5.0, 5.5), depth_image(5.0, 5.5, NOT_ABOVE)
+    assert hatched(invalid) - hatched(plain) == 2 * 64 * SIDE
+    assert np.array_equal(depth_image(np.where(NOT_ABOVE, 5.0, np.nan), 5.5, NOT_ABOVE), invalid)
+    assert hatched(depth_image(5.0, np.nan)) - hatched(plain) == 2 * SIDE * SIDE
 
 
 @pytest.mark.parametrize(
     ("normal", "expected"),
     [((0, 0, -1), (128, 128, 255)), ((1, 0, 0), (255, 128, 128)), ((0, -1, 0), (128, 255, 128))],
 )
-def test_normals_have_the_usual_colours(normal, expected):
-    """To the camera blue, to the right red, up green; of any length."""
+def test_normals_have_the_usual_colours(normal: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """To the camera blue, to the right red, up green; of any length. A missing one is hatched."""
     normals = np.tile(np.array(normal, np.float32), (SIDE, SIDE, 1))
-    image = normals_panel(RGB, normals, 3 * normals, EVERYWHERE, 60.0, "", "")
+    image = figures.normals_panel(RGB, normals, 3 * normals, EVERYWHERE, 60.0, "")
     assert count(image, expected, 1) >= 2 * SIDE * SIDE
     assert count(image, colour("magma_r", 0.0)) >= SIDE * SIDE
+    across = figures.normals_panel(RGB, normals, np.roll(normals, 1, 2), EVERYWHERE, 180.0, "")
+    assert count(across, colour("magma_r", 0.5)) >= SIDE * SIDE
+    missing = figures.normals_panel(RGB, 0 * normals, normals, EVERYWHERE, 180.0, "")
+    assert hatched(missing) - hatched(across) == 2 * SIDE * SIDE
 
 
-def test_a_right_angle_and_a_missing_normal():
-    right = np.tile(np.array([1, 0, 0], np.float32), (SIDE, SIDE, 1))
-    image = normals_panel(RGB, TOWARDS_CAMERA, right, EVERYWHERE, 180.0, "", "")
-    assert count(image, colour("magma_r", 0.5)) >= SIDE * SIDE
-    missing = normals_panel(RGB, 0 * TOWARDS_CAMERA, right, EVERYWHERE, 180.0, "", "")
-    assert is_grey(missing) - is_grey(image) == 2 * SIDE * SIDE
+def test_an_empty_range_is_refused() -> None:
+    with pytest.raises(InputError, match="is empty"):
+        figures.depth_panel(RGB, flat(1), flat(1), EVERYWHERE, (10.0, 0.0), 1.0, "", "")
 
 
-def test_features_have_a_scale_of_their_own():
+def test_the_parts_of_a_panel_are_its_tiles() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    right = figures.panel_parts(figures.depth_panel(rgb, flat(2), flat(2), EVERYWHERE, RANGE_M, 2.0, "name", "caption"))
+    wrong = figures.panel_parts(figures.depth_panel(RGB, flat(2), flat(3), EVERYWHERE, RANGE_M, 2.0, "other", ""))
+    np.testing.assert_array_equal(right.rgb, rgb)
+    np.testing.assert_array_equal(right.prediction, right.truth)
+    np.testing.assert_array_equal(right.truth, wrong.truth)
+    assert len(np.unique(wrong.prediction.reshape(-1, 3), axis=0)) == 1
+    assert right.error.min() > 240
+    np.testing.assert_array_equal(right.value_key, wrong.value_key)
+    np.testing.assert_array_equal(right.error_key, wrong.error_key)
+
+
+@pytest.mark.parametrize("side", [32, 512])
+def test_panels_of_any_resolution_and_long_words_have_one_size(side: int) -> None:
+    maps, rgb = np.full((side, side), 2.5, np.float32), np.full((side, side, 3), 77, np.uint8)
+    image = figures.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "title", "caption")
+    assert np.array_equal(image, depth_image(2.5, 2.5))
+    worded = figures.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "kitchen " * 60, "w " * 200)
+    assert worded.shape == image.shape
+    assert (worded[:, -8:] == 255).all()
+
+
+def test_features_have_a_scale_of_their_own() -> None:
     """Scaling or shifting a map leaves its picture as it was; an outlier does not flatten the rest."""
     values = np.random.default_rng(1).normal(size=(2, 16, 16))
-    plain = feature_panel(RGB, values, "")
-    assert np.array_equal(plain, feature_panel(RGB, 64 * values + 128, ""))
+    plain = figures.feature_panel(RGB, values, "")
+    assert np.array_equal(plain, figures.feature_panel(RGB, 64 * values + 128, ""))
     spiked = values.copy()
     spiked[:, 0, 0] = 1e6
-    assert (np.abs(feature_panel(RGB, spiked, "").astype(int) - plain) > 24).mean() < 0.01
+    assert (np.abs(figures.feature_panel(RGB, spiked, "").astype(int) - plain) > 24).mean() < 0.01
+    constant = figures.feature_panel(RGB, np.full((1, 8, 8), 3.0), "")
+    assert count(constant, colour("PuOr_r", 0.5)) >= 0.99 * 160 * 160
 
 
-def test_a_constant_feature_is_drawn_in_the_middle_colour():
-    image = feature_panel(RGB, np.full((1, 8, 8), 3.0), "")
-    assert count(image, colour("PuOr_r", 0.5)) >= 0.99 * 160 * 160
-
-
-def test_tiles_of_the_sheet_have_the_shape_of_the_images():
-    def sheet(width: int) -> tuple[int, ...]:
+def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> None:
+    def sheet(images: int, width: int = 48) -> tuple[int, ...]:
         rgb, depth = np.zeros((48, width, 3), np.uint8), np.ones((48, width), np.float32)
-        return contact_sheet([rgb] * 4, [depth] * 4, [depth > 0] * 4, None, RANGE_M, 4).shape
+        maps = [depth] * images, [depth > 0] * images
+        return figures.contact_sheet([rgb] * images, *maps, None, RANGE_M, ["name"] * images).shape
 
-    square, wide = sheet(48), sheet(96)
-    assert wide[0] == square[0]
-    # Four tiles twice as wide as they are high, of 96 pixels or more.
-    assert wide[1] - square[1] >= 4 * 96
-
-
-def test_the_sheet_grows_by_bands():
-    def height(images: int) -> int:
-        maps = [flat(2.0)] * images
-        return contact_sheet([RGB] * images, maps, [EVERYWHERE] * images, None, RANGE_M, 3).shape[0]
-
-    assert height(1) == height(3)
-    assert height(6) - height(3) == height(9) - height(6) > 0
+    assert sheet(1)[0] == sheet(6)[0]
+    assert sheet(12)[0] - sheet(6)[0] == sheet(18)[0] - sheet(12)[0] > 0
+    assert sheet(6, 96)[0] == sheet(6)[0]
+    # Six tiles twice as wide as they are high, of 96 pixels or more.
+    assert sheet(6, 96)[1] - sheet(6)[1] >= 6 * 96
     with pytest.raises(InputError, match="no image"):
-        contact_sheet([], [], [], None, RANGE_M)
+        figures.contact_sheet([], [], [], None, RANGE_M, [])
 
 
-def test_long_words_do_not_grow_a_panel():
-    long = "kitchen " * 60
-    image = depth_panel(RGB, flat(1), flat(1), EVERYWHERE, RANGE_M, 1.0, long, long)
-    assert image.shape == depth_image(1, 1).shape
-    assert (image[:, -8:] == 255).all()
-
-
-@pytest.mark.parametrize("side", [32, 100, 512])
-def test_panels_of_any_resolution_have_one_size(side):
-    maps = np.full((side, side), 2.5, np.float32)
-    rgb = np.full((side, side, 3), 77, np.uint8)
-    image = depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "title", "caption")
-    assert np.array_equal(image, depth_image(2.5, 2.5))
-
-
-def test_arguments_are_left_alone():
-    depth, prediction, valid = flat(5.0), flat(5.5), EVERYWHERE.copy()
-    valid[:9], depth[:9] = False, np.nan
-    features, normals = np.ones((3, 8, 8)), TOWARDS_CAMERA.copy()
-    arguments = (RGB, depth, prediction, valid, features, normals)
-    for each in arguments:
-        each.setflags(write=False)
-    copies = [each.copy() for each in arguments]
-    depth_panel(RGB, depth, prediction, valid, RANGE_M, 1.0, "", "")
-    normals_panel(RGB, normals, normals, valid, 60.0, "", "")
-    feature_panel(RGB, features, "")
-    contact_sheet([RGB], [depth], [valid], [normals], RANGE_M)
-    for each, copy in zip(arguments, copies, strict=True):
-        np.testing.assert_equal(each, copy)
-        each.setflags(write=True)
-
-
-def test_an_empty_range_is_refused():
-    with pytest.raises(InputError, match="is empty"):
-        depth_panel(RGB, flat(1), flat(1), EVERYWHERE, (10.0, 0.0), 1.0, "", "")
+@pytest.mark.parametrize(
+    ("value", "expected"), [(4.0, colour("viridis_r", 0.4)), (np.array([0, 0, -1]), (128, 128, 255))]
+)
+def test_predictions_of_a_trial_have_the_colours_of_the_truth(value: Any, expected: tuple[int, ...]) -> None:
+    truth = np.full((2, 64, 64, *np.shape(value)), value, np.float32)
+    sheet = figures.trial_sheet(np.full((2, 64, 64, 3), 77, np.uint8), truth, np.ones((2, 64, 64), bool), RANGE_M)
+    side = figures.TILE_SIDE
+    assert count(sheet, expected) == 2 * side**2
+    before, made = sheet.copy(), np.full((2, side, side, *np.shape(value)), value, np.float32)
+    assert count(figures.with_predictions(sheet, made, RANGE_M, "trial 1"), expected) == 4 * side**2
+    assert np.array_equal(sheet, before)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.08))
-def test_labels_never_touch_and_keep_their_order(positions, gap):
+def test_labels_never_touch_and_move_as_little_as_they_must(positions: list[float], gap: float) -> None:
     moved = spread(positions, gap, 0.0, 1.0)
     ordered = [moved[i] for i in np.argsort(positions, kind="stable")]
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(ordered))
     assert min(moved) >= -1e-9
     assert max(moved) <= 1 + 1e-9
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_labels_move_as_little_as_they_must(positions):
-    """What is free already stays; what is crowded keeps its mean."""
+    # What is free already stays; what is crowded keeps its mean.
     apart = [i + 0.5 * each for i, each in enumerate(positions)]
     assert spread(apart, 0.4, -99, 99) == pytest.approx(apart)
     assert np.mean(spread(positions, 0.1, -99, 99)) == pytest.approx(np.mean(positions))
 
 
 @given(st.floats(-100, 100), st.floats(1e-3, 1e3), st.integers(3, 8))
-def test_ticks_are_few_and_inside(low, span, at_most):
-    high = low + span
-    places = ticks(low, high, at_most)
+def test_ticks_are_few_and_inside(low: float, span: float, at_most: int) -> None:
+    places = ticks(low, low + span, at_most)
     assert 1 <= len(places) <= at_most
-    slack = 1.1e-3 * span + 1e-5 * max(abs(low), abs(high))
-    assert all(low - slack <= each <= high + slack for each in places)
+    slack = 1.1e-3 * span + 1e-5 * max(abs(low), abs(low + span))
+    assert all(low - slack <= each <= low + span + slack for each in places)
 
 
-def test_ticks_of_a_protocol_begin_at_zero():
+def test_ticks_of_a_protocol_begin_at_zero() -> None:
     assert ticks(1e-3, 10.0) == [0, 2, 4, 6, 8, 10]
     assert not np.signbit(ticks(-1.0, 1.0)).tolist()[2]
 
 
-def test_units_are_squared():
+def test_units_are_squared() -> None:
     assert [squared(unit) for unit in ("m", "ln m", "1/m", "1")] == ["m²", "(ln m)²", "(1/m)²", ""]
 
 
-def test_charts_show_their_values():
-    """Whatever changes, the picture changes, and its size does not."""
-    base: dict[str, Any] = {"k": [1, 4, 16], "train_loss": [3, 2, 1], "cv_loss": [3, 2, 1.5], "chosen_k": 16}
-    base |= {"test_loss_at_chosen": 1.4, "smallest_k_within": 16, "unit": "m"}
-    base |= {"arms": {"constant": 4.0, "null": 2.0}}
-    plain = loss_over_k(**base)
-    changes: dict[str, Any] = {
-        "train_loss": [3, 2, 0.5],
-        "cv_loss": [3, 2.5, 1.5],
-        "chosen_k": 4,
-        "test_loss_at_chosen": 0.2,
-        "arms": {"constant": 4.0, "null": 3.0},
-        "smallest_k_within": None,
-        "unit": "1",
-    }
-    for name, value in changes.items():
-        changed = loss_over_k(**{**base, name: value})
-        assert changed.shape == plain.shape
-        assert not np.array_equal(changed, plain), name
+CHANGES = {"train_loss": [3, 2, 0.5], "cv_loss": [3, 2.5, 1.5], "chosen_k": 4, "test_loss_at_chosen": 0.2, "unit": "1"}
+CHANGES |= {"arms": {"constant": 4.0, "null": 3.0}, "smallest_k_within": None}
 
 
-def test_bars_are_as_long_as_their_losses():
-    image = arms_chart(["constant", "trained"], [4.0, 1.0], "m")
-    grey, accent = count(image, (0xAD, 0xB5, 0xBD), 0), count(image, (0x31, 0x68, 0x8E), 0)
-    assert grey / accent == pytest.approx(4, rel=0.05)
-    assert count(arms_chart(["constant", "trained"], [4.0, np.nan], "m"), (0x31, 0x68, 0x8E), 0) == 0
+@pytest.mark.parametrize("name", CHANGES)
+def test_whatever_changes_the_curve_changes_and_its_size_does_not(name: str) -> None:
+    plain, changed = figures.loss_over_k(**CURVE), figures.loss_over_k(**CURVE | {name: CHANGES[name]})
+    assert changed.shape == plain.shape
+    assert not np.array_equal(changed, plain)
 
 
-def test_one_k_one_scene_one_image():
-    """The smallest inputs draw without a warning."""
-    assert loss_over_k([1], [1.0], [1.0], 1, 1.0, {}, None, "1").any()
-    assert per_scene_error(["only"], [0.3]).any()
-    assert contact_sheet([RGB], [flat(1)], [EVERYWHERE], None, RANGE_M).any()
+def test_the_smallest_inputs_can_be_drawn() -> None:
+    one: dict[str, Any] = {"k": [1], "train_loss": [1.0], "cv_loss": [1.0], "chosen_k": 1, "arms": {}}
+    assert figures.loss_over_k(**CURVE | one).any()
+    assert figures.per_scene_error(["only"], [0.3]).any()
+    assert figures.interval_chart(["a"], [math.nan], [math.nan], [math.nan], title="", subtitle="").any()
 
 
-def test_no_state_is_shared_through_pyplot():
+def test_bars_are_as_long_as_their_values() -> None:
+    image = figures.arms_chart(["constant", "trained"], [4.0, 1.0], "m")
+    assert count(image, GREY, 0) / count(image, BLUE, 0) == pytest.approx(4, rel=0.05)
+    assert count(figures.arms_chart(["constant", "trained"], [4.0, np.nan], "m"), BLUE, 0) == 0
+    lengths = (np.abs(figures.importance_chart(["k", "lr"], [0.25, 0.75]).astype(int) - BLUE).max(axis=2) <= 3).sum(1)
+    assert lengths.max() == pytest.approx(3 * lengths[lengths > 20].min(), rel=0.02)
+
+
+def test_an_interval_is_as_long_as_it_is_and_runs_to_the_edge_where_it_has_no_bound() -> None:
+    def blue(**changed: Any) -> int:
+        image = figures.interval_chart(["a", "b"], **{**INTERVALS, "references": {}, **changed})
+        return int((np.abs(image.astype(int) - BLUE).max(axis=2) <= 3).any(axis=0).sum())
+
+    bounded = {"lows": [0.0, 2.0], "highs": [4.0, 3.0], "estimates": [1.0, 2.5]}
+    assert blue(**{**bounded, "lows": [0.0, 1.0]}) == pytest.approx(2 * blue(**bounded), rel=0.05)
+    assert blue(**{**bounded, "highs": [4.0, math.inf]}) > blue(**{**bounded, "highs": [4.0, 4.0]})
+    assert blue(estimates=[1.0, math.nan], lows=[0.0, math.nan], highs=[2.0, math.nan]) == 0
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, math.inf], [0.0, 2.0], [1e-6, 1e6, math.inf], [3.0, 3.0], [math.inf]])
+def test_any_losses_of_a_search_can_be_drawn(losses: list[float]) -> None:
+    assert figures.search_history(losses, "loss", "t").any()
+    assert figures.search_plane(range(1, 1 + len(losses)), [0.1] * len(losses), losses, "loss").any()
+
+
+def test_every_trial_of_a_search_is_seen() -> None:
+    few, more, diverged = (figures.search_history([1.0, 1.2, *each], "loss", "t") for each in ((), (1.1,), (math.inf,)))
+    assert count(more, BLUE) > count(few, BLUE)
+    assert count(diverged, GREY) > count(few, GREY)
+    plane = figures.search_plane([2, 8, 32, 4], [1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, math.inf], "loss")
+    # The best is dark.
+    assert min(count(plane, each) for each in (colour("viridis", 0.0), colour("viridis", 1.0), GREY)) > 10
+
+
+def test_no_state_is_shared_through_pyplot() -> None:
     code = "import sys, idl.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from idl.probes.grid import Coupling, gather, position_columns, upsample, upsampling
+from idl.probes.grid import UpsampledGram, position_columns, upsample, upsample_adjoint, upsampling
 
 
 def explicit(grid: Tensor, height: int, width: int) -> Tensor:
@@ -28,8 +28,8 @@ def test_quadratic_form_is_the_full_resolution_loss(drawn: tuple[int, int, int, 
     valid = torch.rand(2, *pixels, generator=generator) > 0.4
     mask = valid.double()
 
-    coupled = Coupling.of_mask(mask, height, width).apply(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    gathered = gather(target, mask, height, width)
+    coupled = UpsampledGram.of_mask(mask, height, width).apply(grid.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    gathered = upsample_adjoint(target, mask, height, width)
     energy = (target[:, 0][valid] ** 2).sum()
     loss = (grid * coupled).sum() - 2 * (grid * gathered).sum() + energy
 

@@ -1,79 +1,138 @@
-"""Metrics against formulas over explicit lists of pixels, scikit-learn, and laws."""
+"""Metrics of depth, fields and normals against formulas over explicit lists of pixels, scikit-learn, and laws."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from idl.errors import InputError
-from idl.metrics import DepthSums, align, depth_metrics
+from idl.metrics import Sums, align, depth_metrics, field_metrics, normals_metrics
 from idl.protocol import Protocol
 from idl.targets import target
 
 PROTOCOL = Protocol(min_depth_m=0.5, max_depth_m=8.0)
 TRAIN_MEAN_M = 2.7
-ERROR_NAMES = ("mse", "rmse", "mae", "abs_rel", "sq_rel", "rmse_log", "log10", "silog")
-DEPTH_NAMES = (*ERROR_NAMES, "delta1", "delta2", "delta3")
+TRAIN_MEANS = (0.7, -2.0)
+ALIGNMENTS = ("none", "median", "affine")
+Case = tuple[Tensor, Tensor, Tensor]
 
 
-def scene(seed: int = 0, batch: int = 3, side: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Truth inside the protocol's range, a prediction that leaves it at times, and a mask."""
+def depths(seed: int = 0, batch: int = 3, side: int = 9) -> Case:
+    """Prediction that leaves the protocol's range at times, truth inside it, and a mask."""
     generator = torch.Generator().manual_seed(seed)
     truth = 0.5 + 7.5 * torch.rand(batch, side, side, generator=generator)
     prediction = truth + 1.5 * torch.randn(batch, side, side, generator=generator)
-    valid = torch.rand(batch, side, side, generator=generator) < 0.7
-    return prediction, truth, valid
+    return prediction, truth, torch.rand(batch, side, side, generator=generator) < 0.7
 
 
-def by_hand(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """All depth metrics over explicit (truth, prediction) pairs, prediction clamped here."""
-    pairs = [(d, min(max(p, 0.5), 8.0)) for d, p in pairs]
-    n = len(pairs)
-    g = [math.log(p / d) for d, p in pairs]
-    worst = [max(d / p, p / d) for d, p in pairs]
-    mse = sum((d - p) ** 2 for d, p in pairs) / n
+def fields(seed: int = 0, batch: int = 3, side: int = 9) -> Case:
+    """Predictions around a truth with two outputs, and a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = 3 * torch.randn(batch, 2, side, side, generator=generator)
+    prediction = truth + torch.randn(batch, 2, side, side, generator=generator)
+    return prediction, truth, torch.rand(batch, side, side, generator=generator) < 0.6
+
+
+def directions(seed: int = 0, batch: int = 3, side: int = 12) -> Case:
+    """Predictions around true unit normals, and a mask."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(batch, 3, side, side, generator=generator)
+    truth /= torch.linalg.vector_norm(truth, dim=1, keepdim=True)
+    prediction = truth + 0.3 * torch.randn(batch, 3, side, side, generator=generator)
+    prediction /= torch.linalg.vector_norm(prediction, dim=1, keepdim=True)
+    return prediction, truth, torch.rand(batch, side, side, generator=generator) < 0.7
+
+
+def of_depth(prediction: Tensor, truth: Tensor, valid: Tensor, alignment: str = "none") -> Sums:
+    protocol = Protocol(min_depth_m=0.5, max_depth_m=8.0, alignment=alignment)  # pyright: ignore[reportArgumentType]
+    return depth_metrics(prediction, truth, valid, protocol, TRAIN_MEAN_M)
+
+
+def of_field(prediction: Tensor, truth: Tensor, valid: Tensor) -> Sums:
+    return field_metrics(prediction, truth, valid, TRAIN_MEANS)
+
+
+def depth_by_hand(p: np.ndarray, d: np.ndarray) -> dict[str, Any]:
+    p = p.clip(0.5, 8.0)
+    g = [math.log(a / b) for a, b in zip(p, d, strict=True)]
+    worst = [max(a / b, b / a) for a, b in zip(p, d, strict=True)]
     return {
-        "mse": mse,
-        "rmse": math.sqrt(mse),
-        "mae": sum(abs(d - p) for d, p in pairs) / n,
-        "abs_rel": sum(abs(d - p) / d for d, p in pairs) / n,
-        "sq_rel": sum((d - p) ** 2 / d for d, p in pairs) / n,
-        "rmse_log": math.sqrt(sum(x * x for x in g) / n),
-        "log10": sum(abs(math.log10(d) - math.log10(p)) for d, p in pairs) / n,
+        "mse": np.mean((d - p) ** 2),
+        "rmse": math.sqrt(np.mean((d - p) ** 2)),
+        "mae": np.mean(abs(d - p)),
+        "abs_rel": np.mean(abs(d - p) / d),
+        "sq_rel": np.mean((d - p) ** 2 / d),
+        "rmse_log": math.sqrt(sum(x * x for x in g) / len(g)),
+        "log10": np.mean(abs(np.log10(d) - np.log10(p))),
         "silog": 100 * float(np.std(g)),
-        **{f"delta{j}": sum(w < 1.25**j for w in worst) / n for j in (1, 2, 3)},
+        **{f"delta{j}": sum(w < 1.25**j for w in worst) / len(g) for j in (1, 2, 3)},
     }
 
 
-def pixels(prediction: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) -> list[tuple[float, float]]:
-    return [
-        (float(d), float(p))
-        for p, d, v in zip(prediction.flatten(), truth.flatten(), valid.flatten(), strict=True)
-        if v
-    ]
+def field_by_hand(p: np.ndarray, t: np.ndarray) -> dict[str, Any]:
+    return {"mse": np.mean((p - t) ** 2), "rmse": np.sqrt(np.mean((p - t) ** 2)), "mae": np.mean(np.abs(p - t))}
 
 
-def test_both_averages_by_hand():
-    prediction, truth, valid = scene()
+def normals_by_hand(p: np.ndarray, t: np.ndarray) -> dict[str, float]:
+    angles = np.degrees(np.arccos(np.clip((p.reshape(3, -1) * t.reshape(3, -1)).sum(axis=0), -1, 1)))
+    limits = ("5", "7.5", "11.25", "22.5", "30")
+    return {f"under_{limit}_deg": float(np.mean(angles < float(limit))) for limit in limits} | {
+        "angle_mean_deg": float(np.mean(angles)),
+        "angle_median_deg": float(np.median(angles)),
+        "angle_rmse_deg": float(np.sqrt(np.mean(angles**2))),
+    }
+
+
+Measured = Callable[[Tensor, Tensor, Tensor], Sums]
+# An arctangent may be rounded in another way in a vector of another length.
+KINDS = {
+    "depth": (depths, of_depth, 1e-12),
+    "field": (fields, of_field, 1e-12),
+    "normals": (directions, normals_metrics, 1e-7),
+}
+every_kind = pytest.mark.parametrize(("make", "measure", "rounding"), KINDS.values(), ids=KINDS)
+
+
+def listed(values: Tensor, valid: Tensor) -> np.ndarray:
+    """The values of the valid pixels, one output after the other."""
+    by_output = values[:, None] if values.ndim == 3 else values
+    return np.concatenate([by_output[:, output][valid].double().numpy() for output in range(by_output.shape[1])])
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_hand"), [("depth", depth_by_hand), ("field", field_by_hand), ("normals", normals_by_hand)]
+)
+def test_both_averages_by_hand(kind: str, by_hand: Callable[[np.ndarray, np.ndarray], dict[str, float]]) -> None:
+    make, measure, _ = KINDS[kind]
+    prediction, truth, valid = make()
     valid[1, 2:] = False  # an image with few pixels: the two averages come apart
-    summary = depth_metrics(prediction, truth, valid, PROTOCOL, TRAIN_MEAN_M).summary()
-    images = [by_hand(pixels(p, d, v)) for p, d, v in zip(prediction, truth, valid, strict=True)]
-    everything = by_hand(pixels(prediction, truth, valid))
-    for name in DEPTH_NAMES:
-        assert summary[name] == pytest.approx(np.mean([image[name] for image in images]), rel=2e-6)
-        assert summary[f"{name}_pooled"] == pytest.approx(everything[name], rel=2e-6)
-    assert summary["mse"] != pytest.approx(summary["mse_pooled"], rel=1e-3)
+    sums = measure(prediction, truth, valid)
+    summary = sums.summary()
+    images = [
+        by_hand(listed(prediction[i : i + 1], valid[i : i + 1]), listed(truth[i : i + 1], valid[i : i + 1]))
+        for i in range(3)
+    ]
+    for name, pooled in by_hand(listed(prediction, valid), listed(truth, valid)).items():
+        expected = [image[name] for image in images]
+        np.testing.assert_allclose(sums.per_image()[name], expected, rtol=1e-5)
+        assert summary[name] == pytest.approx(np.mean(expected), rel=1e-5)
+        # The median of all pixels comes from a histogram.
+        bound = 0.005 + 1e-4 if name == "angle_median_deg" else 1e-5 * pooled
+        assert summary[f"{name}_pooled"] == pytest.approx(pooled, abs=bound)
+    assert set(sums.per_image()) == set(images[0])
 
 
-def test_against_sklearn():
+def test_against_sklearn() -> None:
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
-    prediction, truth, valid = scene(5)
+    prediction, truth, valid = depths(5)
     d, p = truth[valid].double().numpy(), prediction[valid].double().clamp(0.5, 8.0).numpy()
-    mean = float(d.mean())
-    summary = depth_metrics(prediction, truth, valid, PROTOCOL, mean).summary()
+    summary = depth_metrics(prediction, truth, valid, PROTOCOL, float(d.mean())).summary()
     assert summary["rmse_pooled"] == pytest.approx(sklearn_metrics.root_mean_squared_error(d, p))
     assert summary["mae_pooled"] == pytest.approx(sklearn_metrics.mean_absolute_error(d, p))
     assert summary["abs_rel_pooled"] == pytest.approx(sklearn_metrics.mean_absolute_percentage_error(d, p))
@@ -81,86 +140,108 @@ def test_against_sklearn():
     assert summary["r2"] == pytest.approx(sklearn_metrics.r2_score(d, p))
 
 
-def test_r2_is_measured_from_the_training_mean():
-    _, truth, valid = scene(6)
+def test_r2_is_measured_from_the_training_mean() -> None:
+    _, truth, valid = depths(6)
     constant = torch.full_like(truth, TRAIN_MEAN_M)
-    assert depth_metrics(constant, truth, valid, PROTOCOL, TRAIN_MEAN_M).summary()["r2"] == pytest.approx(0, abs=1e-6)
-    assert math.isnan(depth_metrics(constant, constant, valid, PROTOCOL, TRAIN_MEAN_M).summary()["r2"])
+    assert of_depth(constant, truth, valid).summary()["r2"] == pytest.approx(0, abs=1e-6)
+    assert math.isnan(of_depth(constant, constant, valid).summary()["r2"])
+    _, truth, valid = fields(1)
+    mean = torch.tensor(TRAIN_MEANS)[:, None, None].expand_as(truth)
+    # Half-way from the mean to the truth a quarter of the squared error is left.
+    for share, expected in ((0, 0), (0.5, 0.75), (1, 1)):
+        found = of_field(mean + share * (truth - mean), truth, valid).summary()["r2"]
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("alignment", ["none", "median", "affine"])
-def test_perfect_prediction(alignment):
-    _, truth, valid = scene(1)
-    protocol = Protocol(min_depth_m=0.5, max_depth_m=8.0, alignment=alignment)
-    summary = depth_metrics(truth, truth, valid, protocol, TRAIN_MEAN_M).summary()
-    for name in ERROR_NAMES:
+@every_kind
+def test_batching_changes_nothing(make: Callable[..., Case], measure: Measured, rounding: float) -> None:
+    case = make(3, batch=19)
+    case[2][4] = False
+    whole = measure(*case)
+    parts = [measure(*(each[i:j] for each in case)) for i, j in ((0, 1), (1, 11), (11, 19))]
+    joined = type(whole).concatenate(parts)
+    for name, values in whole.per_image().items():
+        np.testing.assert_allclose(joined.per_image()[name], values, rtol=rounding, err_msg=name)
+    assert joined.summary() == pytest.approx(whole.summary(), rel=rounding)
+
+
+@every_kind
+@pytest.mark.parametrize("rubbish", [math.nan, math.inf, -1.0, 0.0, 5.0])
+def test_a_masked_pixel_is_a_deleted_pixel(
+    make: Callable[..., Case], measure: Measured, rounding: float, rubbish: float
+) -> None:
+    prediction, truth, _ = make(2, batch=2, side=6)
+    valid = torch.ones(2, 6, 6, dtype=torch.bool)
+    valid[:, :, 4:] = False
+    deleted = measure(prediction[..., :4], truth[..., :4], valid[..., :4])
+    prediction[..., 4:], truth[..., 4:] = rubbish, rubbish
+    masked = measure(prediction, truth, valid)
+    for name, values in deleted.per_image().items():
+        np.testing.assert_allclose(masked.per_image()[name], values, rtol=rounding, err_msg=name)
+    assert masked.summary() == pytest.approx(deleted.summary(), rel=1e-6)
+
+
+@every_kind
+def test_images_without_truth_are_left_out_and_counted(
+    make: Callable[..., Case], measure: Measured, rounding: float
+) -> None:
+    prediction, truth, valid = make(8)
+    alone = measure(prediction[:2], truth[:2], valid[:2]).summary()
+    valid[2] = False
+    sums = measure(prediction, truth, valid)
+    assert all(np.isnan(values[2]) for values in sums.per_image().values())
+    assert sums.summary() == pytest.approx(alone | {"num_images_without_truth": 1}, rel=1e-12)
+    with pytest.raises(InputError, match="none of 3 images"):
+        measure(prediction, truth, valid & False).summary()
+    with pytest.raises(ValueError, match="expected"):
+        measure(prediction, truth, valid[:, 1:])
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_a_perfect_prediction_stays_perfect(alignment: str) -> None:
+    _, truth, valid = depths(1)
+    summary = of_depth(truth, truth, valid, alignment).summary()
+    for name in ("mse", "rmse", "mae", "abs_rel", "sq_rel", "rmse_log", "log10", "silog"):
         assert summary[name] == pytest.approx(0, abs=2e-5)
         assert summary[f"{name}_pooled"] == pytest.approx(0, abs=2e-5)
     assert summary["delta1"] == summary["delta1_pooled"] == 1
     assert summary["r2"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("alignment", ["none", "median", "affine"])
-@pytest.mark.parametrize("rubbish", [math.nan, math.inf, -1.0, 0.0, 5.0])
-def test_masked_pixel_is_a_deleted_pixel(alignment, rubbish):
-    prediction, truth, _ = scene(2, batch=2, side=6)
-    protocol = Protocol(min_depth_m=0.5, max_depth_m=8.0, alignment=alignment)
-    kept = torch.ones(2, 6, 6, dtype=torch.bool)
-    kept[:, :, 4:] = False
-    spoiled, spoiled_truth = prediction.clone(), truth.clone()
-    spoiled[~kept], spoiled_truth[~kept] = rubbish, rubbish
-    masked = depth_metrics(spoiled, spoiled_truth, kept, protocol, TRAIN_MEAN_M)
-    deleted = depth_metrics(prediction[:, :, :4], truth[:, :, :4], kept[:, :, :4], protocol, TRAIN_MEAN_M)
-    for name, values in deleted.per_image().items():
-        np.testing.assert_allclose(masked.per_image()[name], values, rtol=1e-12, err_msg=name)
-    assert masked.summary() == pytest.approx(deleted.summary())
-
-
-@pytest.mark.parametrize("alignment", ["none", "median", "affine"])
-def test_batching_changes_nothing(alignment):
-    prediction, truth, valid = scene(3, batch=19)
-    protocol = Protocol(min_depth_m=0.5, max_depth_m=8.0, alignment=alignment)
-    whole = depth_metrics(prediction, truth, valid, protocol, TRAIN_MEAN_M)
-    parts = [
-        depth_metrics(prediction[i:j], truth[i:j], valid[i:j], protocol, TRAIN_MEAN_M)
-        for i, j in ((0, 1), (1, 11), (11, 19))
-    ]
-    joined = DepthSums.concatenate(parts)
-    for name, values in whole.per_image().items():
-        np.testing.assert_allclose(joined.per_image()[name], values, rtol=1e-12, err_msg=name)
-    assert joined.summary() == pytest.approx(whole.summary(), rel=1e-12)
+@pytest.mark.parametrize("alignment", ["median", "affine"])
+def test_alignment_sees_no_masked_pixel(alignment: str) -> None:
+    prediction, truth, valid = depths(2)
+    plain = of_depth(prediction, truth, valid, alignment).summary()
+    assert of_depth(prediction.where(valid, 77.0), truth.where(valid, 3.0), valid, alignment).summary() == plain
 
 
 @given(st.integers(0, 2**16), st.integers(2, 6))
 @settings(max_examples=20, deadline=None)
-def test_jensen(seed, batch):
+def test_jensen(seed: int, batch: int) -> None:
     """The root is concave: the mean of the images' RMSE is at most the pooled one, if all weigh alike."""
-    prediction, truth, _ = scene(seed, batch, side=4)
-    summary = depth_metrics(prediction, truth, torch.ones(batch, 4, 4).bool(), PROTOCOL, TRAIN_MEAN_M).summary()
+    prediction, truth, _ = depths(seed, batch, side=4)
+    summary = of_depth(prediction, truth, torch.ones(batch, 4, 4).bool()).summary()
     assert summary["rmse"] <= summary["rmse_pooled"] * (1 + 1e-9)
     assert summary["mse"] == pytest.approx(summary["mse_pooled"])
 
 
 @given(st.floats(0.5, 2.0))
 @settings(max_examples=20, deadline=None)
-def test_silog_ignores_scale(factor):
+def test_silog_ignores_scale(factor: float) -> None:
     wide = Protocol(min_depth_m=1e-3, max_depth_m=1e3)
-    prediction, truth, valid = scene(4)
+    prediction, truth, valid = depths(4)
     prediction = prediction.clamp(0.5, 8.0)
-    plain = depth_metrics(prediction, truth, valid, wide, TRAIN_MEAN_M).per_image()["silog"]
-    scaled = depth_metrics(prediction * factor, truth, valid, wide, TRAIN_MEAN_M).per_image()["silog"]
+    plain, scaled, pure = (
+        depth_metrics(each, truth, valid, wide, TRAIN_MEAN_M).per_image()["silog"]
+        for each in (prediction, prediction * factor, truth * factor)
+    )
     np.testing.assert_allclose(scaled, plain, rtol=1e-4)
-
-
-def test_silog_of_a_pure_scale_is_zero():
-    _, truth, valid = scene(4)
-    silog = depth_metrics(truth / 2, truth, valid, Protocol(max_depth_m=100), TRAIN_MEAN_M).per_image()["silog"]
-    np.testing.assert_allclose(silog, 0, atol=1e-4)
+    np.testing.assert_allclose(pure, 0, atol=1e-4)
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])
 @pytest.mark.parametrize("scale", [1.0, 2.0, 0.015625, 3.0])
-def test_delta_is_strict(power, scale):
+def test_delta_is_strict(power: int, scale: float) -> None:
     """A ratio of exactly 1.25^j is not within it, the next smaller number is, in both directions."""
     ratio = torch.tensor(1.25**power)
     wide = Protocol(min_depth_m=1e-3, max_depth_m=100)
@@ -174,55 +255,46 @@ def test_delta_is_strict(power, scale):
         assert depth_metrics(within, truth, valid, wide, 1.0).summary()[f"delta{power}"] == 1
 
 
-def test_clamping_comes_before_metres_and_is_counted():
+def test_clamping_comes_before_metres_and_is_counted() -> None:
     """Four wrong inverse depths of six: past infinity means the far end, too large means the near end."""
     inverse = torch.tensor([-0.5, 0.0, math.nan, 1e-9, 0.25, 100.0]).reshape(1, 1, 1, 6)
-    predicted = target("inverse-depth").decode(inverse)[:, 0]
     truth = torch.tensor([8.0, 8.0, 8.0, 8.0, 4.0, 0.5]).reshape(1, 1, 6)
-    summary = depth_metrics(predicted, truth, truth > 0, PROTOCOL, TRAIN_MEAN_M).summary()
+    summary = of_depth(target("inverse-depth").decode(inverse)[:, 0], truth, truth > 0).summary()
     assert summary["mae"] == 0
     assert summary["clamped_share"] == pytest.approx(5 / 6)
-
-
-def test_negative_depth_becomes_the_nearest():
+    # A negative depth becomes the nearest.
     truth = torch.full((1, 1, 4), 0.5)
-    predicted = torch.tensor([-1.0, -math.inf, 0.0, 0.5]).reshape(1, 1, 4)
-    summary = depth_metrics(predicted, truth, truth > 0, PROTOCOL, TRAIN_MEAN_M).summary()
-    assert summary["rmse"] == 0
-    assert summary["clamped_share"] == 0.75
+    summary = of_depth(torch.tensor([[[-1.0, -math.inf, 0.0, 0.5]]]), truth, truth > 0).summary()
+    assert (summary["rmse"], summary["clamped_share"]) == (0, 0.75)
 
 
-def test_truth_outside_the_range_does_not_count():
-    prediction, truth, valid = scene(7)
-    low, high = truth.clone(), valid.clone()
-    low[0, 0], low[1, 1] = 0.4, 8.1
-    high[0, 0], high[1, 1] = False, False
-    outside = depth_metrics(prediction, low, valid, PROTOCOL, TRAIN_MEAN_M).summary()
-    assert outside == depth_metrics(prediction, truth, high, PROTOCOL, TRAIN_MEAN_M).summary()
+def test_truth_outside_the_range_does_not_count() -> None:
+    prediction, truth, valid = depths(7)
+    outside, masked = truth.clone(), valid.clone()
+    outside[0, 0], outside[1, 1] = 0.4, 8.1
+    masked[0, 0], masked[1, 1] = False, False
+    assert of_depth(prediction, outside, valid).summary() == of_depth(prediction, truth, masked).summary()
 
 
-def test_images_without_truth_are_left_out_and_counted():
-    prediction, truth, valid = scene(8)
-    alone = depth_metrics(prediction[:2], truth[:2], valid[:2], PROTOCOL, TRAIN_MEAN_M).summary()
-    valid[2] = False
-    sums = depth_metrics(prediction, truth, valid, PROTOCOL, TRAIN_MEAN_M)
-    assert np.isnan(sums.per_image()["rmse"][2])
-    assert sums.summary() == alone | {"num_images_without_truth": 1}
-    with pytest.raises(InputError, match="none of 3 images"):
-        depth_metrics(prediction, truth, valid & False, PROTOCOL, TRAIN_MEAN_M).summary()
+@pytest.mark.parametrize("near_far", [(0.0, 10.0), (2.0, 1.0), (1.0, math.inf)])
+def test_a_range_without_logarithms_is_refused(near_far: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="depth range"):
+        depth_metrics(*depths(), Protocol(min_depth_m=near_far[0], max_depth_m=near_far[1]), TRAIN_MEAN_M)
+    with pytest.raises(InputError, match="mean depth"):
+        depth_metrics(*depths(), PROTOCOL, math.nan)
 
 
 @given(st.floats(0.1, 5), st.floats(-20, 20))
 @settings(max_examples=30, deadline=None)
-def test_affine_undoes_any_affine_distortion(scale, shift):
-    _, truth, valid = scene(9)
+def test_affine_undoes_any_affine_distortion(scale: float, shift: float) -> None:
+    _, truth, valid = depths(9)
     for sign in (1, -1):
         aligned = align(sign * scale * truth + shift, truth, valid, "affine")
         torch.testing.assert_close(aligned, truth, atol=2e-4, rtol=2e-4)
 
 
-def test_affine_is_the_least_squares_of_numpy():
-    prediction, truth, valid = scene(10)
+def test_affine_is_the_least_squares_of_numpy() -> None:
+    prediction, truth, valid = depths(10)
     aligned = align(prediction, truth, valid, "affine")
     for p, d, v, a in zip(prediction, truth, valid, aligned, strict=True):
         design = np.stack([p[v].double(), np.ones(int(v.sum()))], axis=1)
@@ -231,53 +303,90 @@ def test_affine_is_the_least_squares_of_numpy():
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.3, -7.0, 1e4])
-def test_affine_of_a_constant_is_the_mean(constant):
-    _, truth, valid = scene(11)
+def test_affine_of_a_constant_is_the_mean(constant: float) -> None:
+    _, truth, valid = depths(11)
     aligned = align(torch.full_like(truth, constant), truth, valid, "affine")
     for a, d, v in zip(aligned, truth, valid, strict=True):
         torch.testing.assert_close(a, torch.full_like(a, float(d[v].double().mean())))
 
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 7.0])
-def test_median_undoes_a_scale_only(factor):
-    _, truth, valid = scene(12)
+def test_median_undoes_a_positive_scale_only(factor: float) -> None:
+    _, truth, valid = depths(12)
     torch.testing.assert_close(align(factor * truth, truth, valid, "median"), truth)
+    torch.testing.assert_close(align(-factor * truth, truth, valid, "median"), -factor * truth)
     shifted = align(truth + 1, truth, valid, "median")
     for a, d, v in zip(shifted, truth, valid, strict=True):
         assert np.median(a[v]) == pytest.approx(np.median(d[v]))
         assert not torch.allclose(a, d, atol=1e-2)
 
 
-def test_median_leaves_what_has_no_positive_median():
-    _, truth, valid = scene(13)
-    torch.testing.assert_close(align(-truth, truth, valid, "median"), -truth)
-
-
 @pytest.mark.parametrize("alignment", ["median", "affine"])
-def test_alignment_is_fitted_on_finite_predictions(alignment):
-    _, truth, _ = scene(14, batch=1)
+def test_alignment_is_fitted_on_finite_predictions(alignment: str) -> None:
+    _, truth, _ = depths(14, batch=1)
     prediction = 2 * truth
     prediction[0, 0, :3] = torch.tensor([math.inf, math.nan, -math.inf])
     valid = torch.ones_like(truth, dtype=torch.bool)
     without = valid.clone()
     without[0, 0, :3] = False
-    aligned = align(prediction, truth, valid, alignment)
-    reference = align(2 * truth, truth, without, alignment)
+    aligned = align(prediction, truth, valid, alignment)  # pyright: ignore[reportArgumentType]
+    reference = align(2 * truth, truth, without, alignment)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(aligned[without], reference[without])
     assert not aligned[0, 0, :3].isfinite().any()
 
 
-@pytest.mark.parametrize("near_far", [(0.0, 10.0), (2.0, 1.0), (1.0, math.inf)])
-def test_a_range_without_logarithms_is_refused(near_far):
-    prediction, truth, valid = scene()
-    protocol = Protocol(min_depth_m=near_far[0], max_depth_m=near_far[1])
-    with pytest.raises(InputError, match="depth range"):
-        depth_metrics(prediction, truth, valid, protocol, TRAIN_MEAN_M)
-
-
-def test_shapes_are_not_broadcast():
-    prediction, truth, valid = scene()
+def test_another_unit_scales_what_has_a_unit() -> None:
+    prediction, truth, valid = fields(4)
+    one = of_field(prediction, truth, valid).summary()
+    tenfold = field_metrics(10 * prediction, 10 * truth, valid, (7.0, -20.0)).summary()
+    for name, power in (("mse", 100), ("rmse", 10), ("mae", 10), ("r2", 1)):
+        assert tenfold[name] == pytest.approx(power * one[name], rel=1e-5)
     with pytest.raises(ValueError, match="expected"):
-        depth_metrics(prediction[:, None], truth, valid, PROTOCOL, TRAIN_MEAN_M)
-    with pytest.raises(InputError, match="mean depth"):
-        depth_metrics(prediction, truth, valid, PROTOCOL, math.nan)
+        field_metrics(prediction, truth, valid, (0.0,))
+
+
+def test_known_angles() -> None:
+    """Rotations in a plane by known angles, exact at 0 and at 180 degrees."""
+    degrees = [0.0, 5.1, 60.0, 90.0, 180.0]
+    prediction = torch.tensor([[math.sin(math.radians(a)), 0.0, math.cos(math.radians(a))] for a in degrees])
+    prediction = prediction.T.reshape(1, 3, 1, 5)
+    truth = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 1, 5)
+    for i, angle in enumerate(degrees):
+        only = torch.zeros(1, 1, 5, dtype=torch.bool)
+        only[..., i] = True
+        summary = normals_metrics(prediction, truth, only).summary()
+        assert summary["angle_median_deg"] == pytest.approx(angle, abs=1e-5)
+        assert summary["angle_median_deg_pooled"] == pytest.approx(angle, abs=0.00501)
+
+
+@given(st.lists(st.floats(0, 180), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_the_pooled_median_keeps_its_bound(degrees: list[float]) -> None:
+    radians = torch.tensor(degrees, dtype=torch.float64).deg2rad().reshape(1, 1, -1)
+    prediction = torch.stack([radians.sin(), torch.zeros_like(radians), radians.cos()], dim=1)
+    truth = torch.stack([torch.zeros_like(radians)] * 2 + [torch.ones_like(radians)], dim=1)
+    sums = normals_metrics(prediction, truth, torch.ones_like(radians, dtype=torch.bool))
+    assert sums.pooled().per_image()["angle_median_deg"][0] == pytest.approx(np.median(degrees), abs=0.005 + 1e-9)
+
+
+def test_small_angles_survive_single_precision() -> None:
+    """Under the 0.03 degrees that acos of a float32 product can tell."""
+    small = math.radians(0.004)
+    truth = torch.tensor([0.36, -0.48, 0.8]).reshape(1, 3, 1, 1)
+    tangent = torch.tensor([0.8, 0.6, 0.0]).reshape(1, 3, 1, 1)
+    summary = normals_metrics(truth + math.tan(small) * tangent, truth, torch.ones(1, 1, 1).bool()).summary()
+    assert summary["angle_mean_deg"] == pytest.approx(0.004, rel=1e-2)
+
+
+@pytest.mark.parametrize("nothing", [0.0, math.nan])
+def test_length_does_not_matter_unless_it_is_zero(nothing: float) -> None:
+    """A zero truth does not count; a prediction without direction is as good as a right angle."""
+    prediction, truth, valid = directions(2)
+    plain = normals_metrics(prediction, truth, valid).summary()
+    assert normals_metrics(prediction * 7, truth / 3, valid).summary() == pytest.approx(plain, abs=1e-4)
+    gone, rows = truth.clone(), valid.clone()
+    gone[:, :, :3], rows[:, :3] = 0, False
+    found, expected = normals_metrics(prediction, gone, valid), normals_metrics(prediction, truth, rows)
+    np.testing.assert_equal(found.summary(), expected.summary())
+    nowhere = normals_metrics(torch.full_like(truth, nothing), truth, valid).summary()
+    assert nowhere["angle_mean_deg"] == nowhere["angle_median_deg"] == 90

@@ -17,10 +17,10 @@ from idl.data.splits import split_store
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.errors import InputError
-from idl.measurement import measure
-from idl.metrics import DepthSums
-from idl.native import NativeMeasure, native_results
-from idl.pipeline import ProbeConfig, probe
+from idl.evaluate import evaluate_model
+from idl.measures import Measure, NativeMeasure
+from idl.pipeline import probe
+from idl.probe_config import ProbeConfig
 from idl.probes.linear_probe import LinearProbe
 from idl.progress import silent
 from idl.protocol import NATIVE, PRESETS, Protocol
@@ -61,22 +61,22 @@ def test_figures_of_a_preset_are_those_by_hand(tmp_path: Path, name: str, space:
     # Three arms on a coarse grid, some of it beyond the range, and below zero.
     metres = scale_m * generator.uniform(-0.1, 1.3, (2, 3, 9, 12))
     grid = metres if space == "depth" else 1 / np.where(np.abs(metres) < 0.05, 0.05, metres)
-    measure = NativeMeasure.of(store, target(space), protocol, 3.0)
-    assert measure is not None
-    rows = measure.measure(torch.from_numpy(grid).float(), (1, 0), probe=2)
-    errors, sums = native_results(rows, ("a", "b", "c"))
+    native = NativeMeasure.of(store, target(space), protocol, 3.0)
+    assert native is not None
+    errors, sums = native.measure(torch.from_numpy(grid).float(), (1, 0), probe=2)
+    measure = Measure(target(space), protocol, 3.0, (3.0,))
 
     # The reader's own frames, whatever the store made of them.
     groups = [reader.read(index)[0] for index in (1, 0)]
     truth = [np.nan_to_num(sample.layers[NATIVE]) for sample in groups]
-    for number, arm in enumerate("abc"):
+    for number in range(3):
         fitted = [upsampled(cells, 288, 384) for cells in grid[:, number]]
         predicted = [INVERSE[space](upsampled(each, *frame)) for each in fitted]
         expected = metrics_by_hand(predicted, truth, crop, range_m)
         if number == 2:
             close(sums.summary(), expected, rel=1e-5, share=1e-4)
-        for average in ("rmse", "rmse_pooled"):
-            assert errors[arm][average] == pytest.approx(expected[average], rel=1e-5)
+        for average, value in measure.averaged(errors[:, number], sums.num_valid).items():
+            assert value == pytest.approx(expected[average], rel=1e-5)
 
 
 def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path
     found = []
     for kind in (FramesReader, Spoilt):
         store = prepare(kind(num_scenes=2, views=1, protocol=SMALL), SMALL, tmp_path / kind.__name__)
-        measure = NativeMeasure.of(store, target("depth"), SMALL, 1.0)
-        assert measure is not None
-        found.append(measure.measure(grid, (0, 1), probe=0))
-    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
-    assert 0 < found[0]["num_valid"].min() < 84 * 106
+        native = NativeMeasure.of(store, target("depth"), SMALL, 1.0)
+        assert native is not None
+        found.append(native.measure(grid, (0, 1), probe=0))
+    np.testing.assert_equal((found[0][0], found[0][1].rows), (found[1][0], found[1][1].rows))
+    assert 0 < found[0][1].num_valid.min() < 84 * 106
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,6 @@ def test_a_rectangle_goes_through_the_main_path(
     table = run.report.tables["arms/arms.csv"]
     at = list(table["arm"]).index("probe")
     assert table["test_rmse"][at] == pytest.approx(found["rmse"], rel=1e-6)
-    params = run.report.params
-    assert (params["resolution"], params["crop"], params["averaging"]) == ("48x64", "6:90,11:117", "image")
-    assert params["split_is_published"] is True
     assert "m an image" in run.report.description
     assert "at native size, crop 6:90,11:117" in run.report.description
 
@@ -157,8 +154,7 @@ def test_a_registered_probe_is_measured_as_in_its_own_run(tmp_path: Path, space:
     frames = prepare(FramesReader(num_scenes=8, views=2, protocol=wide, num_test=3), wide, tmp_path / "store")
     run = probe(replace(CONFIG, target=space, k="all"), frames, encoder(), tmp_path)
     order, reference = (split_store(frames, "auto", 0).indices[name] for name in ("test", "train"))
-    sums = measure(run.model.module, frames, order, reference, target(space), wide, 8, silent).sums
-    assert isinstance(sums, DepthSums)
+    sums = evaluate_model(run.model.module, frames, order, reference, target(space), wide, 8, silent).sums
     own = {name.removeprefix("test_"): value for name, value in run.report.metrics.items()}
     names = ("rmse", "rmse_pooled", "abs_rel", "abs_rel_pooled", "r2", "delta1", "delta1_pooled")
     # The maps of its own run were kept in half precision.

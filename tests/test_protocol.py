@@ -89,29 +89,27 @@ def test_another_range_is_another_protocol() -> None:
     assert near.digest != NATIVE.digest
 
 
-def test_what_cannot_be_is_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match="Did you mean nyu-eigen"):
-        preset("nyu-eigan")
-    with pytest.raises(InputError, match="min_depth=4, max_depth=2: expected 0 < min < max"):
-        preset("idl", 4.0, 2.0)
-    with pytest.raises(InputError, match="min_depth=12, max_depth=10"):
-        preset("nyu-eigen", 12.0)
-    with pytest.raises(InputError, match="with native truth, use native_crop"):
-        Protocol(is_native=True, crop=(0, 1, 0, 1))
-    with pytest.raises(InputError, match="need native truth"):
-        Protocol(native_crop=(0, 1, 0, 1))
+def test_what_contradicts_itself_is_refused() -> None:
+    for bad in (
+        lambda: preset("nyu-eigan"),
+        lambda: preset("idl", 4.0, 2.0),
+        lambda: preset("nyu-eigen", 12.0),
+        lambda: Protocol(is_native=True, crop=(0, 1, 0, 1)),
+        lambda: Protocol(native_crop=(0, 1, 0, 1)),
+    ):
+        with pytest.raises(InputError):
+            bad()
 
 
 @pytest.mark.parametrize(
     ("protocol", "frame", "message"),
     [
         (NATIVE, (768, 1024), "about frames of 480 x 640"),
-        (replace(NATIVE, native_size=None), (480, 600), "and of that shape"),
+        (replace(NATIVE, native_size=None), (480, 600), "and that shape"),
         (replace(NATIVE, native_size=None), (144, 192), "at least 288 x 384"),
-        (replace(NATIVE, native_size=None), (432, 576), r"rows 45:471 and columns 41:601, does not fit into 432 x 576"),
+        (replace(NATIVE, native_size=None), (432, 576), r"measures rows 45:471 and columns 41:601"),
     ],
 )
 def test_a_frame_that_does_not_fit_is_named(protocol: Protocol, frame: tuple[int, int], message: str) -> None:
-    with pytest.raises(InputError, match=message) as refused:
+    with pytest.raises(InputError, match=f"^image 3: .*{message}"):
         protocol.require_frame(*frame, where="image 3")
-    assert str(refused.value).startswith("image 3: ")

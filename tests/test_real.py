@@ -15,7 +15,8 @@ from idl.data.datasets import DatasetConfig, open_store
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig, build
-from idl.pipeline import ProbeConfig, probe
+from idl.pipeline import probe
+from idl.probe_config import ProbeConfig
 from idl.targets import target
 
 REAL = Path(__file__).parents[2] / "shared" / "real"

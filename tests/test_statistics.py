@@ -31,7 +31,7 @@ def accumulated(columns: Tensor, target: Tensor, valid: Tensor) -> Statistics:
 
 
 def assert_equal(a: Statistics, b: Statistics, rtol: float = 1e-12) -> None:
-    for name in ("gram", "moment", "energy"):
+    for name in ("xtx", "xty", "yty"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=rtol, atol=rtol * 100)
     assert (a.num_valid, a.num_images) == (b.num_valid, b.num_images)
 
@@ -40,8 +40,8 @@ def test_statistics_are_the_normal_equations_of_the_upsampled_problem() -> None:
     columns, target, valid = problem()
     rows, truth = design(columns, target, valid)
     statistics = accumulated(columns, target, valid)
-    torch.testing.assert_close(statistics.gram, rows.T @ rows, rtol=1e-11, atol=1e-9)
-    torch.testing.assert_close(statistics.moment, rows.T @ truth, rtol=1e-11, atol=1e-9)
+    torch.testing.assert_close(statistics.xtx, rows.T @ rows, rtol=1e-11, atol=1e-9)
+    torch.testing.assert_close(statistics.xty, rows.T @ truth, rtol=1e-11, atol=1e-9)
     assert statistics.num_valid == len(rows)
     weights = torch.randn(5, 2, dtype=torch.float64)
     torch.testing.assert_close(statistics.mse(weights), (rows @ weights - truth).square().mean())
@@ -51,11 +51,11 @@ def test_columns_in_float32_are_summed_in_float64() -> None:
     columns, target, valid = problem(num_columns=40)
     single = accumulated(columns.float(), target.float(), valid)
     double = accumulated(columns.float().double(), target.float().double(), valid)
-    torch.testing.assert_close(single.moment, double.moment, rtol=1e-12, atol=1e-10)
-    torch.testing.assert_close(single.energy, double.energy, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(single.xty, double.xty, rtol=1e-12, atol=1e-10)
+    torch.testing.assert_close(single.yty, double.yty, rtol=1e-12, atol=1e-10)
     # The coupling is rounded to float32, alike for all columns: nothing falls below zero by it.
-    scale = double.gram.diagonal().sqrt()
-    assert ((single.gram - double.gram).abs() <= 1e-6 * scale[:, None] * scale).all()
+    scale = double.xtx.diagonal().sqrt()
+    assert ((single.xtx - double.xtx).abs() <= 1e-6 * scale[:, None] * scale).all()
 
 
 @pytest.mark.parametrize("apart", [1e-9, 1e-7, 1e-5, 1e-3])
@@ -103,7 +103,7 @@ def test_a_masked_pixel_counts_no_more_than_one_that_is_not_there() -> None:
     nothing = torch.zeros_like(valid[:1])
     whole = accumulated(columns, target, valid)
     more = whole.accumulate(columns[:1], target[:1], nothing)
-    torch.testing.assert_close(more.gram, whole.gram)
+    torch.testing.assert_close(more.xtx, whole.xtx)
     assert (more.num_valid, more.num_images) == (whole.num_valid, whole.num_images + 1)
 
 
@@ -112,7 +112,7 @@ def test_an_argument_is_never_changed() -> None:
     before = columns.clone(), target.clone(), valid.clone()
     empty = Statistics.empty(5, 2)
     empty.accumulate(columns, target, valid)
-    assert float(empty.gram.abs().max()) == 0
+    assert float(empty.xtx.abs().max()) == 0
     for a, b in zip((columns, target, valid), before, strict=True):
         assert torch.equal(a, b)
 

@@ -1,7 +1,8 @@
-"""The store reads what h5py reads, and says where a file is damaged."""
+"""The store reads what h5py reads, gives every image once in batches, and says where a file is damaged."""
 
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from planted import PlantedReader
 from planted_training import wide_store
 
+from idl.data.loading import batches
 from idl.data.preparation import prepare
 from idl.data.store import Store, dataset_of
 from idl.errors import InputError
@@ -82,3 +84,28 @@ def test_a_store_that_was_read_goes_to_another_process(store: Store) -> None:
     store.read(("rgb",), [0])
     twin = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(twin.read(("rgb",), [3])["rgb"], store.read(("rgb",), [3])["rgb"])
+
+
+@pytest.mark.parametrize(("batch_size", "first"), [(1, 0), (5, 0), (5, 10), (60, 0), (100, 0)])
+def test_batches_are_the_images_in_order(store: Store, batch_size: int, first: int) -> None:
+    order = list(np.random.default_rng(0).permutation(NUM_IMAGES))
+    read = list(batches(store, ("rgb", "valid"), order, batch_size, first))
+    assert all(len(batch["rgb"]) == batch_size for batch in read[:-1])
+    np.testing.assert_array_equal(
+        np.concatenate([batch["rgb"].numpy() for batch in read]), store.read(("rgb",), order[first:])["rgb"]
+    )
+
+
+def test_leaving_early_ends_the_thread(store: Store) -> None:
+    stream = batches(store, ("rgb",), range(NUM_IMAGES), 1)
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if "idl-loading" in thread.name]
+
+
+def test_an_error_in_the_thread_is_raised_where_it_is_read(tmp_path: Path) -> None:
+    store = prepare(PlantedReader(), Protocol(resolution=64), tmp_path)
+    with h5py.File(store.path, "r+") as file:
+        del file["valid"]
+    with pytest.raises(InputError, match="damaged"):
+        list(batches(store, ("valid",), range(24), 4))

@@ -6,32 +6,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from planted import PlantedReader, SmallNetwork, one_weight, write_pairs
 from planted_features import Colours, FoldedReader, Folding, foreign
-from torch import Tensor, nn
 
 from idl.data.folder import FolderReader
 from idl.data.preparation import prepare
 from idl.data.reader import Sample
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
-from idl.encoders import Encoder
+from idl.encoders import Encoder, EncoderConfig
 from idl.errors import InputError
-from idl.pipeline import ProbeConfig
+from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
-from idl.study.cells import clusters_of, questions, shared_scenes
-from idl.study.config import StudyConfig
-from idl.study.fixed import Subject
-from idl.study.page import page, page_content, provenance
-from idl.study.report import study_report, with_answers
-from idl.study.run import Study, check, plan, study
-from idl.study.wording import markdown, meaning
-from idl.verdict import Outcome
+from idl.verdict.answers import encoder_run, probe_run, whole_report
+from idl.verdict.page import Provenance, provenance
+from idl.verdict.report import markdown, meaning, summary
+from idl.verdict.result import Outcome
+from idl.verdict.settings import StudyConfig
+from idl.verdict.study import (
+    Study,
+    Subject,
+    check,
+    chosen_encoder,
+    clusters_of,
+    compared_encoders,
+    leaked_scenes,
+    plan,
+    questions,
+    study,
+)
 
 PROBE = ProbeConfig(batch_size=8)
 # 64 scenes: 12 of them in the test split.
-CONFIG = StudyConfig(ks="2,all", draws=2000, untrained_seeds=2)
+CONFIG = StudyConfig(ks="2,all", draws=2000, untrained_seeds=2, cues=False)
 SIZE = (256, 256)
 
 
@@ -46,40 +53,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def judged(store: Store, cache: Path, *encoders: Encoder) -> Study:
+def judged(store: Store, cache: Path, *encoders: Encoder, config: StudyConfig = CONFIG) -> Study:
     subjects = [Subject(encoder, "planting") for encoder in encoders]
-    check(PROBE, CONFIG, subjects, store.protocol.size)
-    return study(plan(PROBE, CONFIG, store, subjects), cache)
+    check(PROBE, config, subjects, store.protocol.size)
+    return study(plan(PROBE, config, store, subjects), cache)
 
 
 @pytest.fixture(scope="module")
 def found(folded: Store, cache: Path) -> Study:
     planted = foreign(Folding(), 3, "folding")
-    pixels = foreign(Colours(), 3, "colours")
-    twin = foreign(SmallNetwork(seed=2), 8, "twin")
-    return judged(folded, cache, planted, pixels, twin)
+    return judged(folded, cache, planted, foreign(Colours(), 3, "colours"), foreign(SmallNetwork(seed=2), 8, "twin"))
 
 
-def outcomes(found: Study, position: int) -> dict[int, Outcome]:
-    return {question.k: verdict.outcome for question, verdict in found.of_encoder(position)}
+def given(of: Study) -> Provenance:
+    return provenance(of, 4, "idl compare", "today")
 
 
-def test_a_feature_that_is_built_in_is_beyond_the_pixels_and_not_learned(found: Study) -> None:
+def test_what_is_built_in_or_the_pixels_own_is_not_learned(found: Study) -> None:
+    built_in, of_pixels = ([verdict for _, verdict in found.of_encoder(position)] for position in (0, 1))
+    assert {verdict.outcome for verdict in of_pixels} == {Outcome.NOT_LEARNED}
     # Its twins mix the same three channels, which hold the feature as well: it is beyond the pixels, and built in.
-    assert set(outcomes(found, 0).values()) <= {Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE}
-    for _, verdict in found.of_encoder(0):
+    for verdict in built_in:
+        assert verdict.outcome in (Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE)
         assert verdict.beyond_pixels.log_ratio.low > CONFIG.rules.margin
         # A word of caution about LEARNED stands beside no other answer.
         assert verdict.caution is not None
-        assert verdict.caution not in markdown(
-            replace(found, questions=found.questions[:2], verdicts=found.verdicts[:2])
-        )
+        assert verdict.caution not in markdown(found.alone(0))
         said = replace(verdict, outcome=Outcome.LEARNED)
         assert verdict.caution in meaning(found, found.questions[0], said)
-
-
-def test_what_the_pixels_hold_is_not_learned(found: Study) -> None:
-    assert set(outcomes(found, 1).values()) == {Outcome.NOT_LEARNED}
 
 
 def test_a_random_network_is_learned_no_more_often_than_it_is_the_best_of_its_twins(folded: Store, cache: Path) -> None:
@@ -105,17 +106,10 @@ def test_every_question_is_in_the_one_family(found: Study) -> None:
         "twin, k = 8 (all)",
     ]
     assert {verdict.num_tested for verdict in found.verdicts} == {6}
-
-
-def test_few_scenes_conclude_nothing(tmp_path: Path) -> None:
-    store = prepare(PlantedReader(num_scenes=8), Protocol(resolution=64), tmp_path)
-    found = judged(store, tmp_path, foreign(SmallNetwork(), 8))
-    first = found.verdicts[0]
-    assert first.outcome is Outcome.INVALID
-    assert "clusters" in first.reason
-    # In words that need no glossary, and first.
-    few = f"only {first.num_clusters} scenes were tested, and 10 are needed"
-    assert meaning(found, found.questions[0], first).endswith(f": {few}.")
+    # ks that are one number are one question.
+    asked = questions(["a", "b"], [{"10": 10, "all": 10}, {"10": 10, "all": 160}])
+    assert [(question.encoder, question.k) for question in asked] == [(0, 10), (1, 10), (1, 160)]
+    assert asked[0].name == "a, k = 10 (all)"
 
 
 def test_every_condition_has_words(found: Study) -> None:
@@ -131,46 +125,45 @@ def test_every_condition_has_words(found: Study) -> None:
     assert len(sentences) == len(verdict.gates) == 7
 
 
-def test_a_common_grid_that_does_not_fit_is_refused_before_there_is_a_dataset() -> None:
-    subjects = [Subject(foreign(Colours(), 3), "planting")]
-    with pytest.raises(InputError, match=r"does not divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8, 12"):
-        check(PROBE, replace(CONFIG, common_stride=7), subjects, (288, 384))
-    check(PROBE, replace(CONFIG, common_stride=6), subjects, (288, 384))
-
-
-def test_the_report_says_what_was_found(found: Study) -> None:
-    content = page_content(found, {}, (), (), provenance(found, 4, "idl compare", "today"))
-    report = study_report(found, content)
+def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
+    null = probe_run(found, found.subjects[1].encoder, cache)
+    runs = [encoder_run(found, position, null.report.panels, given(found), cache) for position in range(3)]
+    panels = {"null": null.report.panels}
+    panels |= {subject.encoder.name: each.run.report.panels for subject, each in zip(found.subjects, runs, strict=True)}
+    report = whole_report(found, panels, runs, given(found))
     document = json.loads(report.texts["verdict.json"])
     assert [cell["outcome"] for cell in document["cells"]] == [str(verdict.outcome) for verdict in found.verdicts]
     assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]
     assert report.metrics["test_reads_before"] == 4
-    arms = report.tables["arms.csv"]
-    assert set(zip(arms["encoder"], arms["k"], strict=True)) == {
-        (encoder, k)
-        for encoder, k in (("folding", 2), ("folding", 3), ("colours", 2), ("colours", 3), ("twin", 2), ("twin", 8))
-    }
-    row = [list(arms["arm"]), list(arms["encoder"]), list(arms["test_loss"])]
-    trained = next(loss for arm, name, loss in zip(*row, strict=True) if (arm, name) == ("trained", "folding"))
-    assert report.metrics["folding/k2/arms/trained_test_loss"] == pytest.approx(trained, rel=1e-9)
-    # Scale and shift fitted for each image take something off every arm, and all that is left is in three places.
-    aligned = list(arms["test_loss_aligned"])
-    assert all(0 < one < all_of for one, all_of in zip(aligned, arms["test_loss"], strict=True))  # pyright: ignore[reportOperatorIssue]
-    described = document["cells"][0]["description"]["arms"]
-    assert [arm["aligned_mse"]["estimate"] for arm in described] == pytest.approx(aligned[: len(described)], rel=1e-9)
-    assert report.metrics["folding/k2/arms/trained_test_loss_aligned"] == pytest.approx(
-        next(
-            loss
-            for arm, name, loss in zip(arms["arm"], arms["encoder"], aligned, strict=True)
-            if (arm, name) == ("trained", "folding")
-        ),
-        rel=1e-9,
-    )
-    added = with_answers(replace(report, metrics={}), found, 1, 4)
-    assert {name.partition("/")[0] for name in added.metrics} == {"k2", "k3", "test_reads_before"}
+    for cell, question in zip(document["cells"], found.questions, strict=True):
+        result = found.results[question.encoder]
+        measured = {**result.at[question.k].arms, "common null": result.common_null}
+        assert {arm["name"] for arm in cell["description"]["arms"]} == set(measured)
+        for arm in cell["description"]["arms"]:
+            errors = measured[arm["name"]]
+            assert errors is not None
+            loss, aligned = (
+                each.sum() / result.num_valid.sum() for each in (errors.squared_error, errors.aligned_error)
+            )
+            # Scale and shift fitted for each image take something off every arm.
+            assert 0 < aligned < loss
+            assert (arm["mse"]["estimate"], arm["aligned_mse"]["estimate"]) == pytest.approx((loss, aligned), rel=1e-9)
+            key = f"{cell['encoder']}/k{cell['k']}/arms/{arm['name'].replace('+', '_').replace(' ', '_')}_test_loss"
+            assert (report.metrics[key], report.metrics[f"{key}_aligned"]) == pytest.approx((loss, aligned), rel=1e-9)
+    # One of each judged encoder alone: the same answers, corrected for all that was asked.
+    own = runs[1].run
+    alone = json.loads(own.report.texts["verdict.json"])
+    assert alone["cells"] == document["cells"][2:4]
+    assert (alone["digest"], alone["fixed"]) == (document["digest"], document["fixed"])
+    assert own.report.metrics["k3/arms/trained_test_loss"] == pytest.approx(own.report.metrics["test_loss"], rel=1e-4)
+    assert own.report.tags["verdict k3"] == own.model.tags["verdict"] == "NOT LEARNED"
+    # The same images are shown of all, and the terminal has every answer.
+    assert all(set(each) == set(null.report.panels) for each in panels.values())
+    for question, verdict in found.answers:
+        assert f"{question.name}: {verdict.outcome}" in summary(found, [])
 
 
-def _planned(store: Store, config: StudyConfig = CONFIG, probe: ProbeConfig = PROBE, *encoders: Encoder) -> str:
+def planned(store: Store, config: StudyConfig = CONFIG, probe: ProbeConfig = PROBE, *encoders: Encoder) -> str:
     named = encoders or (foreign(Colours(), 3, "colours"),)
     return plan(probe, config, store, [Subject(encoder, "planting") for encoder in named]).digest
 
@@ -180,73 +173,56 @@ def test_whatever_decides_the_answer_is_in_the_digest(folded: Store) -> None:
     brighter = Colours()
     brighter.weight.data *= 2
     rounded = Encoder(Colours(), name="colours", stride=8, channels=3, origin=colours.origin, arithmetic="bfloat16")
-    changed = {
-        "as it is": _planned(folded),
-        **{
-            f"{name}={value}": _planned(folded, replace(CONFIG, **{name: value}))
-            for name, value in {
-                "ks": "2",
-                "margin": 1.1,
-                "level": 0.9,
-                "draws": 3000,
-                "bootstrap_seed": 1,
-                "clusters": "scan",
-                "untrained_seeds": 3,
-                "shuffle_seed": 1,
-                "common_stride": 16,
-            }.items()
-        },
-        "seed of the split": _planned(folded, CONFIG, replace(PROBE, split_seed=1)),
-        "shares of the split": _planned(folded, CONFIG, replace(PROBE, split="2:1:1")),
-        "target": _planned(folded, CONFIG, replace(PROBE, target="log-depth")),
-        "data": _planned(replace(folded, digest="of other data")),
-        "weights": _planned(folded, CONFIG, PROBE, foreign(brighter, 3, "colours")),
-        "arithmetic": _planned(folded, CONFIG, PROBE, rounded),
-        "one more": _planned(folded, CONFIG, PROBE, colours, foreign(Folding(), 3, "folding")),
+    of_study = {
+        "ks": "2",
+        "margin": 1.1,
+        "level": 0.9,
+        "draws": 3000,
+        "bootstrap_seed": 1,
+        "clusters": "scan",
+        "untrained_seeds": 3,
+        "shuffle_seed": 1,
+        "common_stride": 16,
     }
-    assert len(set(changed.values())) == len(changed)
-    # What the rules' own default is, and what a person types.
-    assert StudyConfig().rules == StudyConfig(margin=1.05).rules
-    # What moves the rounding alone.
-    assert _planned(folded, CONFIG, replace(PROBE, batch_size=5)) == changed["as it is"]
+    as_it_is = planned(folded)
+    changed = [
+        as_it_is,
+        *(planned(folded, replace(CONFIG, **{name: value})) for name, value in of_study.items()),
+        planned(folded, CONFIG, replace(PROBE, split_seed=1)),
+        planned(folded, CONFIG, replace(PROBE, split="2:1:1")),
+        planned(folded, CONFIG, replace(PROBE, target="log-depth")),
+        planned(replace(folded, digest="of other data")),
+        planned(folded, CONFIG, PROBE, foreign(brighter, 3, "colours")),
+        planned(folded, CONFIG, PROBE, rounded),
+        planned(folded, CONFIG, PROBE, colours, foreign(Folding(), 3, "folding")),
+    ]
+    assert len(set(changed)) == len(changed)
+    # What moves the rounding alone, or no answer.
+    assert planned(folded, replace(CONFIG, cues=True), replace(PROBE, batch_size=5)) == as_it_is
 
 
-def test_one_image_in_two_splits_is_found(folded: Store, tmp_path: Path) -> None:
-    split = split_by_scene(folded.scenes)
-    assert shared_scenes(folded, split) == ()
+def test_one_image_in_two_splits_is_found_but_frames_of_one_colour_are_no_leak(folded: Store, tmp_path: Path) -> None:
+    assert leaked_scenes(folded, split_by_scene(folded.scenes)) == ()
 
     class Copying(PlantedReader):
-        """The last scene shows what the first does."""
+        """The last scene shows what the first does; every other scene's first view is black, as of a broken camera."""
 
         def read(self, index: int) -> list[Sample]:
-            samples = super().read(index)
-            copied = super().read(0) if index == self.num_scenes - 1 else samples
-            return [replace(new, name=old.name, scene=old.scene) for old, new in zip(samples, copied, strict=True)]
+            first, *rest = super().read(index)
+            if index == 0:
+                return [first, *rest]
+            if index < self.num_scenes - 1:
+                return [replace(first, rgb=np.zeros_like(first.rgb)), *rest]
+            pairs = zip([first, *rest], super().read(0), strict=True)
+            return [replace(copied, name=old.name, scene=old.scene) for old, copied in pairs]
 
     store = prepare(Copying(), Protocol(resolution=64), tmp_path)
-    names = ["train", *["val"] * 6, "test"]
+    names = ["train", *["val"] * 5, "test", "test"]
     scenes = {name: tuple(f"scene_{i:02d}" for i, each in enumerate(names) if each == name) for name in set(names)}
-    path = tmp_path / "split.json"
-    path.write_text(json.dumps(scenes))
-    shared = shared_scenes(store, split_by_scene(store.scenes, str(path)))
-    assert len(shared) == 3
-    assert all(scene.startswith("scene_07 (image scene_07_") for scene in shared)
-
-
-def test_frames_of_one_colour_are_no_leak(tmp_path: Path) -> None:
-    class DroppingOut(PlantedReader):
-        """Every scene's first view is black, its second one grey: what a camera gives that drops out."""
-
-        def read(self, index: int) -> list[Sample]:
-            levels = (0, 128)
-            return [
-                replace(sample, rgb=np.full_like(sample.rgb, levels[view])) if view < 2 else sample
-                for view, sample in enumerate(super().read(index))
-            ]
-
-    store = prepare(DroppingOut(), Protocol(resolution=64), tmp_path)
-    assert len({store.read(("rgb",), [index])["rgb"].tobytes() for index in range(store.num_images)}) < store.num_images
-    assert shared_scenes(store, split_by_scene(store.scenes)) == ()
+    (tmp_path / "split.json").write_text(json.dumps(scenes))
+    leaked = leaked_scenes(store, split_by_scene(store.scenes, str(tmp_path / "split.json")))
+    assert len(leaked) == 3
+    assert all(scene.startswith("scene_07 (image scene_07_") for scene in leaked)
 
 
 def test_scans_stand_in_where_scenes_are_few(folded: Store) -> None:
@@ -257,8 +233,7 @@ def test_scans_stand_in_where_scenes_are_few(folded: Store) -> None:
     assert (len(set(found.of_image)), found.kind) == (12, "scan")
     # No scan spans two scenes.
     assert found.of_image == tuple(f"{index % 3}/scan_{index % 12}" for index in order)
-    assert clusters_of(few, order, "auto", 3).kind == "scene"
-    assert clusters_of(few, order, "scene", 10).kind == "scene"
+    assert clusters_of(few, order, "auto", 3).kind == clusters_of(few, order, "scene", 10).kind == "scene"
     assert clusters_of(folded, order, "auto", 100) == clusters_of(folded, order, "scene", 10)
     assert clusters_of(folded, order, "scene", 10).of_image == folded.scenes[:24]
 
@@ -283,20 +258,12 @@ def test_twelve_walks_are_twelve_recordings_however_they_are_cut(frames: int, fo
     assert blocks.recordings == found.of_image
 
 
-def _as_walk(store: Store) -> Store:
-    """The same images, as 64 blocks of one walk."""
-    blocks = tuple(scene.replace("scene_", "block_") for scene in store.scenes)
-    return replace(store, scenes=blocks, is_sequential=True)
-
-
-def _judged_walk(store: Store, cache: Path, config: StudyConfig) -> Study:
-    subjects = [Subject(foreign(Folding(), 3, "folding"), "planting")]
-    return study(plan(PROBE, replace(config, ks="2"), _as_walk(store), subjects), cache)
-
-
 def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cache: Path) -> None:
-    whole = _judged_walk(folded, cache, CONFIG)
-    blocks = _judged_walk(folded, cache, replace(CONFIG, clusters="block"))
+    names = tuple(scene.replace("scene_", "block_") for scene in folded.scenes)
+    walk = replace(folded, scenes=names, is_sequential=True)
+    one_k, planted = replace(CONFIG, ks="2"), foreign(Folding(), 3, "folding")
+    whole = judged(walk, cache, planted, config=one_k)
+    blocks = judged(walk, cache, planted, config=replace(one_k, clusters="block"))
     few = "1 recording, of 10 or more: blocks of one recording are no independent scenes; clusters=block takes them"
     # Before anything is measured, and in the answer.
     assert few in whole.plan.warning
@@ -304,97 +271,54 @@ def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cach
     (invalid,), (valid,) = whole.verdicts, blocks.verdicts
     assert invalid.outcome is Outcome.INVALID
     assert few in invalid.reason
+    # In words that need no glossary.
     assert meaning(whole, whole.questions[0], invalid).endswith(": only 1 recording was tested, and 10 are needed.")
     assert valid.outcome is not Outcome.INVALID
-    # Losses are of use all the same, and are those of the same fits; only the order of the sums is another.
-    losses = [[arm.mse.estimate for arm in each.description.arms] for each in (invalid, valid) if each.description]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    # Whatever the answer is, and wherever it stands, it names the blocks.
-    named = "The clusters are 12 blocks of 1 recording: neighbouring blocks resemble each other"
-    for outcome in (Outcome.LEARNED, Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE):
-        assert named in meaning(blocks, blocks.questions[0], replace(valid, outcome=outcome))
-    for found, says in ((whole, False), (blocks, True)):
-        content = page_content(found, {}, (), (), provenance(found, 0, "idl verdict", "today"))
-        report = study_report(found, content)
-        (cell,) = json.loads(report.texts["verdict.json"])["cells"]
-        for text in (markdown(found), page(content), cell["meaning"], cell["caution"] or ""):
-            assert (named in text) is says
-        assert (cell["clusters"], cell["num_recordings"]) == (("block", 1) if says else ("recording", None))
-        counted = "12 blocks of folded" if says else "1 recording of folded"
-        assert counted in page(content)
-        assert report.params["clusters"] == cell["clusters"]
-
-
-def test_blocks_of_scenes_are_refused_before_anything_is_measured(folded: Store) -> None:
+    # Beside any answer from blocks, it is said that they are no independent scenes.
+    for of, says in ((blocks, True), (whole, False)):
+        assert ("The clusters are 12 blocks of 1 recording: neighbouring blocks" in markdown(of)) is says
     with pytest.raises(
         InputError, match=r"clusters=block: the scenes of dataset folded are no blocks of frames\. Pass"
     ):
-        _planned(folded, replace(CONFIG, clusters="block"))
-    assert _planned(_as_walk(folded), replace(CONFIG, clusters="block")) != _planned(_as_walk(folded))
+        planned(folded, replace(CONFIG, clusters="block"))
 
 
-def test_ks_that_are_one_number_are_one_question() -> None:
-    asked = questions(["a", "b"], [{"10": 10, "all": 10}, {"10": 10, "all": 160}])
-    assert [(question.encoder, question.k) for question in asked] == [(0, 10), (1, 10), (1, 160)]
-    assert asked[0].name == "a, k = 10 (all)"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"ks": " , "}, "ks: none given"),
-        ({"margin": 0.9}, "margin=0.9: expected a ratio"),
-        ({"margin": float("nan")}, "margin=nan"),
-        ({"clusters": "house"}, "clusters=house"),
-        ({"level": 1.5}, "level=1.5"),
-        ({"draws": 5}, "draws=5"),
-    ],
-)
-def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        StudyConfig(**settings)  # pyright: ignore[reportArgumentType]
-
-
-def test_untrained_and_twice_named_encoders_are_refused() -> None:
+def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
     encoder = foreign(Colours(), 3)
-    with pytest.raises(InputError, match="was not trained for anything"):
-        check(PROBE, CONFIG, [Subject(encoder, "none")], SIZE)
-    with pytest.raises(InputError, match="one is there twice"):
-        check(PROBE, CONFIG, [Subject(encoder, "planting")] * 2, SIZE)
-    with pytest.raises(InputError, match="no verdict without an untrained twin"):
-        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")], SIZE)
+    subject = Subject(encoder, "planting")
+    for config, subjects, message in (
+        (CONFIG, [Subject(encoder, "none")], "was not trained for anything"),
+        (CONFIG, [subject, subject], "one is there twice"),
+        (CONFIG, [Subject(foreign(one_weight(), 3), "planting")], "no verdict without an untrained twin"),
+        (replace(CONFIG, ks="2,4"), [subject], "ks=2,4: 4 is no number from 1 to 3, the channels of foreign"),
+        (replace(CONFIG, ks="2,auto"), [subject], "ks=2,auto: auto is no number"),
+        (replace(CONFIG, draws=300), [subject], "draws=300: too few for 2 questions"),
+        (replace(CONFIG, common_stride=7), [subject], r"divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(PROBE, config, subjects, (288, 384))
+    with pytest.raises(InputError, match="solver=adam"):
+        check(replace(PROBE, solver="adam"), CONFIG, [subject], SIZE)
+    check(PROBE, replace(CONFIG, common_stride=6), [subject], (288, 384))
+    for name, value in (("ks", " , "), ("margin", 0.9), ("margin", float("nan")), ("level", 1.5)):
+        with pytest.raises(InputError, match=f"^{name}[=:]"):
+            replace(CONFIG, **{name: value})
 
 
-def test_an_encoder_whose_twins_are_dead_is_refused_before_the_test_images_are_read(
-    folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Alive(nn.Module):
-        """Gives features while its weights are in their order, and nothing else."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.arange(64.0))
-
-        def forward(self, x: Tensor) -> Tensor:
-            is_sorted = bool((self.weight.diff() > 0).all())
-            return nn.functional.avg_pool2d(x, 8) * float(is_sorted)
-
-    subjects = [Subject(foreign(Alive(), 3), "planting")]
-    check(PROBE, CONFIG, subjects, SIZE)
-    planned = plan(PROBE, CONFIG, folded, subjects)
-    tested = set(planned.split.indices["test"])
-    seen: set[int] = set()
-    read = Store.read
-    monkeypatch.setattr(Store, "read", lambda *asked: seen.update(asked[2]) or read(*asked))
-    # The images of all splits are held against each other before, by their pixels alone.
-    monkeypatch.setattr("idl.study.run.shared_scenes", lambda *_: ())
-    with pytest.raises(InputError, match="no verdict without a control"):
-        study(planned, tmp_path)
-    assert seen
-    assert not seen & tested
-
-
-def test_an_image_counts_once_whatever_its_order(found: Study) -> None:
-    result = found.results[0]
-    assert len(result.images) == len(set(result.images))
-    assert np.all(result.num_valid > 0)
+def test_a_task_stands_for_an_encoder_and_the_null_stands_beside_all() -> None:
+    convnext = EncoderConfig("", stage=2)
+    assert chosen_encoder(convnext, "") == EncoderConfig("convnext", stage=2)
+    assert chosen_encoder(convnext, "autoencoding") == EncoderConfig("autoencoder", stage=2, weights="shipped")
+    assert chosen_encoder(replace(convnext, weights="a.pth"), "imagenet").weights == "a.pth"
+    assert chosen_encoder(EncoderConfig("timm:resnet18"), "imagenet").name == "timm:resnet18"
+    null, *encoders = compared_encoders("autoencoder, convnext", "imagenet", 4)
+    assert null == EncoderConfig("null", stride=4)
+    assert encoders == [EncoderConfig("autoencoder"), EncoderConfig("convnext", weights="imagenet")]
+    for names, weights, message in (
+        (" , ", "auto", "name those that are judged"),
+        ("null,convnext", "auto", "null stands beside them"),
+        ("convnext,convnext", "auto", "one is there twice"),
+        ("autoencoder", "a.pth", "has none that takes them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compared_encoders(names, weights, 8)

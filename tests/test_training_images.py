@@ -12,17 +12,12 @@ import numpy as np
 import pytest
 import torch
 import training_ranks
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from planted_training import SMALL, LabelledReader, small_store, trained, wide_store
 from safetensors.torch import load_file
 from torch import Tensor
 
-from idl.data.diode.normals import normals_by_depth, rays
-from idl.data.reader import Sample
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.errors import InputError
 from idl.training import Reconstruction, TrainingConfig
 from idl.training.checkpoints import Checkpoints
 from idl.training.images import Batch, TrainingImages, to_network
@@ -94,18 +89,6 @@ def test_the_parts_of_the_ranks_make_up_the_batch_of_one(images: TrainingImages,
     assert equal(together, first(images, 5, 2))
 
 
-@given(seed=st.integers(0, 2**32), crop=st.integers(0, 32), flip=st.booleans(), step=st.integers(0, 20))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_all_layers_are_cropped_and_mirrored_alike(
-    images: TrainingImages, seed: int, crop: int, flip: bool, step: int
-) -> None:
-    (batch,) = first(replace(images, seed=seed, crop=crop, flip=flip), 1, step)
-    side = crop or 32
-    assert batch["rgb"].shape == (4, side, side, 3)
-    # This layer is stored as the red channel.
-    assert torch.equal(batch["red"], batch["rgb"][..., 0])
-
-
 @pytest.mark.parametrize("crop", [0, 16])
 def test_a_batch_is_as_it_was_always_drawn(tmp_path: Path, crop: int) -> None:
     """By hand, of whole images that are not square: what a checkpoint was trained on is gone on with."""
@@ -127,50 +110,6 @@ def test_a_batch_is_as_it_was_always_drawn(tmp_path: Path, crop: int) -> None:
                 if chances[row] < 0.5:
                     piece = piece[:, ::-1] * ([-1, 1, 1] if layer == "normals" else 1)
                 np.testing.assert_array_equal(batch[layer][row].numpy(), piece)
-
-
-def test_normals_of_mirrored_images_are_those_of_their_depth(tmp_path: Path) -> None:
-    """Of a plane, by finite differences of the depth in the same batch; whole images, so that the camera is known."""
-    normal = np.array([0.4, -0.3, -1.0]) / np.sqrt(1.25)
-    depth_m = (-2.0 / (rays(32, 32) @ normal)).astype(np.float32)
-
-    class PlaneReader(LabelledReader):
-        def read(self, index: int) -> list[Sample]:
-            normals = np.broadcast_to(normal, (32, 32, 3)).astype(np.float16)
-            return [
-                replace(sample, depth_m=depth_m, valid=depth_m > 0, layers={"normals": normals})
-                for sample in super().read(index)
-            ]
-
-    store, split = small_store(tmp_path, PlaneReader(resolution=32))
-    planes = TrainingImages(store, split.indices["train"], ("depth", "normals"), 4, crop=0, flip=True, seed=0)
-    signs = set()
-    for batch in first(planes, 4):
-        for depth, normals in zip(batch["depth"].numpy(), batch["normals"].numpy(), strict=True):
-            by_depth, known = normals_by_depth(depth, depth > 0)
-            np.testing.assert_allclose(normals[known], by_depth[known], atol=2e-3)
-            assert known.sum() == 30 * 30
-            signs.add(np.sign(normals[0, 0, 0]))
-    assert signs == {-1, 1}
-
-
-def test_crops_and_mirror_images_are_pieces_of_the_images(images: TrainingImages) -> None:
-    """Each is found in an image of its own, as it is or mirrored; over 20 batches both occur, and many corners."""
-    stored = images.store.read(("rgb",), images.indices)["rgb"]
-    windows = np.lib.stride_tricks.sliding_window_view(stored, (16, 16), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
-    places = set()
-    for batch in first(images, 20):
-        for image in batch["rgb"].numpy():
-            found = {
-                (is_mirrored, *place[1:])
-                for is_mirrored, piece in ((False, image), (True, image[:, ::-1]))
-                for place in np.argwhere((windows == piece).all(axis=(3, 4, 5))).tolist()
-            }
-            assert len(found) == 1
-            places |= found
-    assert {is_mirrored for is_mirrored, _, _ in places} == {False, True}
-    assert len(places) > 70
-    assert max(top for _, top, _ in places) > 12
 
 
 def test_the_network_sees_colours_from_0_to_1(images: TrainingImages) -> None:
@@ -228,26 +167,9 @@ def test_two_ranks_give_the_weights_of_one_and_are_interrupted_together(
     ended = two_ranks(str(made[0].path), folder, two, "6")
     assert ended.returncode != 0
     assert not Path(two).exists()
-    # The ranks agree once a line of the curves, here at the next look: rank 0 writes what rank 1 was told to.
-    state, _ = Checkpoints(Path(folder)).load()
-    assert state is not None, ended.stderr
-    assert state["standing"]["step"] == 8
+    # Rank 0 writes after the step in which rank 1 got the signal.
+    content, _ = Checkpoints(Path(folder)).newest({})
+    assert content["state"]["step"] == 6
     ended = two_ranks(str(made[0].path), folder, two, "0", "resume")
     assert ended.returncode == 0, ended.stderr
     close(load_file(one), load_file(two))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"crop": 12}, r"crop=12: .*must be multiples of 8"),
-        ({"crop": 40}, r"crop=40: the images have 32 x 32 pixels"),
-        ({"batch_size": 13, "accumulate": 1}, r"batch_size=13: the training split has 12 images"),
-    ],
-)
-def test_what_does_not_suit_the_images(
-    made: tuple[Store, Split], tmp_path: Path, change: dict[str, int], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        weights(replace(CONFIG, **change), made, tmp_path)  # pyright: ignore[reportArgumentType]
-    assert not list(tmp_path.iterdir())

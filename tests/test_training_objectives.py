@@ -1,5 +1,7 @@
-"""What is learned, and how good it is: recognition without depth or normals, and reconstruction."""
+"""What is learned, and how good it is, and the weights that it leaves: recognition without depth or normals, and
+reconstruction."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,22 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_training import SMALL, LabelledReader, Notes, same_weights, small_store, trained
+from planted_training import CPU, SMALL, LabelledReader, Notes, same_weights, small_store, trained
+from safetensors import safe_open
+from torch import Tensor
 
+from idl.data.datasets import DatasetConfig
 from idl.data.reader import Sample
 from idl.data.rooms import KINDS, MATERIALS
 from idl.data.splits import Split
 from idl.data.store import Store
+from idl.encoders import EncoderConfig, build
 from idl.errors import InputError
-from idl.training import Recognition, Reconstruction, TrainingConfig
-from idl.training.recognition import MIN_SHARE, average_precision
+from idl.training import Objective, Recognition, Reconstruction, TrainingConfig, TrainingRequest, run_training
+from idl.training.objectives import MIN_SHARE, average_precision
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4, lr=1e-3, warmup=0, arithmetic="float32")
 GENERATOR = np.random.default_rng(0)
-COLOURS = {"red": (200, 60, 40), "blue": (40, 90, 180)}
 
 
 class OtherGeometry(LabelledReader):
@@ -136,6 +142,14 @@ def test_an_unknown_convnext_names_others() -> None:
             Recognition(model, seed=0)
 
 
+def test_sides_that_the_stride_does_not_divide_name_the_nearest() -> None:
+    objective = Reconstruction(SMALL, seed=0)
+    objective.require(256)
+    for side, near in ((0, 8), (60, 64), (257, 256)):
+        with pytest.raises(InputError, match=f"multiples of 8. Pass {near}"):
+            objective.require(side)
+
+
 def test_reconstruction_is_measured_by_hand() -> None:
     """Pictures that miss images by a known distance, in batches of unequal size."""
     objective = Reconstruction(SMALL, seed=0)
@@ -154,32 +168,88 @@ def test_reconstruction_is_measured_by_hand() -> None:
     assert measured["loss"] == pytest.approx((sum(squares[:3]) + 0.225**2) / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("num_images", [1, 6])
-def test_panels_show_images_and_what_came_of_them(recognition: Recognition, num_images: int) -> None:
+def test_panels_show_images_and_what_came_of_them(recognition: Recognition) -> None:
     batch = {
-        "rgb": torch.zeros(num_images, 3, 32, 32),
-        "kinds": torch.ones(num_images, 32, 32, dtype=torch.uint8),
-        "materials": torch.full((num_images, 32, 32), 2, dtype=torch.uint8),
+        "rgb": torch.zeros(6, 3, 32, 32),
+        "kinds": torch.ones(6, 32, 32, dtype=torch.uint8),
+        "materials": torch.full((6, 32, 32), 2, dtype=torch.uint8),
     }
-    width = 16 + 110 + num_images * 200 - 8 + 16
-    white = torch.full((num_images, 6, 32, 32), 9.0)
+    white = torch.full((6, 6, 32, 32), 9.0)
     ((name, panel),) = Reconstruction(SMALL, seed=0).panels(lambda rgb: white, batch).items()
-    assert name == "reconstructions"
-    assert (panel.dtype, panel.shape) == (np.uint8, (16 + 192 + 8 + 192 + 16, width, 3))
-    for column in range(num_images):
-        left = 126 + 200 * column
-        assert (panel[16:208, left : left + 192] == 0).all()
-        assert (panel[216:408, left : left + 192] == 255).all()
-    shapes = set()
-    for said in (-1.0, 1.0):
-        output = torch.full((num_images, len(recognition.labels)), said)
-        ((name, panel),) = recognition.panels(lambda rgb, output=output: output, batch).items()
+    assert (name, panel.dtype) == ("reconstructions", np.uint8)
+    # A row of the images, which are black, and a row of what was made of them, which is white.
+    black, white_rows = ((panel == value).all(axis=2).sum(axis=1) for value in (0, 255))
+    assert (black > panel.shape[1] / 2).any()
+    assert (white_rows > panel.shape[1] / 2).any()
+    assert black.argmax() < len(panel) / 2
+    panels = {}
+    for sign in (-1.0, 1.0):
+        output = torch.full((6, len(recognition.labels)), sign)
+        ((name, panels[sign]),) = recognition.panels(lambda rgb, output=output: output, batch).items()
         assert name == "recognised"
-        assert (panel.dtype, panel.shape[1]) == (np.uint8, width)
-        shapes.add(panel.shape)
-        # Red: what was missed; blue: what is not there.
-        below = panel[230:, 126:].reshape(-1, 3).astype(int)
-        colours = {name for name, colour in COLOURS.items() if (below == colour).all(axis=1).any()}
-        assert colours == ({"red"} if said < 0 else {"blue"})
-    # The size is that of the first step: pages of one slider.
-    assert len(shapes) == 1
+    # Pages of one slider: of one size, whatever is found.
+    assert panels[-1.0].shape == panels[1.0].shape
+    assert (panels[-1.0] != panels[1.0]).any()
+
+
+def features_of(objective: Objective, rgb: Tensor) -> Tensor:
+    """What the trained module computes behind the level that is probed, step by step."""
+    module: Any = objective.module
+    for parameter in module.parameters():
+        parameter.data.copy_(parameter.data.half().float())
+    module.eval()
+    with torch.inference_mode():
+        if isinstance(objective, Reconstruction):
+            return module.encoder(rgb)
+        card = timm.get_pretrained_cfg("convnext_atto")
+        assert card is not None
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+        x = module.model.stem((rgb - mean) / std)
+        for stage in module.model.stages[:3]:
+            x = stage(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "timm:convnext_atto"])
+def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path: Path, kind: str) -> None:
+    store, split = made
+    objective = Reconstruction(SMALL, 0) if kind == "autoencoder" else Recognition("convnext_atto", 0)
+    # One look, at the end: the weights that are kept are the module's.
+    config = replace(CONFIG, epochs=2, validate_every=100)
+    request = TrainingRequest(objective, config, DatasetConfig(), "4:2:2", command="idl train")
+    done = run_training(request, store, tmp_path / "folder", CPU, source="trained in a test")
+    assert done is not None
+    path = tmp_path / "out.safetensors"
+    path.write_bytes(done.weights)
+    rgb = torch.rand(2, 3, 32, 32)
+    expected = features_of(objective, rgb)
+    for encoder in (done.encoder, build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU)):
+        torch.testing.assert_close(encoder(rgb), expected, rtol=1e-5, atol=1e-5)
+        assert encoder.origin.task == objective.task
+    assert done.encoder.origin.source == "trained in a test"
+    assert build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU).digest == done.encoder.digest
+
+    plain: Any = objective.module if kind == "autoencoder" else timm.create_model("convnext_atto", num_classes=35)
+    with safe_open(path, framework="pt") as opened:
+        assert set(opened.keys()) == set(plain.state_dict())
+        assert {opened.get_tensor(name).dtype for name in opened.keys()} == {torch.float16}  # noqa: SIM118
+        metadata = opened.metadata()
+    assert metadata["dataset_digest"] == store.digest
+    assert json.loads(metadata["config"]) == objective.arguments
+    card = json.loads(done.card)
+    assert (card["command"], card["seed"], card["steps"]) == ("idl train", 0, 6)
+    assert (card["dataset_digest"], card["split_digest"], card["num_images"]) == (store.digest, split.digest, 12)
+    assert card["summary"].startswith(f"{objective.architecture}, trained to ")
+    for name, value in card["validation"].items():
+        assert done.run.report.metrics[f"best_val_{name}"] == pytest.approx(value, rel=1e-5)
+    assert card["validation"]["loss"] < card["validation_untrained"]["loss"]
+    assert {"python", "torch", "timm", "numpy", "idl"} == set(card["versions"])
+    assert set(done.run.model.files) == {"encoder.safetensors", "origin.json", "weights.safetensors", "card.json"}
+
+
+def test_a_weight_too_large_for_half_precision_is_said(made: tuple[Store, Split], tmp_path: Path) -> None:
+    objective = Reconstruction(SMALL, seed=0)
+    with torch.no_grad():
+        objective.module.get_parameter("decoder.output.weight")[3:] = 1e6
+    with pytest.raises(InputError, match=r"decoder.output.weight: a weight is too large"):
+        run_training(TrainingRequest(objective, CONFIG, DatasetConfig(), "4:2:2"), made[0], tmp_path, CPU, source="")

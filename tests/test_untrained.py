@@ -8,13 +8,15 @@ from encoder_contract import CPU
 from torch import Tensor, nn
 
 from idl.encoders import Encoder, EncoderConfig, Origin, build
-from idl.encoders.patches import patches
-from idl.encoders.untrained import FORMS, Form, NoTwinError, require_twins, twins
+from idl.encoders.null import patches
+from idl.encoders.untrained import KINDS, NoTwinError, UntrainedKind, require_twins, twins
 
 TINY = '{"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "ls_init_value": 0.1}'
 CONVNEXT = EncoderConfig("timm:convnext_atto", weights="random", seed=7, encoder_args=TINY)
 AUTOENCODER = EncoderConfig("autoencoder")
 FACTORY = EncoderConfig("encoder_contract:PatchMean", seed=7)
+
+ALL = pytest.mark.parametrize("config", [CONVNEXT, AUTOENCODER, FACTORY], ids=["convnext", "autoencoder", "factory"])
 
 
 def training_images() -> Iterable[Tensor]:
@@ -28,34 +30,27 @@ def no_images() -> Iterable[Tensor]:
     raise AssertionError("there is no batch norm to calibrate")
 
 
-@pytest.mark.parametrize("config", [CONVNEXT, AUTOENCODER, FACTORY], ids=["convnext", "autoencoder", "factory"])
-@pytest.mark.parametrize("form", FORMS)
-def test_twins_are_the_encoder_with_other_weights(config: EncoderConfig, form: Form) -> None:
+@ALL
+@pytest.mark.parametrize("kind", KINDS)
+def test_twins_are_the_encoder_with_other_weights(config: EncoderConfig, kind: UntrainedKind) -> None:
     encoder = build(config, CPU)
     before = encoder.digest
-    made = twins(encoder, form, 3, training_images if config is FACTORY else no_images)
+    require_twins(encoder, 3)
+    made = twins(encoder, kind, 3, training_images if config is FACTORY else no_images)
     assert len({twin.digest for twin in made} | {before}) == 4
     assert [twin.origin.seed for twin in made] == [0, 1, 2]
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     for twin in made:
-        assert (twin.stride, twin.channels, twin.normalisation) == (
-            encoder.stride,
-            encoder.channels,
-            encoder.normalisation,
-        )
-        assert (twin.arithmetic, twin.stage, twin.encoder_args) == (
-            encoder.arithmetic,
-            encoder.stage,
-            encoder.encoder_args,
-        )
+        for name in ("stride", "channels", "normalisation", "arithmetic", "stage", "encoder_args"):
+            assert getattr(twin, name) == getattr(encoder, name)
         assert (twin.origin.weights, twin.origin.task) == ("random", "none")
         assert twin(image).shape == encoder(image).shape
         assert not torch.equal(twin(image), encoder(image))
-    assert [twin.digest for twin in twins(encoder, form, 3, training_images)] == [twin.digest for twin in made]
+    assert [twin.digest for twin in twins(encoder, kind, 3, training_images)] == [twin.digest for twin in made]
     assert build(config, CPU).digest == before == encoder.digest
 
 
-@pytest.mark.parametrize("config", [CONVNEXT, AUTOENCODER, FACTORY], ids=["convnext", "autoencoder", "factory"])
+@ALL
 def test_a_permuted_twin_has_the_same_numbers_in_each_tensor(config: EncoderConfig) -> None:
     encoder = build(config, CPU)
     (twin,) = twins(encoder, "permuted", 1, training_images)
@@ -95,11 +90,11 @@ def seen_by_batch_norms(encoder: Encoder) -> list[Tensor]:
     return [torch.cat(kept, dim=1) for kept in outputs]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_batch_norms_of_a_twin_fit_its_weights(form: Form) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_norms_of_a_twin_fit_its_weights(kind: UntrainedKind) -> None:
     """Of a network that was never calibrated, whose permuted weights would run away."""
     encoder = build(EncoderConfig("timm:resnet10t", stage=2, weights="random", seed=7, arithmetic="float32"), CPU)
-    (twin,) = twins(encoder, form, 1, training_images)
+    (twin,) = twins(encoder, kind, 1, training_images)
     spreads = [values.var(dim=1) for values in seen_by_batch_norms(twin)]
     assert len(spreads) > 5
     # Batches have means of their own, which the mean over batches of their variances leaves out.
@@ -120,31 +115,26 @@ def foreign(network: nn.Module) -> Encoder:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "forms", "message"),
+    ("encoder", "kinds", "message"),
     [
         (build(EncoderConfig("planted:small_network"), CPU), ["random"], "only 0 of 3 random twins"),
-        (build(EncoderConfig("null"), CPU), FORMS, "has no weights"),
-        (patches(4, CPU), FORMS, "has no weights"),
+        (build(EncoderConfig("null"), CPU), KINDS, "has no weights"),
+        (patches(4, CPU), KINDS, "has no weights"),
         (foreign(nn.Conv2d(3, 4, 8, 8)), ["random"], "cannot be built with random weights"),
         (foreign(nn.Conv2d(1, 1, 1, bias=False)), ["permuted"], "only 0 of 3 permuted twins"),
     ],
     ids=["ignores the seed", "null", "patches", "no name", "one weight"],
 )
-def test_a_form_that_cannot_be_had_is_said(encoder: Encoder, forms: Sequence[Form], message: str) -> None:
-    for form in forms:
+def test_a_kind_that_cannot_be_had_is_said(encoder: Encoder, kinds: Sequence[UntrainedKind], message: str) -> None:
+    for kind in kinds:
         with pytest.raises(NoTwinError, match=message):
-            twins(encoder, form, 3, no_images)
-    if tuple(forms) == FORMS:
+            twins(encoder, kind, 3, no_images)
+    if tuple(kinds) == KINDS:
         with pytest.raises(NoTwinError, match=message):
             require_twins(encoder, 3)
 
 
-@pytest.mark.parametrize("config", [CONVNEXT, AUTOENCODER, FACTORY], ids=["convnext", "autoencoder", "factory"])
-def test_what_has_twins_is_let_pass(config: EncoderConfig) -> None:
-    require_twins(build(config, CPU), 3)
-
-
-def test_one_form_is_enough_and_none_is_too_few() -> None:
+def test_one_kind_is_enough_and_none_is_too_few() -> None:
     # Two orders of two numbers: a twin that is not the encoder has the other one.
     two = nn.Conv2d(1, 2, 1, bias=False)
     two.weight.data.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from planted_losses import PlantedLosses, Shape
 
-from idl.verdict import Outcome, VerdictConfig, decide
+from idl.verdict.decision import decide
+from idl.verdict.result import Outcome
+from idl.verdict.settings import VerdictConfig
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from planted_rooms import Case, judge, part, rooms
 
 from idl.data.loading import images_of
 from idl.data.store import Store
-from idl.encoders.untrained import FORMS, twins
-from idl.verdict import Outcome
+from idl.encoders.untrained import KINDS, twins
+from idl.verdict.result import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_training_is_what_lets_depth_through(store: Store) -> None:
     assert isinstance(trained.network, PlantedNetwork)
     assert trained.network.images.recognise(images) == [0, 1, 2, 3]
     assert trained.network.is_open
-    for form in FORMS:
+    for form in KINDS:
         for twin in twins(trained, form, 2, tuple):
             assert isinstance(twin.network, PlantedNetwork)
             assert not twin.network.is_open

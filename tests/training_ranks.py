@@ -4,36 +4,21 @@ Arguments: the store, the folder of checkpoints, the file to write, the step aft
 none), and whether to resume.
 """
 
-import signal
 import sys
 from pathlib import Path
 
 import torch
-from planted_training import CPU, SMALL, signalled
+from planted_training import CPU, Interrupted
 from safetensors.torch import save_file
-from torch import Tensor
 
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
 from idl.distributed import joined
-from idl.training import Reconstruction, TrainingConfig, train
-from idl.training.images import Batch
+from idl.training import TrainingConfig, train
 
 CONFIG = TrainingConfig(
     epochs=8, batch_size=4, accumulate=2, crop=16, lr=1e-3, validate_every=4, patience=50, arithmetic="float32"
 )
-
-
-class Interrupted(Reconstruction):
-    """At a step, its process gets SIGINT."""
-
-    num_losses, at = 0, 0
-
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        self.num_losses += output.requires_grad
-        if self.at and self.num_losses == CONFIG.accumulate * self.at and output.requires_grad:
-            signalled(signal.SIGINT)()
-        return super().loss(output, batch)
 
 
 def main(store_path: str, folder: str, out: str, at: str = "0", resume: str = "") -> None:
@@ -41,8 +26,7 @@ def main(store_path: str, folder: str, out: str, at: str = "0", resume: str = ""
     store = Store.open(Path(store_path))
     split = split_by_scene(store.scenes, "4:2:2")
     with joined(CPU) as world:
-        objective = Interrupted(SMALL, seed=0)
-        objective.at = int(at) if world.rank == world.size - 1 else 0
+        objective = Interrupted(CONFIG.accumulate * int(at) if world.rank == world.size - 1 else 0)
         train(objective, CONFIG, store, split, Path(folder), CPU, world=world, resume=bool(resume))
         if world.is_first:
             save_file({name: tensor.contiguous() for name, tensor in objective.module.state_dict().items()}, out)

@@ -1,16 +1,94 @@
-"""The command line, where everything is put together: an entry point of MLproject is one command."""
+"""The command line, where everything is put together: each command is an entry point of MLproject."""
 
-from idl.cli import (  # noqa: F401  (they add their commands to the group)
-    commands,
-    evaluating,
-    examining,
-    judging,
-    listing,
-    sweeping,
-    training,
-    using,
+import atexit
+import os
+import sys
+import threading
+import traceback
+
+import click
+
+from idl import __version__
+from idl.cli import doctor, encoders, evaluate, models, predict, probe, sweep, training, verdict
+from idl.errors import InputError, is_disk_full
+from idl.features import keep_freed_buffers
+
+COMMANDS = (
+    encoders.prepare,
+    encoders.null,
+    encoders.convnext,
+    probe.probe,
+    sweep.sweep,
+    verdict.verdict,
+    verdict.compare,
+    verdict.main,
+    training.autoencoder,
+    training.pretrain,
+    models.models,
+    predict.predict,
+    evaluate.evaluate,
+    doctor.doctor,
 )
-from idl.cli.group import cli
-from idl.cli.program import main, run
 
-__all__ = ["cli", "main", "run"]
+
+@click.group(
+    commands=COMMANDS,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        # `mlflow run -P depth_scale=5000` passes --depth_scale.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+@click.version_option(__version__)
+def cli() -> None:
+    """Has a network learned something that nobody asked it for? Exact linear probes on frozen encoders."""
+
+
+def run() -> None:
+    """Run the command line as a program, and leave at once when it is done.
+
+    Python would take 3 s to take torch, triton and sympy apart object by object. What is registered to happen at
+    the exit happens, threads that must end are waited for, and all output is written.
+    """
+    keep_freed_buffers()
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # What the interpreter itself does first at its end: pools are told to stop, and their threads are joined.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Run the command line. Bad input ends with one line and exit code 2, Ctrl-C with 130."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _end(f"error: {error.format_message()}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click wraps the interrupt, whose text may say how to go on.
+        _end(str(error.__cause__ or error) or "interrupted; the same command goes on from here.", 130)
+    except InputError as error:
+        _end(f"error: {error}", 2)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        line = " ".join(str(error).split())[:200]
+        _end(f"error: no space left ({line}). Free some; the same command goes on from here.", 2)
+
+
+def _end(line: str, code: int) -> None:
+    click.echo(line, err=True)
+    sys.exit(code)

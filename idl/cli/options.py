@@ -1,164 +1,214 @@
-"""The options of the command line, in groups that commands share. Every default is a dataclass's."""
+"""Options of a command, made of the fields of its settings dataclass.
 
-from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+A field made by `idl.settings.setting` is an option; a field made by `part` holds another settings dataclass, whose
+fields are options of the command as well. Every default is the dataclass's.
+"""
+
+import math
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import Field, field, fields, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
-from idl.data.datasets import DatasetConfig
-from idl.data.nyu import DEPTHS
-from idl.encoders import EncoderConfig
-from idl.pipeline import ProbeConfig
-from idl.protocol import PRESETS, Alignment
+from idl.databases import without_password
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 AUTO = "auto"
 
 
-def grouped(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Make one decorator of several; the help lists them in this order."""
+def part(default: object, *, only: Collection[str] = (), without: Collection[str] = ()) -> Any:
+    """Return a dataclass field that holds settings of their own, which become options of the command.
 
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
+    default: an instance, which gives the options' defaults. only: names of the fields that are options, all where it
+    is empty. without: names of those that are none. What is no option keeps its value in `default`.
+    """
+    return field(default=default, metadata={"part": default, "only": tuple(only), "without": tuple(without)})
+
+
+def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command all options of `kind`, and calls it with `settings`, a filled `kind`.
+
+    What `click.argument` adds is passed on by its name.
+    """
+    made = [_option(owner, each, default) for owner, each, default in _settings_of(kind)]
+    names = [name for _, name, _ in made]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{kind.__name__}: two fields make the same option, of {sorted(names)}")
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            filled = _filled(kind, {name: values.pop(name) for name in names})
+            function(settings=filled, **values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        # Arguments that were added below.
+        command.__dict__.update(function.__dict__)
+        for declaration, name, further in reversed(made):
+            command = click.option(declaration, name, **further)(command)
         return command
 
     return decorate
 
 
-def option(name: str, default: object, text: str, **further: Any) -> Callable[[Command], Command]:
-    """Return click's option with its default shown, unless that is empty."""
-    return click.option(name, default=default, show_default=default != "", help=text, **further)
+def requested() -> dict[str, str]:
+    """Return the options of the running command that differ from their defaults, by name and as text.
+
+    Passwords in addresses are hidden.
+    """
+    context = click.get_current_context()
+    values = {
+        each.name: (text_of(context.params[each.name]), each.default)
+        for each in context.command.params
+        if isinstance(each, click.Option) and each.name in context.params
+    }
+    return {str(name): shown(text) for name, (text, default) in values.items() if text != default}
 
 
-# Every default below is the dataclass's.
-_DATASET, _ENCODER, _PROBE = DatasetConfig(), EncoderConfig(), ProbeConfig()
+def command_line(without: Collection[str] = ()) -> str:
+    """Return the command that runs, as a shell takes it, with the options that differ from their defaults.
 
-# How raw data is read, whatever is done with it.
-reading_options = grouped(
-    option("--depth-scale", _DATASET.depth_scale, "Units per metre of integer depth maps (TUM 5000, KITTI 256)."),
-    option("--invalid-values", _DATASET.invalid_values, "Integers that mean missing depth in a folder."),
-    option("--scene", _DATASET.scene, "What a scene is in a folder: auto, folder, or block:N frames."),
-    option("--subset", _DATASET.subset, "Of diode: all, indoors, outdoor, or scenes with commas between them."),
-    option(
-        "--depths",
-        _DATASET.depths,
-        "What is truth in nyu: the sensor's depth, or that with its holes filled in.",
-        type=click.Choice(list(DEPTHS)),
-    ),
-)
+    without: names of options that are left out.
+    """
+    words = ["idl", click.get_current_context().info_name or ""]
+    for name, text in requested().items():
+        if name not in without:
+            words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join(words)
 
-dataset_options = grouped(
-    option("--dataset", _DATASET.dataset, "rooms, folder, nyu, diode, or the path of a prepared store (.h5)."),
-    option(
-        "--data",
-        _DATASET.data,
-        "Folder of RGB-D pairs (folder); nyu_depth_v2_labeled.mat or its folder (nyu); folder or .tar.gz (diode).",
-    ),
-    option(
-        "--download",
-        _DATASET.download,
-        "true: fetch nyu, or diode's train and val, into data first; or names: labeled, splits; train, val, "
-        "train_normals, val_normals.",
-    ),
-    reading_options,
-    option(
-        "--erosion",
-        _DATASET.erosion,
-        "Native pixels by which valid depth is eroded; of diode also beside jumps in depth.",
-        type=click.IntRange(min=0),
-    ),
-    option(
-        "--protocol",
-        _DATASET.protocol_name,
-        f"What the figures mean: {', '.join(PRESETS)}; auto: idl, or that of the prepared store.",
-    ),
-    option("--min-depth", AUTO, "Metres; nearer truth is not valid. auto: as the protocol says."),
-    option("--max-depth", AUTO, "Metres; farther truth is not valid. auto: as the protocol says."),
-    option("--num-scenes", _DATASET.num_scenes, "Scenes of rooms."),
-    option("--views", _DATASET.views, "Views of each scene of rooms."),
-    option("--dataset-seed", _DATASET.dataset_seed, "Seed of rooms."),
-)
 
-model_option = option("--model", "", "Registered probe: models:/NAME@ALIAS or models:/NAME/VERSION.")
+def text_of(value: object) -> str:
+    """Return a setting as it is written on the command line: None is "auto", a triple has commas."""
+    if value is None:
+        return AUTO
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
-encoder_name = option("--encoder", _ENCODER.name, "null, autoencoder, convnext, timm:NAME, or package.module:factory.")
 
-encoder_options = grouped(
-    option("--weights", _ENCODER.weights, "auto, imagenet, shipped, random, a file, or models:/NAME/VERSION."),
-    option("--stage", AUTO, "Feature level of the network; auto: the deepest with a stride of at most 16."),
-    option(
-        "--encoder-args",
-        _ENCODER.encoder_args,
-        "JSON object for timm's create_model, the factory, or the autoencoder (preset, n_hid, ...).",
-    ),
-    option("--mean", AUTO, "Colour means R,G,B of the network's input; auto: the model's own."),
-    option("--std", AUTO, "Standard deviations R,G,B, likewise."),
-    option("--seed", _ENCODER.seed, "Seed of random weights.", type=click.IntRange(min=0)),
-    option(
-        "--arithmetic",
-        _ENCODER.arithmetic,
-        "auto: bfloat16 where the device gains from it.",
-        type=click.Choice([AUTO, "float32", "bfloat16"]),
-    ),
-)
+def shown(text: str) -> str:
+    """Return a setting as it may be logged: an address without its password."""
+    return without_password(text) if "://" in text else text
 
-stride_option = option("--stride", _ENCODER.stride, "Side of the squares that the null encoder averages, pixels.")
 
-scene_split_options = grouped(
-    option(
-        "--split",
-        _PROBE.split,
-        "auto (the published split, else 11:2:3), shares train:val:test of the scenes, or a JSON file of scene lists.",
-    ),
-    option(
-        "--split-seed", _PROBE.split_seed, "Seed of the split and of the training order.", type=click.IntRange(min=0)
-    ),
-)
+class _Option(click.Option):
+    """An option that has its default where it is given as an empty text, as by `mlflow run -P data=`."""
 
-crops_options = grouped(
-    option(
-        "--test-images",
-        _PROBE.test_images,
-        "Random crops of the test scenes' native images that are tested on; 0: the test images as they are.",
-        type=click.IntRange(min=0),
-    ),
-    option("--test-seed", _PROBE.test_seed, "Seed of the crops.", type=click.IntRange(min=0)),
-)
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        return (self.default, ParameterSource.DEFAULT) if value == "" else (value, source)
 
-TARGET_HELP = "depth, log-depth, inverse-depth, normals, or package.module:factory."
 
-batch_option = option("--batch-size", _PROBE.batch_size, "Images encoded at once.")
+class _OrAuto(click.ParamType):
+    """A value of another type, or "auto", which is None."""
 
-split_options = grouped(option("--target", _PROBE.target, TARGET_HELP), scene_split_options, batch_option)
+    def __init__(self, inner: click.ParamType) -> None:
+        self.name = inner.name
+        self._inner = inner
 
-alignment_option = option(
-    "--alignment",
-    _PROBE.alignment,
-    "What a prediction may borrow from its image's truth before it is measured.",
-    type=click.Choice(get_args(Alignment)),
-)
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"{(self._inner.get_metavar(param, ctx) or self.name.upper()).strip('[]')}|{AUTO}"
 
-descent_options = grouped(
-    option("--weight-decay", _PROBE.weight_decay, "Of the weights, not of the bias."),
-    option("--epochs", _PROBE.epochs, "Passes over the training images, if it does not converge before."),
-    option("--step-images", _PROBE.step_images, "Images a step."),
-    option("--patience", _PROBE.patience, "Epochs without gain after which the probe has converged."),
-    option("--order-seed", _PROBE.order_seed, "Seed of the images' order.", type=click.IntRange(min=0)),
-)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or value == AUTO:
+            return None
+        try:
+            return self._inner.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message.rstrip('.')}, nor {AUTO}.", param, ctx)
 
-probe_options = grouped(
-    option("--k", _PROBE.k, "Components that the probe reads: a number, all, or auto (by cross-validation)."),
-    alignment_option,
-    option("--solver", _PROBE.solver, "exact, or sgd or adam, which the following options are about."),
-    option("--lr", _PROBE.lr, "Learning rate at its highest; the target is standardised."),
-    descent_options,
-)
 
-place_options = grouped(
-    option("--workers", 0, "Processes that prepare a dataset; 0: one a core.", type=click.IntRange(min=0)),
-    option("--cache", "", "Folder of prepared datasets, features and statistics [$IDL_CACHE or ~/.cache/idl]."),
-    option("--experiment", "", "MLflow experiment [idl]; under `mlflow run`, its --experiment-name counts."),
-)
+class _Number(click.ParamType):
+    """A finite number."""
 
-run_options = grouped(option("--device", AUTO, "auto, cpu or cuda."), place_options)
+    name = "float"
+
+    def __init__(self, at_least: float | None) -> None:
+        self._at_least = -math.inf if at_least is None else at_least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        if number < self._at_least:
+            self.fail(f"{value} is below {self._at_least:g}.", param, ctx)
+        return number
+
+
+class _Triple(click.ParamType):
+    """Three numbers with commas between them."""
+
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = (float(each) for each in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not three numbers R,G,B such as 0.5,0.5,0.5.", param, ctx)
+        return red, green, blue
+
+
+def _inner(each: Field[Any]) -> list[Field[Any]]:
+    """Return the fields of a part that are options."""
+    only, without = each.metadata["only"], each.metadata["without"]
+    made = [inner for inner in fields(each.metadata["part"]) if "help" in inner.metadata]
+    return [inner for inner in made if inner.name not in without and (not only or inner.name in only)]
+
+
+def _settings_of(kind: type[Any]) -> Iterator[tuple[type[Any], Field[Any], object]]:
+    """Yield the fields that are options: the dataclass they belong to, the field, and its default."""
+    for each in fields(kind):
+        if "part" in each.metadata:
+            settings = each.metadata["part"]
+            for inner in _inner(each):
+                yield type(settings), inner, getattr(settings, inner.name)
+        else:
+            yield kind, each, each.default
+
+
+def _name(each: Field[Any]) -> str:
+    return (each.metadata["option"] or each.name).replace("-", "_")
+
+
+def _option(owner: type[Any], each: Field[Any], default: object) -> tuple[str, str, dict[str, Any]]:
+    """Return the declaration, the name and the other arguments of a field's `click.option`."""
+    name, text = _name(each), text_of(default)
+    kind = _type(get_type_hints(owner)[each.name], each.metadata["choices"], each.metadata["at_least"])
+    further: dict[str, Any] = {"cls": _Option, "type": kind, "default": text, "show_default": bool(text)}
+    if kind is click.BOOL:
+        # `--overwrite` alone is as good as `--overwrite true`.
+        further |= {"is_flag": False, "flag_value": "true", "metavar": "[true|false]"}
+    return f"--{name.replace('_', '-')}", name, {**further, "help": each.metadata["help"]}
+
+
+def _type(hint: Any, choices: Collection[str], at_least: float | None) -> click.ParamType:
+    if get_origin(hint) in (Union, UnionType):
+        (inner,) = (each for each in get_args(hint) if each is not NoneType)
+        return _OrAuto(_type(inner, choices, at_least))
+    if choices or get_origin(hint) is Literal:
+        return click.Choice(tuple(choices) or get_args(hint))
+    if get_origin(hint) is tuple:
+        return _Triple()
+    if hint is int:
+        return click.INT if at_least is None else click.IntRange(min=int(at_least))
+    if hint is float:
+        return _Number(at_least)
+    return click.BOOL if hint is bool else click.STRING
+
+
+def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    chosen = {}
+    for each in fields(kind):
+        if "part" in each.metadata:
+            given = {inner.name: values[_name(inner)] for inner in _inner(each)}
+            chosen[each.name] = replace(each.metadata["part"], **given)
+        else:
+            chosen[each.name] = values[_name(each)]
+    return kind(**chosen)

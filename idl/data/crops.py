@@ -9,17 +9,16 @@ looks up to twice as large as in the whole frame.
 import hashlib
 import json
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Shaped
 
+from idl.data.images import eroded, resize_depth, resize_normals, resize_rgb, within_range
 from idl.data.reader import Native, NativeReader
-from idl.data.resizing import eroded, resize_depth, resize_normals, resize_rgb, within_range
 from idl.data.store import Store, require_within
 from idl.errors import InputError
 from idl.protocol import Crop, Protocol
@@ -28,12 +27,8 @@ from idl.protocol import Crop, Protocol
 CROPS_VERSION = 1
 # Height of the smallest crop over that of the largest that fits: a field of view from the half to the whole.
 LEAST_SHARE = 0.5
-# What can be made of a native image; a store's further layers are not there for crops.
-LAYERS = ("rgb", "depth", "valid", "normals")
-# Layers of vectors in camera coordinates, and what a mirror makes of x, y and z: what leaned right leans left.
-_DIRECTIONS, _MIRRORED_AXES = ("normals",), (-1, 1, 1)
-# Native images that are kept at once: a batch begins with the image that the last one ended with.
-IMAGES_KEPT = 2
+# What can be made of a native image, and as which type; a store's further layers are not there for crops.
+LAYERS = {"rgb": np.uint8, "depth": np.float32, "valid": np.bool_, "normals": np.float16}
 # Resizing leaves Python's lock; beyond a few threads, memory is the limit.
 MOST_THREADS = 8
 
@@ -50,7 +45,7 @@ class CropRecipe:
 def draw(
     images: Sequence[int], sizes: Sequence[tuple[int, int]], count: int, seed: int, protocol: Protocol
 ) -> tuple[CropRecipe, ...]:
-    """Draw crops, as many of each image as of any other up to one, in the order of `images`.
+    """Return random crops, as many of each image as of any other up to one, in the order of `images`.
 
     sizes: height and width of each image, native pixels; at least the protocol's inside its crop.
     The height of a crop is uniform between the protocol's resolution, or LEAST_SHARE of the largest that fits if that
@@ -73,13 +68,13 @@ def draw(
 
 
 def _largest(size: tuple[int, int], protocol: Protocol) -> int:
-    """Height of the largest part of the protocol's shape that fits into the protocol's crop of a frame."""
+    """Return the height of the largest part of the protocol's shape that fits into the protocol's crop of a frame."""
     top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
     return min(bottom - top, (right - left) * protocol.resolution // protocol.width)
 
 
 def require_size(name: str, size: tuple[int, int], count: int, protocol: Protocol) -> None:
-    """Make sure that a crop which is downsampled fits into an image. Raises InputError.
+    """Raise InputError where no crop that is downsampled fits into an image.
 
     name, size: of the image, height and width in native pixels. count: crops that are asked for.
     """
@@ -89,30 +84,6 @@ def require_size(name: str, size: tuple[int, int], count: int, protocol: Protoco
             f"test_images={count}: {name} has {size[0]} x {size[1]} pixels; crops of at least "
             f"{protocol.resolution} x {protocol.width} do not fit{cut}. Pass test_images=0."
         )
-
-
-class _Kept:
-    """The native images that were read last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._images: dict[int, tuple[Native, np.ndarray]] = {}
-
-    def get(self, image: int, read: Callable[[int], tuple[Native, np.ndarray]]) -> tuple[Native, np.ndarray]:
-        """Return an image, which `read` reads where it is not kept."""
-        with self._lock:
-            found = self._images.pop(image, None)
-            if found is None:
-                found = read(image)
-            # The youngest last.
-            self._images[image] = found
-            while len(self._images) > IMAGES_KEPT:
-                del self._images[next(iter(self._images))]
-            return found
-
-    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
-        # Another process reads its own.
-        return _Kept, ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +99,6 @@ class CroppedStore(Store):
     reader: NativeReader
     recipes: tuple[CropRecipe, ...]
     groups: Mapping[int, int]
-    _kept: _Kept = field(default_factory=_Kept, repr=False, compare=False)
 
     @property
     def num_whole(self) -> int:
@@ -147,35 +117,36 @@ class CroppedStore(Store):
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def origin(self, index: int) -> int:
-        """The image in the file that image `index` is, or is a crop of."""
+        """Return the image in the file that image `index` is, or is a crop of."""
         return index if index < self.num_whole else self.recipes[index - self.num_whole].image
 
     def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
-        """Read some layers of some images, in the order of `indices`: name to (image, ...).
+        """Return some layers of some images, in the order of `indices`: name to (image, ...).
 
         Crops of one image are made of one reading of it. Raises InputError as `Store.read` and the reader do.
         """
-        is_crop = [index >= self.num_whole for index in indices]
-        if not any(is_crop):
+        whole = {row: index for row, index in enumerate(indices) if index < self.num_whole}
+        if len(whole) == len(indices):
             return super().read(layers, indices)
-        if not all(is_crop):
-            return self._mixed(layers, indices, is_crop)
         self._require(layers)
-        recipes = [self.recipes[index - self.num_whole] for index in indices]
-        rows = {layer: np.empty((len(indices), *_shape(layer, self.protocol)), _TYPES[layer]) for layer in layers}
+        rows = {layer: np.empty((len(indices), *_shape(layer, self.protocol)), LAYERS[layer]) for layer in layers}
+        if whole:
+            for layer, images in super().read(layers, list(whole.values())).items():
+                rows[layer][list(whole)] = images
+        recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in whole}
 
         def make(native: Native, valid: np.ndarray, row: int) -> None:
             for layer, values in _layers(native, valid, recipes[row], layers, self.protocol).items():
                 rows[layer][row] = values
 
         # Made while the next image is read; a list of an image's crops at a time, so that few images are held.
-        with ThreadPoolExecutor(_num_threads()) as pool:
-            pending = []
-            for image in dict.fromkeys(recipe.image for recipe in recipes):
-                native, valid = self._kept.get(image, self._read_native)
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+            pending: list[Future[None]] = []
+            for image in dict.fromkeys(recipe.image for recipe in recipes.values()):
+                native, valid = _native(self.reader, self.groups[image], self.protocol.erosion)
                 for made in pending:
                     made.result()
-                mine = [row for row, recipe in enumerate(recipes) if recipe.image == image]
+                mine = [row for row, recipe in recipes.items() if recipe.image == image]
                 pending = [pool.submit(make, native, valid, row) for row in mine]
             for made in pending:
                 made.result()
@@ -184,7 +155,7 @@ class CroppedStore(Store):
     def read_rows(
         self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
     ) -> Mapping[str, np.ndarray]:
-        """Read a strip of each image, as `Store.read_rows`; of a crop after it was made whole."""
+        """Return a strip of each image, as `Store.read_rows`; of a crop after it was made whole."""
         if all(index < self.num_whole for index in indices):
             return super().read_rows(layers, indices, tops, height)
         require_within(tops, height, self.protocol.resolution)
@@ -194,37 +165,24 @@ class CroppedStore(Store):
             for layer, images in whole.items()
         }
 
-    def _mixed(
-        self, layers: Sequence[str], indices: Sequence[int], is_crop: Sequence[bool]
-    ) -> Mapping[str, np.ndarray]:
-        parts = {kind: [row for row, each in enumerate(is_crop) if each == kind] for kind in (False, True)}
-        reads = {kind: self.read(layers, [indices[row] for row in rows]) for kind, rows in parts.items()}
-        order = np.argsort([*parts[False], *parts[True]])
-        return {layer: np.concatenate([reads[False][layer], reads[True][layer]])[order] for layer in layers}
 
-    def _read_native(self, image: int) -> tuple[Native, np.ndarray]:
-        """Read an image of the store, and its mask after the protocol's erosion."""
-        native = self.reader.native(self.groups[image])
-        # Of the whole frame: at the edge of a crop, a hole beyond it counts too.
-        return native, eroded(native.valid, self.protocol.erosion)
-
-
-_TYPES = {"rgb": np.uint8, "depth": np.float32, "valid": np.bool_, "normals": np.float16}
+# Two images: a batch begins with the image that the last one ended with.
+@lru_cache(maxsize=2)
+def _native(reader: NativeReader, group: int, erosion: int) -> tuple[Native, np.ndarray]:
+    """Return a native image, and its mask after erosion."""
+    native = reader.native(group)
+    # Of the whole frame: at the edge of a crop, a hole beyond it counts too.
+    return native, eroded(native.valid, erosion)
 
 
 def _shape(layer: str, protocol: Protocol) -> tuple[int, ...]:
     return (*protocol.size, 3) if layer in ("rgb", "normals") else protocol.size
 
 
-def _num_threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
-
-
 def _layers(
     native: Native, valid: np.ndarray, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol
 ) -> dict[str, np.ndarray]:
-    """Make layers of one crop.
+    """Return layers of one crop.
 
     valid: the native mask after erosion. A dataset whose other images have normals has none here where they are zeros.
     """
@@ -234,7 +192,7 @@ def _layers(
     whole = replace(protocol, crop=None, erosion=0)
     made: dict[str, np.ndarray] = {}
     if "rgb" in layers:
-        made["rgb"] = resize_rgb(native.image.crop((left, top, right, bottom)), whole)
+        made["rgb"] = resize_rgb(native.image[part], whole)
     if "depth" in layers or "valid" in layers:
         resized_m, kept = resize_depth(native.depth_m[part], valid[part], whole)
         made["depth"], made["valid"] = within_range(resized_m, kept, protocol)
@@ -250,13 +208,13 @@ def _layers(
 def mirrored(
     layer: str, image: Shaped[np.ndarray, "height width *channels"]
 ) -> Shaped[np.ndarray, "height width *channels"]:
-    """Mirror a layer of an image, left to right; directions change the sign of x."""
+    """Return a layer of an image mirrored, left to right; normals that leaned right lean left."""
     turned = image[:, ::-1]
-    return turned * np.array(_MIRRORED_AXES, image.dtype) if layer in _DIRECTIONS else turned
+    return turned * np.array((-1, 1, 1), image.dtype) if layer == "normals" else turned
 
 
 def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count: int, seed: int = 0) -> CroppedStore:
-    """Put `count` random crops of some images behind a prepared dataset's own.
+    """Return a prepared dataset with `count` random crops of some images behind its own.
 
     reader: of the dataset that the store was made of. images: those of its test split.
     Raises InputError where there cannot be that many, an image is not in the reader's dataset, or one is too small.
@@ -275,10 +233,10 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
         require_size(store.names[image], size, count, protocol)
     recipes = draw(images, sizes, count, seed, protocol)
     of_crops = [recipe.image for recipe in recipes]
+    heights = [recipe.box[1] - recipe.box[0] for recipe in recipes]
     note = (
         f"The test split is {count} random crops (seed {seed}) of {len(set(of_crops))} native images, half of them "
-        f"mirrored; sides from {min(_height(recipe) for recipe in recipes)} to "
-        f"{max(_height(recipe) for recipe in recipes)} native pixels, downsampled to {protocol.resolution}."
+        f"mirrored; sides from {min(heights)} to {max(heights)} native pixels, downsampled to {protocol.resolution}."
     )
     known = {each.name: getattr(store, each.name) for each in fields(Store)} | {
         "names": store.names + tuple(f"{store.names[k]}-crop{number:05d}" for number, k in enumerate(of_crops)),
@@ -288,7 +246,3 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
         "notes": (*store.notes, note),
     }
     return CroppedStore(**known, reader=reader, recipes=recipes, groups=groups)
-
-
-def _height(recipe: CropRecipe) -> int:
-    return recipe.box[1] - recipe.box[0]

@@ -1,8 +1,8 @@
 """Batches of a store, read ahead in a thread so that reading overlaps encoding."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ BATCHES_AHEAD = 3
 
 
 def images_of(rgb: Tensor) -> Tensor:
-    """Bring stored RGB, uint8 (batch, H, W, 3), to what networks read: float32 (batch, 3, H, W) in [0, 1].
+    """Return stored RGB, uint8 (batch, H, W, 3), as what networks read: float32 (batch, 3, H, W) in [0, 1].
 
     A view of the stored order: the batch is channels_last without a copy.
     """
@@ -38,34 +38,11 @@ def ahead(made: Iterator[Mapping[str, np.ndarray]]) -> Generator[Mapping[str, Te
 
     An error of the thread is raised here. Closing the iterator ends the thread.
     """
-    waiting: queue.Queue[Mapping[str, Tensor] | BaseException | None] = queue.Queue(BATCHES_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Mapping[str, Tensor] | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        try:
-            for batch in made:
-                put({layer: torch.from_numpy(values) for layer, values in batch.items()})
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="idl-loading", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "idl-loading")
     try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        waiting = deque(pool.submit(next, made, None) for _ in range(BATCHES_AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, made, None))
+            yield {layer: torch.from_numpy(values) for layer, values in batch.items()}
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

@@ -1,16 +1,18 @@
 """What a reader gives: the contract between a dataset on disk (or a recipe) and the store."""
 
+import hashlib
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
-from PIL import Image
 
-from idl.progress import Progress
+from idl.data.images import eroded, native_truth, resize_depth, resize_normals, resize_rgb
+from idl.errors import InputError
+from idl.protocol import NATIVE, Protocol
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Sample:
     layers: further maps by name: "normals" float16 (H, W, 3), unit length in camera coordinates
       (x right, y down, z forward; a surface that faces the camera has z < 0), 0 where there is none;
       "objects", "kinds", "materials" uint8 (H, W). Under a native protocol also "native_depth" float32: metres at
-      the size of the sensor, the same for all images, 0 where not valid (`resizing.native_truth`).
+      the size of the sensor, the same for all images, 0 where not valid (`images.native_truth`).
     side: of the dataset's published split that the image is on, "train" or "test"; "" where there is none.
     """
 
@@ -44,7 +46,7 @@ class Native:
     normals: as in `Sample`, float32; None where the dataset has none. defined: where there is a normal.
     """
 
-    image: Image.Image
+    image: UInt8[np.ndarray, "H W 3"]
     depth_m: Float32[np.ndarray, "H W"]
     valid: Bool[np.ndarray, "H W"]
     normals: Float32[np.ndarray, "H W 3"] | None = None
@@ -53,18 +55,18 @@ class Native:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are read together: the views of one scene, or a single pair of files.
-
-    batch: groups of different batches are written to different segments; what lies together is wanted together.
-    """
+    """Images that are read together: the views of one scene, or a single pair of files."""
 
     scene: str
     names: tuple[str, ...]
-    batch: str = ""
 
 
-class Described(Protocol):
-    """What is known of a dataset without reading it: cheap, and asked before work starts."""
+class Reader(typing.Protocol):
+    """A dataset, read group by group.
+
+    Everything but `read` is cheap and is used before work starts. `read` may be called in another process: a reader is
+    picklable. A reader may also have `notes`: what people should know of this choice of data, a line each.
+    """
 
     @property
     def name(self) -> str:
@@ -96,38 +98,23 @@ class Described(Protocol):
         """Range that the median depth in metres is expected in; outside it the unit is doubted."""
         ...
 
-
-class Reader(Described, Protocol):
-    """A dataset, read group by group.
-
-    Everything but `read` is cheap and is asked before work starts. `read` may be called in another process:
-    a reader is picklable.
-    """
-
     @property
     def groups(self) -> Sequence[Group]:
         """All groups in order; names are unique over the dataset."""
         ...
 
     def read(self, index: int) -> list[Sample]:
-        """Read group `index`. Raises InputError, naming the file, where it cannot be read.
+        """Return the images of group `index`. Raises InputError, naming the file, where it cannot be read.
 
         A group may come back shorter than it was announced: images without a valid pixel are left out.
         """
         ...
 
 
-class Noted(ABC):
-    """What a reader may also have: words about its data."""
-
-    @property
-    @abstractmethod
-    def notes(self) -> Sequence[str]:
-        """What people should know of this choice of data, a line each; kept in the store."""
-
-
 class NativeReader(ABC):
-    """What a reader of one image a group may also have: any of them at the size that it was taken at."""
+    """A reader of one image a group that also gives any of them at the size that it was taken at."""
+
+    protocol: Protocol
 
     @property
     @abstractmethod
@@ -136,43 +123,48 @@ class NativeReader(ABC):
 
     @abstractmethod
     def native_size(self, index: int) -> tuple[int, int]:
-        """Height and width of image `index`, pixels, without decoding it. Raises InputError naming the file."""
+        """Return height and width of image `index`, pixels, without decoding it. Raises InputError naming the file."""
 
     @abstractmethod
-    def rgb(self, index: int) -> Image.Image:
-        """Read the RGB of image `index`. May be called from several threads. Raises InputError naming the file."""
+    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the RGB of image `index`; for several threads. Raises InputError naming the file."""
 
     @abstractmethod
     def native(self, index: int) -> Native:
-        """Read image `index`. May be called from several threads. Raises InputError naming the file."""
+        """Return image `index`; for several threads. Raises InputError naming the file."""
+
+    def side(self, index: int) -> str:
+        """Return the side of the published split that image `index` is on, "" where there is none."""
+        return ""
+
+    def keeps_native(self, index: int) -> bool:
+        """Return whether image `index` has the layer of native truth."""
+        return self.protocol.is_native
+
+    def read(self, index: int) -> list[Sample]:
+        """Return one image at the protocol's size. Raises InputError naming the file."""
+        native, group, protocol = self.native(index), self.groups[index], self.protocol
+        height, width = native.valid.shape
+        if protocol.crop is not None and (protocol.crop[1] > height or protocol.crop[3] > width):
+            raise InputError(
+                f"protocol {protocol.name}: crop {protocol.crop} does not fit into {width} x {height} pixels, those of "
+                f"image {group.names[0]}."
+            )
+        depth_m, valid = resize_depth(native.depth_m, native.valid, protocol)
+        layers: dict[str, np.ndarray] = {}
+        if native.normals is not None and native.defined is not None:
+            defined = native.defined & eroded(native.valid, protocol.erosion)
+            layers["normals"] = resize_normals(native.normals, defined, protocol)
+        if self.keeps_native(index):
+            layers[NATIVE] = native_truth(native.depth_m, native.valid, protocol)
+        rgb = resize_rgb(native.image, protocol)
+        return [Sample(group.names[0], group.scene, rgb, depth_m, valid, layers, self.side(index))]
 
 
-class StreamedReader(Reader, ABC):
-    """A dataset that can only be gone through from beginning to end: a group can be read when it has come by."""
-
-    @abstractmethod
-    def stream(self, wanted: Sequence[int]) -> Iterator[int]:
-        """Go through the source once, and yield each group of `wanted` when `read` can have it.
-
-        Nothing is read ahead of what is asked for. Raises InputError where the source ends before or is damaged.
-        """
-
-    @abstractmethod
-    def release(self, index: int) -> None:
-        """Drop what was set aside for a group that has been read."""
-
-    @abstractmethod
-    def clear(self) -> None:
-        """Drop everything that was set aside."""
-
-
-class Archive(Described, ABC):
-    """A dataset in compressed archives: what is in them is known after one pass over them."""
-
-    @abstractmethod
-    def indexed(self, indices: Path, spool: Path, progress: Progress) -> StreamedReader:
-        """Return the reader, after a pass over each archive that `indices` holds no index of.
-
-        indices: folder of indices, which outlast the preparation. spool: folder to set files aside in.
-        Raises InputError where an archive is damaged, ends too soon or has a member that must not be.
-        """
+def files_digest(files: Iterable[tuple[str, Path]]) -> str:
+    """Return the SHA-256 of the names, sizes and times of files: a changed file makes another store."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        status = path.stat()
+        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -22,6 +22,7 @@ STORE_VERSION = 3
 BLOCK = re.compile(r"(^|/)block_\d+$")
 # What a store holds of each image besides layers.
 TEXTS = ("name", "scene", "side")
+_REMEDY = "Delete it and run `idl prepare` again."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Store:
     layers: names of all layers; "rgb", "depth" and "valid" are always there.
     is_sequential: the scenes are consecutive pieces of recordings, in order.
     shown_depth_m: far end of the depth range of pictures, metres: in 95 % of the images 99 % of the depths are nearer.
-    notes: what preparation wants people to know (images left out, a doubtful unit), a line each.
+    notes: what people should know (images left out, a doubtful unit), a line each.
     sides: side of the published split of each image, "train", "test" or ""; empty where none of them is on one.
     recipe: what the reader said that decides the content, as JSON; empty where it was not kept.
     """
@@ -55,39 +56,35 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read everything but the images. Raises InputError where `path` is not a whole store."""
+        """Return a store with everything but its images. Raises InputError where `path` is not a whole store."""
         if not path.is_file():
             raise InputError(f"{path}: no such store. Make one with `idl prepare`.")
-        remedy = "Delete it and run `idl prepare` again."
         try:
             with h5py.File(path, "r") as file:
                 version = file.attrs["version"]
                 if version != STORE_VERSION:
-                    raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {remedy}")
-                layers = tuple(sorted(str(name) for name in file if name not in TEXTS))
-                names, scenes = tuple(texts_of(file, "name")), tuple(texts_of(file, "scene"))
-                sides = tuple(texts_of(file, "side")) if "side" in file else ()
-                for layer in (*layers, *(["side"] if sides else [])):
-                    if len(dataset_of(file, layer)) != len(names):
-                        raise InputError(f"{path}: layer {layer} has another length than `name`. {remedy}")
-                text = {key: str(file.attrs[key]) for key in ("dataset", "digest", "source")}
+                    raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {_REMEDY}")
+                texts = {name: tuple(map(str, dataset_of(file, name).asstr()[:])) for name in TEXTS if name in file}
+                for layer in file:
+                    if len(dataset_of(file, str(layer))) != len(texts["name"]):
+                        raise InputError(f"{path}: layer {layer} has another length than `name`. {_REMEDY}")
                 return cls(
-                    path,
-                    text["dataset"],
-                    text["digest"],
-                    Protocol.from_json(str(file.attrs["protocol"])),
-                    text["source"],
-                    names,
-                    scenes,
-                    layers,
-                    bool(file.attrs["is_sequential"]),
-                    float(file.attrs["shown_depth_m"]),  # pyright: ignore[reportArgumentType]
-                    tuple(json.loads(str(file.attrs["notes"]))),
-                    sides,
-                    str(file.attrs.get("recipe", "")),
+                    path=path,
+                    name=str(file.attrs["dataset"]),
+                    digest=str(file.attrs["digest"]),
+                    protocol=Protocol.from_json(str(file.attrs["protocol"])),
+                    source=str(file.attrs["source"]),
+                    names=texts["name"],
+                    scenes=texts["scene"],
+                    layers=tuple(sorted(str(name) for name in file if name not in TEXTS)),
+                    is_sequential=bool(file.attrs["is_sequential"]),
+                    shown_depth_m=float(file.attrs["shown_depth_m"]),  # pyright: ignore[reportArgumentType]
+                    notes=tuple(json.loads(str(file.attrs["notes"]))),
+                    sides=texts.get("side", ()),
+                    recipe=str(file.attrs.get("recipe", "")),
                 )
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a whole store ({error}). {remedy}") from error
+            raise InputError(f"{path}: not a whole store ({error}). {_REMEDY}") from error
 
     @property
     def num_images(self) -> int:
@@ -102,24 +99,41 @@ class Store:
         return tuple(BLOCK.sub("", scene) or "." for scene in self.scenes)
 
     def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
-        """Read some layers of some images, in the order of `indices`: name to (image, ...).
+        """Return some layers of some images, in the order of `indices`: name to (image, ...).
 
         Raises InputError where a layer is not there or an image cannot be read.
         """
         return self._read(layers, indices, [0] * len(indices), None)
 
     def rgb(self, index: int) -> np.ndarray:
-        """Read one image, uint8 (H, W, 3). Raises InputError as `read`."""
+        """Return one image, uint8 (H, W, 3). Raises InputError as `read`."""
         return self.read(("rgb",), [index])["rgb"][0]
 
     def read_rows(
         self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
     ) -> Mapping[str, np.ndarray]:
-        """Read a strip of each image, `height` rows from its row of `tops` on: name to (image, height, W, ...).
+        """Return a strip of each image, `height` rows from its row of `tops` on: name to (image, height, W, ...).
 
         Raises InputError as `read`, and ValueError where a strip is not within its image.
         """
         return self._read(layers, indices, tops, height)
+
+    def lacking(self, layer: str, indices: Sequence[int]) -> tuple[int, ...]:
+        """Return those of `indices` that have nothing of a layer that others have, and are read as zeros."""
+        self._require((layer,))
+        with h5py.File(self.path, "r") as file:
+            there = _chunk_offsets(dataset_of(file, layer))
+        return tuple(index for index in indices if self.origin(index) not in there)
+
+    def origin(self, index: int) -> int:
+        """Return the image in the file that image `index` is, or is a crop of."""
+        return index
+
+    def _require(self, layers: Sequence[str]) -> None:
+        missing = [layer for layer in layers if layer not in self.layers]
+        if missing:
+            have = ", ".join(self.layers)
+            raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
 
     def _read(
         self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int | None
@@ -129,34 +143,12 @@ class Store:
         try:
             return {layer: self._read_layer(layer, indices, tops, height) for layer in layers}
         except (OSError, KeyError) as error:
-            raise InputError(f"{self.path}: damaged ({error}). Delete it and run `idl prepare` again.") from error
-
-    def lacking(self, layer: str, indices: Sequence[int]) -> tuple[int, ...]:
-        """Those of `indices` that have nothing of a layer that others have, and are read as zeros."""
-        self._require((layer,))
-        with h5py.File(self.path, "r") as file:
-            dataset = dataset_of(file, layer)
-            if dataset.chunks is None:
-                return ()
-            there: set[int] = set()
-            dataset.id.chunk_iter(lambda chunk: there.add(chunk.chunk_offset[0]))
-        return tuple(index for index in indices if self.origin(index) not in there)
-
-    def origin(self, index: int) -> int:
-        """The image in the file that image `index` is, or is a crop of."""
-        return index
-
-    def _require(self, layers: Sequence[str]) -> None:
-        missing = [layer for layer in layers if layer not in self.layers]
-        if missing:
-            have = ", ".join(self.layers)
-            raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
+            raise InputError(f"{self.path}: damaged ({error}). {_REMEDY}") from error
 
     def _read_layer(self, layer: str, indices: Sequence[int], tops: Sequence[int], height: int | None) -> np.ndarray:
         plain = self._plain_layers.get(layer)
         if plain is not None:
-            height = require_within(tops, height, plain.shape[0])
-            return plain.read(self.path, indices, tops, height)
+            return plain.read(self.path, indices, tops, require_within(tops, height, plain.shape[0]))
         with h5py.File(self.path, "r") as file:
             dataset = dataset_of(file, layer)
             height = require_within(tops, height, dataset.shape[1])
@@ -168,9 +160,16 @@ class Store:
 
     @cached_property
     def _plain_layers(self) -> Mapping[str, "_PlainLayer"]:
+        """Layers that are not compressed, and all of whose images are there in one piece."""
+        found = {}
         with h5py.File(self.path, "r") as file:
-            found = {layer: _PlainLayer.of(dataset_of(file, layer)) for layer in self.layers}
-        return {layer: plain for layer, plain in found.items() if plain is not None}
+            for layer in self.layers:
+                dataset = dataset_of(file, layer)
+                offsets = _chunk_offsets(dataset)
+                is_packed = dataset.id.get_create_plist().get_nfilters()
+                if dataset.chunks == (1, *dataset.shape[1:]) and not is_packed and len(offsets) == len(dataset):
+                    found[layer] = _PlainLayer(dataset.shape[1:], dataset.dtype, offsets)
+        return found
 
 
 @dataclass(frozen=True)
@@ -185,21 +184,8 @@ class _PlainLayer:
     dtype: np.dtype
     offsets: Mapping[int, int]
 
-    @classmethod
-    def of(cls, dataset: h5py.Dataset) -> Self | None:
-        """None where images are compressed, in several pieces or not all there."""
-        if dataset.chunks != (1, *dataset.shape[1:]) or dataset.id.get_create_plist().get_nfilters():
-            return None
-        offsets: dict[int, int] = {}
-
-        def note(chunk: h5py.h5d.StoreInfo) -> None:
-            offsets[chunk.chunk_offset[0]] = chunk.byte_offset
-
-        dataset.id.chunk_iter(note)
-        return cls(dataset.shape[1:], dataset.dtype, offsets) if len(offsets) == len(dataset) else None
-
     def read(self, path: Path, indices: Sequence[int], tops: Sequence[int], height: int) -> np.ndarray:
-        """Read `height` rows of each image, from its row of `tops` on. Raises OSError where the file ends before."""
+        """Return `height` rows of each image, from its row of `tops` on. Raises OSError where the file ends before."""
         strips = np.empty((len(indices), height, *self.shape[1:]), self.dtype)
         bytes_per_row = self.dtype.itemsize * math.prod(self.shape[1:])
         with path.open("rb", buffering=0) as file:
@@ -207,6 +193,19 @@ class _PlainLayer:
                 if os.preadv(file.fileno(), [strip], self.offsets[index] + top * bytes_per_row) != strip.nbytes:
                     raise OSError(f"it ends before image {index} is complete")
         return strips
+
+
+def _chunk_offsets(dataset: h5py.Dataset) -> Mapping[int, int]:
+    """Return where the first chunk of each image that has any begins in the file, bytes."""
+    if dataset.chunks is None:
+        return dict.fromkeys(range(len(dataset)), 0)
+    offsets: dict[int, int] = {}
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
+    dataset.id.chunk_iter(note)
+    return offsets
 
 
 def require_within(tops: Sequence[int], height: int | None, whole: int) -> int:
@@ -224,8 +223,3 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise KeyError(name)
     return found
-
-
-def texts_of(file: h5py.File, name: str) -> list[str]:
-    """Read a dataset of strings."""
-    return [str(text) for text in dataset_of(file, name).asstr()[:]]

@@ -3,12 +3,11 @@
 Nothing is changed; what is not sure is called a doubt or a guess.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from idl.data.datasets import READERS, DatasetConfig
-from idl.doctor import diode, folder, nyu, store
-from idl.doctor.finding import Diagnosis, Finding
+from idl.doctor.datasets import EXAMINERS, examine_store
+from idl.doctor.findings import Diagnosis, Finding
 from idl.errors import InputError
 from idl.progress import Progress, silent
 
@@ -16,32 +15,25 @@ __all__ = ["SAMPLE", "Diagnosis", "Finding", "diagnose"]
 
 SAMPLE = 24
 
-_EXAMINERS: dict[str, Callable[[DatasetConfig, int, bool, Progress], Diagnosis]] = {
-    "rooms": store.examine_rooms,
-    "folder": folder.examine,
-    "nyu": nyu.examine,
-    "diode": diode.examine,
-}
-
 
 def diagnose(
     config: DatasetConfig, sample: int = SAMPLE, *, checksums: bool = False, progress: Progress = silent
 ) -> Diagnosis:
-    """Examine a dataset.
+    """Return all findings on a dataset.
 
-    sample: images whose pixels are read, spread over the dataset; 0: all. checksums: whole files are read for them.
-    Raises InputError where what is asked for cannot be: no such dataset, or nothing at the path.
+    sample: images whose pixels are measured, spread over the dataset; 0: all. checksums: whole files are read for them.
+    Raises InputError where there is no such dataset, or nothing at the path.
     """
     if config.dataset.endswith(".h5"):
         if not Path(config.dataset).expanduser().exists():
             raise InputError(f"{config.dataset}: no such file. Pass the path of a prepared store.")
-        return store.examine_store(config, sample, checksums, progress)
-    if config.dataset not in _EXAMINERS:
+        return examine_store(config, sample, checksums, progress)
+    if config.dataset not in EXAMINERS:
         raise InputError(f"dataset={config.dataset}: expected {', '.join(READERS)}, or the path of a store (.h5).")
     if config.dataset != "rooms":
         if not config.data:
             raise InputError(f"dataset={config.dataset}: no data given. Pass the path of the data behind it.")
         if not Path(config.data).expanduser().exists():
             raise InputError(f"{config.data}: no such file or folder. Pass the path of the data.")
-    _ = config.protocol
-    return _EXAMINERS[config.dataset](config, sample, checksums, progress)
+    _ = config.build_protocol()
+    return EXAMINERS[config.dataset](config, sample, checksums, progress)

@@ -3,17 +3,21 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from idl.encoders.exporting import simplify
 from idl.errors import InputError
+from idl.settings import setting
 
 Weights = Literal["none", "imagenet", "shipped", "random", "file", "registry", "custom"]
 Arithmetic = Literal["float32", "bfloat16"]
@@ -25,13 +29,11 @@ class Origin:
     """Where an encoder's weights came from.
 
     architecture: timm's name, "average_pool", "dvae", or "package.module:factory".
-    weights: the kind that was really loaded; never "auto". "shipped": a file that comes with the package.
+    weights: the kind that was loaded; never "auto". "shipped": a file that comes with the package.
     weights_digest: `digest_of` the network that computes the features, after layers it does not need are cut.
-    task: what the weights were trained for: "none" where nothing was learned, "imagenet", "unknown", or what
-      a safetensors file says under the metadata key "task".
-    seed: of random weights.
-    source: hub repository, path or URI, for people.
-    warning: one line that a user must see, or None.
+    task: what they were trained for: "none" where nothing was learned, "unknown", or what a file's metadata record.
+    seed: of random weights. source: hub repository, path or URI, for people.
+    warning: one line that a user must see.
     """
 
     architecture: str
@@ -45,31 +47,45 @@ class Origin:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which encoder is wanted.
+    """Which encoder to build. Raises InputError where arguments, mean or std cannot be.
 
-    name: "null", "autoencoder", "convnext", "timm:NAME" or "package.module:factory".
-    stage: index into the architecture's feature levels, negative from the end; None: the deepest level whose
-      stride is at most 16.
-    weights: "auto", "imagenet", "shipped", "random", the path of a file, or "models:/..." of the registry.
-    encoder_args: JSON object of arguments for timm's `create_model`, for the factory, or of an
-      `AutoencoderConfig`, with "preset" for its width.
-    mean, std: of the colour channels of RGB in [0, 1]; None: what the architecture expects.
-    stride: side of the squares, in pixels, that "null" averages.
-    seed: of random weights.
-    arithmetic: "auto" takes bfloat16 where it was measured to be faster.
-    registry_file: local file that holds the weights of a "models:/..." URI.
+    stage: counted from the end where negative. registry_file: local file of a "models:/..." URI's weights.
     """
 
-    name: str = "convnext"
-    stage: int | None = None
-    weights: str = "auto"
-    encoder_args: str = "{}"
-    mean: Triple | None = None
-    std: Triple | None = None
-    stride: int = 8
-    seed: int = 0
-    arithmetic: Literal["auto", "float32", "bfloat16"] = "auto"
+    name: str = setting(
+        "convnext", "null, autoencoder, convnext, timm:NAME, or package.module:factory.", option="encoder"
+    )
+    stage: int | None = setting(None, "Feature level of the network; auto: the deepest with a stride of at most 16.")
+    weights: str = setting("auto", "auto, imagenet, shipped, random, a file, or models:/NAME/VERSION.")
+    encoder_args: str = setting(
+        "{}", "JSON object for timm's create_model, the factory, or the autoencoder (preset, n_hid, ...)."
+    )
+    mean: Triple | None = setting(None, "Colour means R,G,B of the network's input in [0, 1]; auto: the model's own.")
+    std: Triple | None = setting(None, "Standard deviations R,G,B of the network's input; auto: the model's own.")
+    stride: int = setting(8, "Side of the squares that the null encoder averages, pixels.", at_least=1)
+    seed: int = setting(0, "Seed of random weights.", at_least=0)
+    arithmetic: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "Arithmetic of the encoder; auto: bfloat16 where the device gains from it."
+    )
     registry_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.arguments
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not (len(values) == 3 and all(map(math.isfinite, values))):
+                raise InputError(f"{name}={values}: not three finite numbers. Pass one a colour, for RGB in [0, 1].")
+        if self.std is not None and min(self.std) <= 0:
+            raise InputError(f"std={self.std}: a standard deviation must be above 0. Pass e.g. 0.5,0.5,0.5.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`encoder_args`, read."""
+        try:
+            return dict(json.loads(self.encoder_args))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f'encoder_args={self.encoder_args}: not a JSON object. Pass e.g. \'{{"pad_type": "same"}}\'.'
+            ) from error
 
 
 Builder = Callable[[EncoderConfig, torch.device], "Encoder"]
@@ -85,17 +101,42 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()[:16]
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` inside the block, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # The CPU generator alone: torch.manual_seed would seed those of the GPUs too, which are not forked.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def choose_arithmetic(arithmetic: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Arithmetic:
+    """Resolve "auto" for a network of convolutions and matrix products."""
+    # A convnext_tiny (256 x 256, two AMD EPYC cores) takes 105 ms an image in float32, 52 by autocast (its features
+    # 0.7 % away in the L2 norm) and 44 cast as a whole, weights included (1.0 %): hence the whole network is cast.
+    # With ImageNet weights, on photographs, features of mobilenetv2_100 are 4.9 % away: float32 remains a choice.
+    if arithmetic == "auto":
+        return "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return arithmetic
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether `device` multiplies bfloat16 in hardware: CUDA from capability 8, avx512_bf16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Private in torch 2.11 to 2.15, which has no public question for these.
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 class Encoder(nn.Module):
     """A frozen network with its normalisation: RGB in [0, 1] in, one float32 feature map out.
 
-    It has no trainable parameter and stays in eval mode, whatever `train` is told. The network must not be
-    changed in place, because its digest and its bfloat16 copy are made once: `with_network` swaps it.
+    It has no trainable parameter and stays in eval mode. The network must not be changed in place, because its digest
+    and its bfloat16 copy are made once: `with_network` swaps it.
 
     network: (batch, 3, H, W) normalised RGB in, (batch, channels, h, w) out; float32 weights.
-    name: as on the command line.
-    stage: index of the feature level, None where there is but one.
-    stride: H / h, pixels.
-    encoder_args: what the network was built with, JSON values.
+    name: as on the command line. stage: index of the feature level, None where there is but one.
+    stride: H / h, pixels. encoder_args: what the network was built with, JSON values.
     """
 
     mean: Tensor
@@ -111,21 +152,18 @@ class Encoder(nn.Module):
         origin: Origin,
         stage: int | None = None,
         encoder_args: Mapping[str, object] | None = None,
-        mean: Triple = (0.0, 0.0, 0.0),
-        std: Triple = (1.0, 1.0, 1.0),
+        mean: Triple | None = None,
+        std: Triple | None = None,
         arithmetic: Arithmetic = "float32",
     ) -> None:
         super().__init__()
-        self.name = name
-        self.stride = stride
-        self.channels = channels
-        self.origin = origin
-        self.stage = stage
+        self.name, self.origin, self.stage = name, origin, stage
+        self.stride, self.channels = stride, channels
         self.encoder_args = dict(encoder_args or {})
-        self.normalisation = (mean, std)
+        self.normalisation: tuple[Triple, Triple] = (mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
         self.arithmetic: Arithmetic = arithmetic
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        for buffer, values in zip(("mean", "std"), self.normalisation, strict=True):
+            self.register_buffer(buffer, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.requires_grad_(False)
         self.train(False)
@@ -149,37 +187,34 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def require(self, height: int, width: int = 0) -> None:
-        """Make sure, before work starts, that images of `height` x `width` pixels give a grid of that stride.
+        """Raise InputError where images of `height` x `width` pixels (0: square) give no grid of that stride.
 
-        width: 0: the images are square.
-
-        Raises InputError where the network takes no such images, as vision transformers of a fixed size do,
-        or pads them so that its cells are not squares of `stride` pixels side by side.
+        Vision transformers of a fixed size fail on others; some networks pad.
         """
         width = width or height
-        image = torch.zeros(1, 3, height, width, device=self.mean.device)
         size = str(height) if height == width else f"[{height}, {width}]"
         advice = (
             "Pass a resolution that it takes, another encoder, or encoder_args such as "
             f'{{"img_size": {size}}} or {{"dynamic_img_size": true}}.'
         )
-        told = f"{height} x {width} pixels"
         try:
-            shape = tuple(self(image).shape[1:])
+            shape = tuple(self(torch.zeros(1, 3, height, width, device=self.device)).shape[1:])
+        except torch.OutOfMemoryError:
+            raise
         except (AssertionError, IndexError, ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             message = " ".join(str(error).split())[:200]
-            raise InputError(f"encoder={self.name}: fails on {told} ({message}). {advice}") from error
+            raise InputError(
+                f"encoder={self.name}: fails on {height} x {width} pixels ({message}). {advice}"
+            ) from error
         cells = (height // self.stride, width // self.stride)
         if height % self.stride or width % self.stride or shape != (self.channels, *cells):
             raise InputError(
-                f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {told}, "
+                f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {height} x {width} pixels, "
                 f"which is not a stride of {self.stride}. {advice}"
             )
 
     def exportable(self) -> "Encoder":
-        """Give a copy on the CPU in float32, as `torch.export` wants it; it computes the same, with other modules."""
+        """Return a copy on the CPU in float32 for `torch.export`; it computes the same, with other modules."""
         shallow = copy.copy(self)
         shallow.arithmetic = "float32"
         shallow._lowered = ()
@@ -190,33 +225,23 @@ class Encoder(nn.Module):
         return twin
 
     def with_network(self, network: nn.Module, weights: Weights, task: str, source: str, seed: int) -> "Encoder":
-        """Give an encoder that differs in its weights only: for controls that permute or recalibrate them.
+        """Return an encoder that differs in its weights only: for controls that permute or recalibrate them.
 
         network: same architecture, and not shared with this encoder.
         """
-        origin = replace(
-            self.origin,
-            weights=weights,
-            weights_digest=digest_of(network.state_dict()),
-            task=task,
-            source=source,
-            seed=seed,
-            warning=None,
-        )
-        mean, std = self.normalisation
-        twin = Encoder(
+        digest = digest_of(network.state_dict())
+        return Encoder(
             network,
             name=self.name,
             stride=self.stride,
             channels=self.channels,
-            origin=origin,
+            origin=Origin(self.origin.architecture, weights, digest, task, seed, source),
             stage=self.stage,
             encoder_args=self.encoder_args,
-            mean=mean,
-            std=std,
+            mean=self.normalisation[0],
+            std=self.normalisation[1],
             arithmetic=self.arithmetic,
-        )
-        return twin.to(self.mean.device)
+        ).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -226,23 +251,17 @@ class Encoder(nn.Module):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of everything that decides the features, arithmetic apart."""
-        mean, std = self.normalisation
-        decides: dict[str, object] = {
-            "architecture": self.origin.architecture,
-            "stage": self.stage,
-            "encoder_args": self.encoder_args,
-            "mean": mean,
-            "std": std,
-            "weights_digest": self.origin.weights_digest,
-        }
+        origin, (mean, std) = self.origin, self.normalisation
+        decides: dict[str, object] = {"architecture": origin.architecture, "weights_digest": origin.weights_digest}
+        decides |= {"stage": self.stage, "encoder_args": self.encoder_args, "mean": mean, "std": std}
         if self.origin.architecture == "average_pool":
             decides["stride"] = self.stride
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, object]:
-        """Give the run's parameters; those that do not apply are left out."""
-        mean, std = self.normalisation
+        """Return the run's parameters; those that do not apply are left out."""
+        mean, std = (",".join(f"{value:g}" for value in values) for values in self.normalisation)
         described: dict[str, object] = {
             "encoder": self.name,
             "architecture": self.origin.architecture,
@@ -252,20 +271,17 @@ class Encoder(nn.Module):
             "weights": self.origin.weights,
             "weights_digest": self.origin.weights_digest,
             "task": self.origin.task,
-            "mean": ",".join(f"{value:g}" for value in mean),
-            "std": ",".join(f"{value:g}" for value in std),
+            "mean": mean,
+            "std": std,
             "encoder_args": json.dumps(self.encoder_args, sort_keys=True),
             "seed": self.origin.seed,
         }
         return {key: value for key, value in described.items() if value is not None}
 
     def _lower(self) -> tuple[nn.Module, ...]:
-        # A cast copy beside the float32 weights, which exporting and digests need. In a tuple, so that it is
-        # not registered as a submodule. Autocast would cast frozen weights again at every call: arithmetic.py
-        # has the figures.
-        if self.arithmetic == "float32":
-            return ()
-        return (copy.deepcopy(self.network).to(torch.bfloat16),)
+        # A cast copy beside the float32 weights, which exporting and digests need; in a tuple, so that it is not
+        # registered as a submodule. Autocast would cast frozen weights again at every call.
+        return () if self.arithmetic == "float32" else (copy.deepcopy(self.network).to(torch.bfloat16),)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # All of `.to`, `.cuda` and `.cpu` come through here: the bfloat16 copy follows the weights.
@@ -273,3 +289,48 @@ class Encoder(nn.Module):
         super()._apply(fn, recurse)
         self._lowered = self._lower()
         return self
+
+
+class SameConvolution(nn.Module):
+    """TensorFlow's SAME convolution, of the sums and layout of timm's `Conv2dSame`, in terms that stay short.
+
+    A side of n cells becomes ceil(n / stride) = (n - 1) // stride + 1 cells; the padding is kernel - 1 - (n - 1) mod
+    stride, its smaller half in front. timm's maximum and ceiling nest from layer to layer when n is a symbol:
+    mobilenetv2_100 took 89 s to export. Padding enough behind, and keeping the cells that count, it takes 6 s.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Float[Tensor, "batch in H W"]) -> Float[Tensor, "batch out h w"]:
+        """Convolve."""
+        conv = self.convolution
+        height, width = x.shape[2:]
+        (tall, wide), (down, right) = _extent(conv), conv.stride
+        above, before = (tall - 1 - (height - 1) % down) // 2, (wide - 1 - (width - 1) % right) // 2
+        padded = F.pad(x, (before, wide - 1, above, tall - 1))
+        y = F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+        return y.narrow(2, 0, (height - 1) // down + 1).narrow(3, 0, (width - 1) // right + 1)
+
+
+def simplify(network: nn.Module) -> None:
+    """Replace, in place, the layers inside `network` that `torch.export` takes long over."""
+    from timm.layers.conv2d_same import Conv2dSame  # here, because timm takes 3.7 s to import
+
+    for name, child in network.named_children():
+        if isinstance(child, nn.Conv2d) and isinstance(child, Conv2dSame) and _is_padded(child):
+            setattr(network, name, SameConvolution(child))
+        else:
+            simplify(child)
+
+
+def _is_padded(convolution: nn.Conv2d) -> bool:
+    """Return whether no kernel is smaller than its stride, so that the padding is never negative."""
+    return all(map(operator.ge, _extent(convolution), convolution.stride))
+
+
+def _extent(convolution: nn.Conv2d) -> tuple[int, int]:
+    """Cells that a kernel spans, dilation included."""
+    (tall, wide), (dilated_y, dilated_x) = convolution.kernel_size, convolution.dilation
+    return (tall - 1) * dilated_y + 1, (wide - 1) * dilated_x + 1

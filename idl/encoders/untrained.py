@@ -1,7 +1,7 @@
 """Twins of an encoder without its training: random weights, or the trained ones permuted within each tensor.
 
 Both keep architecture, stage, normalisation and arithmetic. A control must not be a straw man: layer scales of a
-random twin are 1, and batch norms of either form get running statistics that fit its weights.
+random twin are 1, and batch norms of either kind get running statistics that fit its weights.
 """
 
 import copy
@@ -19,77 +19,75 @@ from idl.encoders import EncoderConfig, build
 from idl.encoders.base import Encoder, digest_of
 from idl.errors import InputError
 
-
-class NoTwinError(InputError):
-    """An encoder has no twin of this form."""
-
-
-Form = Literal["random", "permuted"]
-FORMS: tuple[Form, ...] = ("random", "permuted")
+UntrainedKind = Literal["random", "permuted"]
+KINDS: tuple[UntrainedKind, ...] = ("random", "permuted")
+Images = Callable[[], Iterable[Float[Tensor, "batch 3 H W"]]]
 
 # As ConvNeXt, LayerScale, CaiT and BEiT are written in timm, and ConvNeXt in torchvision.
 _LAYER_SCALE = re.compile(r"(^|\.)(gamma(_\d)?|layer_scale)$")
-
 # Different numbers in a tensor that make its permutations differ for certain, among the first of them.
-_SURE, _LOOKED_AT = 32, 4096
-
-Images = Callable[[], Iterable[Float[Tensor, "batch 3 H W"]]]
+_NUM_DIFFERENT, _NUM_SAMPLED = 32, 4096
 
 
-def twins(encoder: Encoder, form: Form, wanted: int, images: Images) -> tuple[Encoder, ...]:
-    """Give `wanted` twins that differ from each other and from `encoder`; `origin.seed` tells them apart.
+class NoTwinError(InputError):
+    """An encoder has no twin of this kind."""
+
+
+def twins(encoder: Encoder, kind: UntrainedKind, count: int, images: Images) -> tuple[Encoder, ...]:
+    """Return `count` twins that differ from each other and from `encoder`; `origin.seed` tells them apart.
 
     images: RGB in [0, 1] of the training split; called only where there are batch norms to calibrate.
     Raises NoTwinError where they cannot be had: an encoder without weights, one that no name builds again, a factory
     that gives the same weights whatever the seed.
     """
     if not any(True for _ in encoder.network.parameters()):
-        raise NoTwinError(f"encoder={encoder.name}: has no weights, and hence no {form} twin.")
-    seen = {_digest(encoder.network)}
-    found: list[Encoder] = []
-    # One more than wanted: an encoder that is random itself is the twin of its own seed.
-    for seed in range(wanted + 1):
-        if len(found) == wanted:
+        raise NoTwinError(f"encoder={encoder.name}: has no weights, and hence no {kind} twin.")
+    digests = {_digest(encoder.network)}
+    made: list[Encoder] = []
+    # One more than asked for: an encoder that is random itself is the twin of its own seed.
+    for seed in range(count + 1):
+        if len(made) == count:
             break
-        network = _random(encoder, seed) if form == "random" else _permuted(encoder, seed)
-        digest = _digest(network)
-        if digest in seen:
+        network = _random(encoder, seed) if kind == "random" else _permuted(encoder, seed)
+        if _digest(network) in digests:
             continue
-        seen.add(digest)
-        if form == "random":
+        digests.add(_digest(network))
+        if kind == "random":
             _open_layer_scales(network)
-        calibrate(network, _normalised(encoder, images))
-        source = "random weights" if form == "random" else f"{encoder.origin.source}, permuted within each tensor"
-        found.append(encoder.with_network(network, "random", "none", source, seed))
-    if len(found) < wanted:
+        calibrate(network, encoder, images)
+        source = "random weights" if kind == "random" else f"{encoder.origin.source}, permuted within each tensor"
+        made.append(encoder.with_network(network, "random", "none", source, seed))
+    if len(made) < count:
         raise NoTwinError(
-            f"encoder={encoder.name}: only {len(found)} of {wanted} {form} twins have weights of their own. Let its "
+            f"encoder={encoder.name}: only {len(made)} of {count} {kind} twins have weights of their own. Let its "
             "weights follow torch's seed, and load trained ones only where an argument or weights=PATH asks for them."
         )
-    return tuple(found)
+    return tuple(made)
 
 
-def require_twins(encoder: Encoder, wanted: int) -> None:
-    """Make sure, before an image is read, that `wanted` twins of one form at least can be had. Raises NoTwinError."""
+def require_twins(encoder: Encoder, count: int) -> None:
+    """Raise NoTwinError, before an image is read, where `count` twins of one kind at least cannot be had."""
     # So many numbers of one tensor have more orders than any two seeds share one of; nothing needs to be made.
-    if any(len(parameter.flatten()[:_LOOKED_AT].unique()) >= _SURE for parameter in encoder.network.parameters()):
+    parameters = encoder.network.parameters()
+    if any(len(each.flatten()[:_NUM_SAMPLED].unique()) >= _NUM_DIFFERENT for each in parameters):
         return
     reasons = []
-    for form in FORMS:
+    for kind in KINDS:
         try:
-            twins(encoder, form, wanted, tuple)
+            twins(encoder, kind, count, tuple)
         except NoTwinError as error:
-            reasons.append(f"{form}: {str(error).removeprefix(f'encoder={encoder.name}: ')}")
+            reasons.append(f"{kind}: {str(error).removeprefix(f'encoder={encoder.name}: ')}")
         else:
             return
     raise NoTwinError(f"encoder={encoder.name}: no verdict without an untrained twin. {' '.join(reasons)}")
 
 
-def calibrate(network: nn.Module, images: Images) -> None:
+@torch.no_grad()
+def calibrate(network: nn.Module, encoder: Encoder, images: Images) -> None:
     """Estimate the running statistics of all batch norms anew, in place, as the mean over batches of `images`.
 
-    images: as the network takes them, float32. While it runs, every layer sees what the layers before it make of
-    the batch's own statistics.
+    While it runs, every layer sees what the layers before it make of the batch's own statistics.
+    encoder: whose normalisation the images go through.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -97,12 +95,11 @@ def calibrate(network: nn.Module, images: Images) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        # The plain mean over batches.
-        norm.momentum = None
+        norm.momentum = None  # the plain mean over batches
         norm.train()
-    with torch.no_grad():
-        for batch in images():
-            network(batch)
+    for rgb in images():
+        x = (rgb.to(encoder.device) - encoder.mean) / encoder.std
+        network(x.contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -113,8 +110,12 @@ def _digest(network: nn.Module) -> str:
     return digest_of(dict(network.named_parameters()))
 
 
+@torch.no_grad()
 def _random(encoder: Encoder, seed: int) -> nn.Module:
-    """Build the architecture again. Raises NoTwinError where that gives another one."""
+    """Build the architecture again.
+
+    Raises NoTwinError where that gives another one.
+    """
     architecture = encoder.origin.architecture
     is_custom = ":" in architecture
     mean, std = encoder.normalisation
@@ -133,38 +134,26 @@ def _random(encoder: Encoder, seed: int) -> nn.Module:
         network = build(config, encoder.device).network
     except InputError as error:
         raise NoTwinError(f"encoder={encoder.name}: cannot be built with random weights ({error})") from error
-    shapes, wanted = (
-        {name: tuple(parameter.shape) for name, parameter in each.named_parameters()}
-        for each in (network, encoder.network)
-    )
-    if shapes != wanted:
+    shapes = [{name: each.shape for name, each in made.named_parameters()} for made in (network, encoder.network)]
+    if shapes[0] != shapes[1]:
         raise NoTwinError(f"encoder={encoder.name}: built again as {config.name} it is another network.")
     return network
 
 
+@torch.no_grad()
+def _open_layer_scales(network: nn.Module) -> None:
+    """Set layer scales to 1, in place: where they start near zero, a random network's blocks are the identity."""
+    for name, parameter in network.named_parameters():
+        if _LAYER_SCALE.search(name):
+            parameter.fill_(1.0)
+
+
+@torch.no_grad()
 def _permuted(encoder: Encoder, seed: int) -> nn.Module:
     """Permute each parameter's numbers among themselves; buffers, such as tables of indices, stay."""
     network = copy.deepcopy(encoder.network)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    for parameter in network.parameters():
+        order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return network
-
-
-def _open_layer_scales(network: nn.Module) -> None:
-    """Set layer scales to 1, in place: where they start near zero, a random network's blocks are the identity."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if _LAYER_SCALE.search(name):
-                parameter.fill_(1.0)
-
-
-def _normalised(encoder: Encoder, images: Images) -> Images:
-    def normalised() -> Iterable[Tensor]:
-        for rgb in images():
-            x = (rgb.to(encoder.device) - encoder.mean) / encoder.std
-            yield x.contiguous(memory_format=torch.channels_last)
-
-    return normalised

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -15,6 +16,7 @@ from idl.probes.grid import position_columns
 
 # Components whose eigenvalue is below this share of the first one are rounding, not features.
 EIGENVALUE_TOLERANCE = 1e-9
+ARMS = ("constant", "position", "null", "null+position")
 NUM_POSITION = 5
 NUM_NULL = 3
 # Half precision overflows at 65,504; a component has unit variance, so nothing real comes near.
@@ -86,15 +88,12 @@ class Basis:
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of all its numbers."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+        content = save({name: tensor.contiguous() for name, tensor in vars(self).items()})
+        return hashlib.sha256(content).hexdigest()[:16]
 
     def to(self, device: torch.device) -> Self:
         """Return the basis with its tensors on `device`."""
-        return type(self)(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
-
-    def to_bytes(self, **further: Tensor) -> bytes:
-        """As safetensors, with `further` tensors beside the basis's own."""
-        return save({name: getattr(self, name).contiguous() for name in self.__dataclass_fields__} | further)
+        return type(self)(*(tensor.to(device) for tensor in vars(self).values()))
 
     def project(
         self, features: Float[Tensor, "batch channels h w"], null: Float[Tensor, "batch 3 h w"]
@@ -119,10 +118,16 @@ def _whitening(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor,
 
     Raises ValueError where the maps are not finite.
     """
-    mean, covariance = _moments(maps)
+    num_cells = sum(part.shape[0] * part.shape[2] * part.shape[3] for part in maps)
+    mean = torch.as_tensor(sum(part.sum(dim=(0, 2, 3), dtype=torch.float64) for part in maps)) / num_cells
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+    for part in maps:
+        for single in part:
+            rows = single.flatten(1).T.double() - mean
+            covariance += rows.T @ rows
     if not torch.isfinite(covariance).all():
         raise ValueError("the features are not finite")
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    eigenvalues, vectors = torch.linalg.eigh(covariance / num_cells)
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
     # Rounding of float32 features leaves a "variance" of mean^2 * 2^-48 on a constant channel.
     floor = float(mean.square().max()) * 2.0**-46
@@ -132,19 +137,6 @@ def _whitening(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor,
         largest = vectors.abs().argmax(dim=0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()
     return mean, vectors / eigenvalues.sqrt(), eigenvalues
-
-
-def _moments(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, Tensor]:
-    """Mean and covariance over all cells, in float64, one map at a time."""
-    num_cells = sum(part.shape[0] * part.shape[2] * part.shape[3] for part in maps)
-    total = sum((part.sum(dim=(0, 2, 3), dtype=torch.float64) for part in maps), torch.zeros((), dtype=torch.float64))
-    mean = torch.as_tensor(total) / num_cells
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
-    for part in maps:
-        for single in part:
-            rows = single.flatten(1).T.double() - mean
-            covariance += rows.T @ rows
-    return mean, covariance / num_cells
 
 
 @dataclass(frozen=True)
@@ -164,10 +156,8 @@ class Columns:
 
     def of_arm(self, arm: str) -> list[int]:
         """Columns of an arm, the bias first: "constant", "position", "null", "null+position", "patches" or "probe"."""
-        position = list(range(1, 1 + NUM_POSITION))
-        null = list(range(1 + NUM_POSITION, 1 + NUM_POSITION + NUM_NULL))
-        patches = list(range(1 + NUM_POSITION + NUM_NULL, self.total - self.num_components))
-        components = list(range(self.total - self.num_components, self.total))
+        edges = (1, 1 + NUM_POSITION, 1 + NUM_POSITION + NUM_NULL, self.total - self.num_components, self.total)
+        position, null, patches, components = (list(range(*edge)) for edge in pairwise(edges))
         read = {
             "constant": [],
             "position": position,
@@ -200,6 +190,3 @@ class Columns:
         cells[..., 1 : 1 + NUM_POSITION] = position_columns(height, width).permute(1, 2, 0).to(stored.device)
         cells[..., 1 + NUM_POSITION :] = stored
         return cells.permute(0, 3, 1, 2)
-
-
-ARMS = ("constant", "position", "null", "null+position")

@@ -13,6 +13,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 import torch
@@ -32,7 +33,7 @@ _HALF_STEP = 10.0**0.5
 
 # Maps are rounded to half precision, 2^-11 of each number: directions of less variance are its noise.
 ROUNDING = 2.0**-22
-# A direction of the features whose square multiple correlation with the pixels is this near to 1 counts as theirs too:
+# A direction of the features whose square canonical correlation with the pixels is this near to 1 counts as theirs too:
 # near enough, where pixels are nearly collinear themselves, for the joint rank to fall short by it.
 _SHARED = 2.0**-10
 # Effects that are planted, to see what comes of them.
@@ -113,15 +114,15 @@ def losses_of_all_k(
     block are L^-T times z cut to it, so that its w'Hw on another split's H is the sum over the leading block of
     zz' * (L^-1 H L^-T), elementwise: running sums serve all blocks.
     """
-    factor = _cholesky(train.gram, penalty * train.num_valid)
-    z = torch.linalg.solve_triangular(factor, train.moment, upper=False)
+    factor = _cholesky(train.xtx, penalty * train.num_valid)
+    z = torch.linalg.solve_triangular(factor, train.xty, upper=False)
     losses = []
     for other in measured:
-        half = torch.linalg.solve_triangular(factor, other.gram, upper=False)
+        half = torch.linalg.solve_triangular(factor, other.xtx, upper=False)
         rotated = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-        moment = torch.linalg.solve_triangular(factor, other.moment, upper=False)
+        xty = torch.linalg.solve_triangular(factor, other.xty, upper=False)
         crossed = 2 * z * (rotated.tril(-1) @ z) + rotated.diagonal()[:, None] * z.square()
-        losses.append((crossed - 2 * moment * z).sum(dim=1).cumsum(dim=0) + other.energy.sum())
+        losses.append((crossed - 2 * xty * z).sum(dim=1).cumsum(dim=0) + other.yty.sum())
     return torch.stack(losses).clamp(min=0)
 
 
@@ -137,32 +138,34 @@ def fit(
     Raises ValueError where `num_fixed` or `k` does not fit the columns.
     """
     train, val = folds.whole_train, folds.whole_val
-    num_columns = len(train.gram)
+    num_columns = len(train.xtx)
     if not 1 <= num_fixed <= num_columns or not 0 <= (k or 0) <= num_columns - num_fixed:
         raise ValueError(f"num_fixed={num_fixed}, k={k} do not fit {num_columns} columns")
     if num_columns == 1:
         penalties = (0.0,)
     num_held_out = sum(held.num_terms for _, held in folds.pairs)
-    errors: dict[float, Tensor] = {}
 
-    def try_all(candidates: Sequence[float]) -> tuple[Tensor, int]:
-        for penalty in candidates:
-            rows = [losses_of_all_k(fitted, penalty, [held])[0] for fitted, held in folds.pairs]
-            errors[penalty] = torch.stack(rows)[:, num_fixed - 1 :]
-        losses = torch.stack([rows.sum(dim=0) for rows in errors.values()]) / num_held_out
+    @cache
+    def errors(penalty: float) -> Float64[Tensor, "pairs ks"]:
+        rows = [losses_of_all_k(fitted, penalty, [held])[0] for fitted, held in folds.pairs]
+        return torch.stack(rows)[:, num_fixed - 1 :]
+
+    def cv_losses() -> tuple[Float64[Tensor, "penalties ks"], int]:
+        losses = torch.stack([errors(penalty).sum(dim=0) for penalty in penalties]) / num_held_out
         return losses, int(losses.min(dim=0).values.argmin()) if k is None else k
 
-    losses, chosen = try_all(penalties)
-    losses, chosen = try_all(_between(penalties, penalties[int(losses[:, chosen].argmin())]))
+    losses, chosen = cv_losses()
+    penalties = (*penalties, *_between(penalties, penalties[int(losses[:, chosen].argmin())]))
+    losses, chosen = cv_losses()
     best = losses.argmin(dim=0)
-    penalty_of, row_of = torch.tensor(list(errors), dtype=torch.float64)[best].unique(return_inverse=True)
+    penalty_of, row_of = torch.tensor(penalties, dtype=torch.float64)[best].unique(return_inverse=True)
     fitted = torch.stack([losses_of_all_k(train, penalty, [train, val]) for penalty in penalty_of.tolist()])
     ks = torch.arange(losses.shape[1])
     fitted = fitted[row_of, :, ks + num_fixed - 1] / torch.tensor([train.num_terms, val.num_terms])
     curve = Curve(ks, penalty_of[row_of], fitted[:, 0], fitted[:, 1], losses[best, ks])
     penalty = float(curve.penalty[chosen])
     group = torch.zeros(num_fixed + chosen, dtype=torch.long)
-    return Fit(_solution(folds, chosen, (penalty,), group, errors[penalty][:, chosen]), curve)
+    return Fit(_solution(folds, chosen, (penalty,), group, errors(penalty)[:, chosen]), curve)
 
 
 def fit_joint(
@@ -177,20 +180,17 @@ def fit_joint(
       that of a part.
     Raises ValueError where there are no features, or no bias.
     """
-    num_columns = len(folds.whole_train.gram)
+    num_columns = len(folds.whole_train.xtx)
     if not 1 <= num_pixels < num_columns:
         raise ValueError(f"num_pixels={num_pixels} does not fit {num_columns} columns")
     group = (torch.arange(num_columns) >= num_pixels).long()
-    errors: dict[tuple[float, ...], Tensor] = {}
+
+    @cache
+    def errors(pair: tuple[float, ...]) -> Float64[Tensor, " pairs"]:
+        return torch.stack([held.squared_error(_solve(fitted, pair, group)) for fitted, held in folds.pairs])
 
     def best_of(pairs: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
-        def loss(pair: tuple[float, ...]) -> float:
-            if pair not in errors:
-                solved = [held.squared_error(_solve(fitted, pair, group)) for fitted, held in folds.pairs]
-                errors[pair] = torch.stack(solved)
-            return float(errors[pair].sum())
-
-        return min(pairs, key=loss)
+        return min(pairs, key=lambda pair: float(errors(pair).sum()))
 
     def neighbours(penalty: float) -> Sequence[float]:
         at = bisect_left(penalties, penalty * (1 - 1e-9))
@@ -202,11 +202,12 @@ def fit_joint(
     while chosen != before:
         chosen, before = best_of(product(*(neighbours(each) for each in chosen))), chosen
     chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
-    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors[chosen])
-    gram = folds.whole_train.gram
-    of_parts = _rank(gram[:num_pixels, :num_pixels]) + _rank(gram[num_pixels:, num_pixels:])
-    expected = of_parts - num_shared(gram, num_pixels)
-    return JointFit(solution, chosen[1], expected)
+    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
+    xtx = folds.whole_train.xtx
+    of_parts = _rank(xtx[:num_pixels, :num_pixels]) + _rank(xtx[num_pixels:, num_pixels:])
+    _, correlations, _ = _canonical(xtx, num_pixels)
+    num_shared = int((correlations.square() > 1 - _SHARED).sum())
+    return JointFit(solution, chosen[1], of_parts - num_shared)
 
 
 def recovered(
@@ -229,9 +230,9 @@ def recovered(
     chosen: penalties of pixels and features of the joint fit. effect: a log ratio of losses, at least 0.
     """
     whole = total([held for _, held in folds.pairs])
-    num_outputs, pixels, features = whole.moment.shape[1], slice(num_pixels), slice(num_pixels, None)
-    group = (torch.arange(len(whole.gram)) >= num_pixels).long()
-    of_features, correlations, vectors = _canonical(whole.gram, num_pixels)
+    num_outputs, pixels, features = whole.xty.shape[1], slice(num_pixels), slice(num_pixels, None)
+    group = (torch.arange(len(whole.xtx)) >= num_pixels).long()
+    of_features, correlations, vectors = _canonical(whole.xtx, num_pixels)
     own = vectors[:, correlations.square() <= 1 - _SHARED]
     if own.shape[1] == 0:
         # The pixels hold all of the features: there is nothing beyond them to be missed.
@@ -239,27 +240,28 @@ def recovered(
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(own.shape[1], NUM_PLANTED * num_outputs, generator=generator, dtype=torch.float64)
     directions = torch.linalg.solve_triangular(of_features.mT, own @ drawn, upper=True)
-    across = whole.gram[pixels, features] @ directions
-    planted = torch.cat([-torch.cholesky_solve(across, _cholesky(whole.gram[pixels, pixels])), directions])
-    power = (planted * (whole.gram @ planted)).sum(dim=0) / whole.num_valid
-    joint = torch.stack([held.squared_error(_solve(fitted, chosen, group)) for fitted, held in folds.pairs])
-    loss = float(joint.sum()) / whole.num_terms
+    across = whole.xtx[pixels, features] @ directions
+    planted = torch.cat([-torch.cholesky_solve(across, _cholesky(whole.xtx[pixels, pixels])), directions])
+    power = (planted * (whole.xtx @ planted)).sum(dim=0) / whole.num_valid
+    joint = [_solve(fitted, chosen, group) for fitted, _ in folds.pairs]
+    squared = [held.squared_error(weights) for weights, (_, held) in zip(joint, folds.pairs, strict=True)]
+    loss = float(torch.stack(squared).sum()) / whole.num_terms
     planted = planted * (math.expm1(effect) * loss / power.clamp(min=torch.finfo(torch.float64).tiny)).sqrt()
 
     def with_planted(part: Statistics) -> Statistics:
-        moment, across = part.moment.repeat(1, NUM_PLANTED), part.gram @ planted
-        energy = part.energy.repeat(NUM_PLANTED) + (planted * (2 * moment + across)).sum(dim=0)
-        return replace(part, moment=moment + across, energy=energy)
+        xty, across = part.xty.repeat(1, NUM_PLANTED), part.xtx @ planted
+        yty = part.yty.repeat(NUM_PLANTED) + (planted * (2 * xty + across)).sum(dim=0)
+        return replace(part, xty=xty + across, yty=yty)
 
     def errors(part: Statistics, weights: Tensor) -> Tensor:
-        each = ((part.gram @ weights - 2 * part.moment) * weights).sum(dim=0) + part.energy
+        each = ((part.xtx @ weights - 2 * part.xty) * weights).sum(dim=0) + part.yty
         return each.view(NUM_PLANTED, num_outputs).sum(dim=1)
 
     lost = torch.zeros(NUM_PLANTED, dtype=torch.float64)
     found = torch.zeros(len(penalties), NUM_PLANTED, dtype=torch.float64)
-    for fitted, held in folds.pairs:
+    for weights, (fitted, held) in zip(joint, folds.pairs, strict=True):
         changed, measured = with_planted(fitted), with_planted(held)
-        lost += errors(measured, _solve(fitted, chosen, group).repeat(1, NUM_PLANTED))
+        lost += errors(measured, weights.repeat(1, NUM_PLANTED))
         found += torch.stack([errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties])
     return float((lost / found.min(dim=0).values).log().min())
 
@@ -272,35 +274,30 @@ def excess_loss(
     strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; the
     inverse is taken from an eigendecomposition of all columns, so that one that a solver lost is seen.
     """
-    system = train.gram + torch.diag(torch.maximum(strength, FLOOR * train.gram.diagonal()))
+    system = train.xtx + torch.diag(torch.maximum(strength, FLOOR * train.xtx.diagonal()))
     eigenvalues, vectors = torch.linalg.eigh(system)
-    gradient = vectors.T @ (train.moment - system @ weights)
+    gradient = vectors.T @ (train.xty - system @ weights)
     counts = eigenvalues > FLOOR * eigenvalues[-1]
     excess = float((gradient[counts].square() / eigenvalues[counts, None]).sum())
-    loss = float((weights * (system @ weights - 2 * train.moment)).sum() + train.energy.sum())
+    loss = float((weights * (system @ weights - 2 * train.xty)).sum() + train.yty.sum())
     # The loss of a perfect fit is rounding: there is no share of it.
-    return excess / max(loss - excess, FLOOR * float(train.energy.sum())) if excess else 0.0
+    return excess / max(loss - excess, FLOOR * float(train.yty.sum())) if excess else 0.0
 
 
-def _rank(gram: Float64[Tensor, "columns columns"]) -> int:
+def _rank(xtx: Float64[Tensor, "columns columns"]) -> int:
     """Directions of the columns, each at a mean square of 1, that are not the noise of their rounding."""
-    return int((torch.linalg.eigvalsh(_scaled(gram)) > ROUNDING).sum())
+    return int((torch.linalg.eigvalsh(_scaled(xtx)) > ROUNDING).sum())
 
 
-def num_shared(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> int:
-    """Return how many directions of the features the pixels' leading columns hold too: canonical correlations of 1."""
-    return int((_canonical(gram, num_pixels)[1].square() > 1 - _SHARED).sum())
-
-
-def _canonical(gram: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _canonical(xtx: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Canonical correlations of the features with the pixels' leading columns, one a direction of the features.
 
     Returns the Cholesky factor L of the features' own part, the correlations, and their directions, columns of V:
     features @ L^-T V are uncorrelated, of equal size, and each is as correlated with the pixels as is said.
     """
     pixels, features = slice(num_pixels), slice(num_pixels, None)
-    half = torch.linalg.solve_triangular(_cholesky(gram[pixels, pixels]), gram[pixels, features], upper=False)
-    of_features = _cholesky(gram[features, features], free=None)
+    half = torch.linalg.solve_triangular(_cholesky(xtx[pixels, pixels]), xtx[pixels, features], upper=False)
+    of_features = _cholesky(xtx[features, features], free=None)
     explained = torch.linalg.solve_triangular(of_features, half.mT, upper=False)
     squares, vectors = torch.linalg.eigh(explained @ explained.mT)
     return of_features, squares.clamp(min=0).sqrt(), vectors
@@ -321,7 +318,7 @@ def _solution(
 ) -> Solution:
     """Fit the leading columns on the training split, and measure that. errors: of cross-validation, squared, summed."""
     read = folds.whole_train.subset(torch.arange(len(group)))
-    weights = torch.zeros_like(folds.whole_train.moment)
+    weights = torch.zeros_like(folds.whole_train.xty)
     weights[: len(group)] = _solve(read, penalties, group)
     strength = _strength(read, penalties, group)
     held_out = torch.tensor([held.num_terms for _, held in folds.pairs])
@@ -330,8 +327,8 @@ def _solution(
         k=k,
         penalty=penalties[0],
         weights=weights,
-        num_columns=int((read.gram.diagonal() > 0).sum()),
-        rank=_rank(read.gram),
+        num_columns=int((read.xtx.diagonal() > 0).sum()),
+        rank=_rank(read.xtx),
         train_loss=float(folds.whole_train.mse(weights)),
         plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),
         excess_loss=excess_loss(read, strength, weights[: len(group)]),
@@ -353,20 +350,20 @@ def _solve(
     train: Statistics, penalties: Sequence[float], group: Int[Tensor, " columns"]
 ) -> Float64[Tensor, "columns out"]:
     """Weights of the penalised system. group: which of the penalties each column has."""
-    return torch.cholesky_solve(train.moment, _cholesky(train.gram, _strength(train, penalties, group)))
+    return torch.cholesky_solve(train.xty, _cholesky(train.xtx, _strength(train, penalties, group)))
 
 
 def _cholesky(
-    gram: Float64[Tensor, "columns columns"],
+    xtx: Float64[Tensor, "columns columns"],
     strength: Float64[Tensor, " columns"] | float = 0.0,
     free: int | None = 0,
 ) -> Float64[Tensor, "columns columns"]:
-    """Cholesky factor of `gram` with `strength` on its diagonal, FLOOR of the diagonal at least.
+    """Cholesky factor of `xtx` with `strength` on its diagonal, FLOOR of the diagonal at least.
 
-    free: the column that gets neither: the bias. Where `gram` is rounded more than that, as sums of float32 products
+    free: the column that gets neither: the bias. Where `xtx` is rounded more than that, as sums of float32 products
     are, twice its most negative eigenvalue is the floor.
     """
-    diagonal = gram.diagonal()
+    diagonal = xtx.diagonal()
     floor = FLOOR
     while True:
         added = torch.maximum(floor * diagonal, torch.as_tensor(strength, dtype=torch.float64))
@@ -374,16 +371,16 @@ def _cholesky(
             added[free] = 0.0
         # A column of zeros becomes an equation of its own, w = 0.
         added = torch.where(diagonal > 0, added, 1.0)
-        factor, failed = torch.linalg.cholesky_ex(gram + torch.diag(added))
+        factor, failed = torch.linalg.cholesky_ex(xtx + torch.diag(added))
         if not failed:
             return factor
-        floor = max(10 * floor, -2 * float(torch.linalg.eigvalsh(_scaled(gram))[0]))
+        floor = max(10 * floor, -2 * float(torch.linalg.eigvalsh(_scaled(xtx))[0]))
 
 
-def _scaled(gram: Float64[Tensor, "columns columns"]) -> Float64[Tensor, "columns columns"]:
+def _scaled(xtx: Float64[Tensor, "columns columns"]) -> Float64[Tensor, "columns columns"]:
     """Bring every column that varies to a mean square of 1."""
-    scale = torch.where(gram.diagonal() > 0, gram.diagonal(), torch.inf).rsqrt()
-    return scale[:, None] * gram * scale
+    scale = torch.where(xtx.diagonal() > 0, xtx.diagonal(), torch.inf).rsqrt()
+    return scale[:, None] * xtx * scale
 
 
 def _standard_error(errors: Float64[Tensor, " folds"], counts: Int[Tensor, " folds"]) -> float:

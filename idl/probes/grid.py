@@ -11,13 +11,12 @@ from functools import lru_cache
 from typing import Self
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # One of each pair of opposite neighbours; the other one follows from the symmetry of K.
 OFFSETS = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
-
-_Window = tuple[slice, slice, slice]
 
 
 @lru_cache(maxsize=32)
@@ -48,15 +47,9 @@ def upsample(grid: Float[Tensor, "*batch h w"], height: int, width: int) -> Floa
 
 
 def _shifted(matrix: Float[Tensor, "pixels cells"], by: int) -> Float[Tensor, "pixels cells"]:
-    """Return `matrix` with column a holding column a + by, zeros where that lies outside."""
-    result = torch.zeros_like(matrix)
-    if by == 0:
-        return matrix
-    if by > 0:
-        result[:, :-by] = matrix[:, by:]
-    else:
-        result[:, -by:] = matrix[:, :by]
-    return result
+    """Return `matrix` with column a holding column a + by, for by = -1, 0, 1; zeros where that lies outside."""
+    padded = F.pad(matrix, (1, 1))
+    return padded[:, 1 + by : 1 + by + matrix.shape[1]]
 
 
 @lru_cache(maxsize=32)
@@ -72,7 +65,7 @@ def _column_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> Flo
 
 
 @dataclass(frozen=True)
-class Coupling:
+class UpsampledGram:
     """K = U'MU of a batch of images, as its five distinct diagonals.
 
     diagonals: entry [o, i, a, b] couples cell (a, b) of image i with cell (a, b) + OFFSETS[o], in pixels.
@@ -98,27 +91,29 @@ class Coupling:
         diagonals = self.diagonals.unsqueeze(-1)
         result = cells * diagonals[0]
         for (dy, dx), diagonal in zip(OFFSETS[1:], diagonals[1:], strict=True):
-            here, there = _overlap(height, dy, width, dx)
-            weight = diagonal[here]
-            result[here].addcmul_(weight, cells[there])
-            result[there].addcmul_(weight, cells[here])
+            # Cells that have a neighbour at (dy, dx), and those neighbours.
+            here = (slice(None), slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
+            there = (slice(None), slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
+            result[here].addcmul_(diagonal[here], cells[there])
+            result[there].addcmul_(diagonal[here], cells[here])
         return result
 
 
-def _overlap(height: int, dy: int, width: int, dx: int) -> tuple[_Window, _Window]:
-    """Cells that have a neighbour at (dy, dx), and those neighbours."""
-    here = (slice(None), slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
-    there = (slice(None), slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
-    return here, there
-
-
-def gather(
-    target: Float[Tensor, "batch out H W"], mask: Float[Tensor, "batch H W"], height: int, width: int
+def upsample_adjoint(
+    target: Float[Tensor, "batch out H W"], mask: Float[Tensor, "batch H W"] | None, height: int, width: int
 ) -> Float[Tensor, "batch out h w"]:
-    """r = U'My: the target, brought to the grid by the transpose of the upsampling."""
+    """r = U'My: the target, brought to the grid by the transpose of the upsampling.
+
+    mask: M, 1 where valid, else 0; None: the target is 0 already where it is not valid.
+    """
     rows = upsampling(height, target.shape[-2], target.dtype).to(target.device)
     columns = upsampling(width, target.shape[-1], target.dtype).to(target.device)
-    return rows.T @ (target * mask[:, None]) @ columns
+    return rows.T @ (target if mask is None else target * mask[:, None]) @ columns
+
+
+def mask_of(valid: Bool[Tensor, "batch H W"], dtype: torch.dtype) -> Float[Tensor, "batch H W"]:
+    """M: 1 where valid, else 0. By way of bytes, which torch converts five times as fast as bools."""
+    return valid.view(torch.uint8).to(dtype)
 
 
 def position_columns(height: int, width: int) -> Float[Tensor, "5 h w"]:

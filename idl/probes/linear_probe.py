@@ -40,6 +40,9 @@ class ProbeCard:
     target_identity: str = ""
 
 
+_TENSORS = ("mean", "projection", "weight", "bias")
+
+
 class LinearProbe(nn.Module):
     """k components of a feature map in, one number (three for normals) a cell out, upsampled bilinearly.
 
@@ -60,7 +63,7 @@ class LinearProbe(nn.Module):
         card: ProbeCard,
     ) -> None:
         super().__init__()
-        for name, tensor in (("mean", mean), ("projection", projection), ("weight", weight), ("bias", bias)):
+        for name, tensor in zip(_TENSORS, (mean, projection, weight, bias), strict=True):
             self.register_buffer(name, tensor.detach().clone().contiguous())
         self.card = card
 
@@ -78,7 +81,7 @@ class LinearProbe(nn.Module):
 
     def to_bytes(self) -> bytes:
         """As safetensors, the card in the header."""
-        tensors = {name: getattr(self, name) for name in ("mean", "projection", "weight", "bias")}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         return save(tensors, metadata={"idl.probe": json.dumps(vars(self.card), sort_keys=True)})
 
     @classmethod
@@ -87,10 +90,7 @@ class LinearProbe(nn.Module):
         try:
             with safe_open(path, framework="pt") as file:
                 card = ProbeCard(**json.loads((file.metadata() or {})["idl.probe"]))
-                mean, projection, weight, bias = (
-                    file.get_tensor(name) for name in ("mean", "projection", "weight", "bias")
-                )
-                return cls(mean, projection, weight, bias, card)
+                return cls(**{name: file.get_tensor(name) for name in _TENSORS}, card=card)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file. Pass the probe.safetensors of a run.") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from idl.probes.grid import Coupling, gather
+from idl.probes.grid import UpsampledGram, mask_of, upsample_adjoint
 
 # Rows of one product, at least an image's: 1.2 times as fast as 4,096, because they stay in the processor's cache.
 ROWS_PER_PRODUCT = 1024
@@ -19,36 +19,33 @@ ROWS_PER_PRODUCT = 1024
 class Statistics:
     """What a split says of every linear probe on its columns: loss(w) = w'Gw - 2 b'w + c, in squared units.
 
-    gram: G = sum of Z'KZ over images.
-    moment: b = sum of Z'r, one column an output.
-    energy: c = sum of y'My, one entry an output.
+    With X the columns upsampled to the valid pixels and y the target there:
+    xtx: G = X'X = sum of Z'KZ over images.
+    xty: b = X'y = sum of Z'r, one column an output.
+    yty: c = sum of y'My, one entry an output.
     num_valid: valid pixels (a pixel with three outputs counts once).
     num_images: images accumulated.
     """
 
-    gram: Float64[Tensor, "columns columns"]
-    moment: Float64[Tensor, "columns out"]
-    energy: Float64[Tensor, " out"]
+    xtx: Float64[Tensor, "columns columns"]
+    xty: Float64[Tensor, "columns out"]
+    yty: Float64[Tensor, " out"]
     num_valid: int
     num_images: int
 
     @classmethod
     def empty(cls, num_columns: int, num_outputs: int = 1) -> Self:
         """Statistics of no image at all."""
-        return cls(
-            torch.zeros(num_columns, num_columns, dtype=torch.float64),
-            torch.zeros(num_columns, num_outputs, dtype=torch.float64),
-            torch.zeros(num_outputs, dtype=torch.float64),
-            0,
-            0,
-        )
+        shapes = ((num_columns, num_columns), (num_columns, num_outputs), (num_outputs,))
+        xtx, xty, yty = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
+        return cls(xtx, xty, yty, 0, 0)
 
     def accumulate(
         self,
         columns: Float[Tensor, "batch columns h w"],
         target: Float[Tensor, "batch out H W"],
         valid: Bool[Tensor, "batch H W"],
-    ) -> Self:
+    ) -> "Statistics":
         """Add a batch of images.
 
         columns: what the probe reads at each cell, the bias among them; fastest in channels_last memory.
@@ -56,51 +53,22 @@ class Statistics:
         Products and sums are float64: sums of 8,192 float32 products are off by 3e-7 of a column's square, which is
         more than what two nearly equal columns differ by, and a solver would make something of it.
         """
-        cells = columns.permute(0, 2, 3, 1)
-        height, width, num_columns = cells.shape[1:]
-        mask, truth = valid.double(), target.double()
-        gathered = gather(truth, mask, height, width).permute(0, 2, 3, 1)
-        gram, moment = self.gram.clone(), self.moment.clone()
-        step = max(1, ROWS_PER_PRODUCT // (height * width))
-        for first in range(0, len(cells), step):
-            part = slice(first, first + step)
-            grid = cells[part].double()
-            rows = grid.reshape(-1, num_columns)
-            # In the type of the columns: where K is rounded to float32, it is so for all of them alike, and faster.
-            coupling = Coupling(Coupling.of_mask(valid[part].to(columns.dtype), height, width).diagonals.double())
-            coupled = coupling.apply(grid).reshape(-1, num_columns)
-            gram += (rows.T @ coupled).cpu()
-            moment += (rows.T @ gathered[part].reshape(-1, target.shape[1])).cpu()
-        energy = (truth * mask[:, None]).square_().sum(dim=(0, 2, 3)).cpu()
-        return type(self)(
-            # The product of a symmetric form is symmetric up to rounding only.
-            (gram + gram.T) / 2,
-            moment,
-            self.energy + energy,
-            self.num_valid + int(valid.sum()),
-            self.num_images + len(cells),
-        )
+        return accumulate_parts([self], torch.zeros(len(columns), dtype=torch.long), columns, target, valid)[0]
 
     def merge(self, other: Self) -> Self:
         """Statistics of both sets of images."""
-        return type(self)(
-            self.gram + other.gram,
-            self.moment + other.moment,
-            self.energy + other.energy,
-            self.num_valid + other.num_valid,
-            self.num_images + other.num_images,
-        )
+        return type(self)(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def subset(self, index: Int[Tensor, " chosen"]) -> Self:
         """Statistics of some of the columns, in the order of `index`: the system of one arm."""
-        return type(self)(self.gram[index][:, index], self.moment[index], self.energy, self.num_valid, self.num_images)
+        return type(self)(self.xtx[index][:, index], self.xty[index], self.yty, self.num_valid, self.num_images)
 
     def squared_error(self, weights: Float64[Tensor, "columns *path out"]) -> Float64[Tensor, " *path"]:
         """Squared error summed over valid pixels and outputs, for one weight matrix or a path of them."""
-        moment = self.moment.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])
-        inner = (self.gram @ weights.flatten(1)).view(weights.shape).sub_(moment, alpha=2).mul_(weights)
+        xty = self.xty.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])
+        inner = (self.xtx @ weights.flatten(1)).view(weights.shape).sub_(xty, alpha=2).mul_(weights)
         # A perfect fit may come out a rounding below zero.
-        return (inner.sum(dim=0) + self.energy).sum(dim=-1).clamp(min=0)
+        return (inner.sum(dim=0) + self.yty).sum(dim=-1).clamp(min=0)
 
     def mse(self, weights: Float64[Tensor, "columns *path out"]) -> Float64[Tensor, " *path"]:
         """Mean squared error over valid pixels and outputs, for one weight matrix or a path of them."""
@@ -109,7 +77,7 @@ class Statistics:
     @property
     def num_terms(self) -> int:
         """Squared errors that a mean goes over: valid pixels times outputs."""
-        return self.num_valid * len(self.energy)
+        return self.num_valid * len(self.yty)
 
 
 @dataclass(frozen=True)
@@ -147,6 +115,37 @@ class FoldedStatistics:
         if len(folds) < 2:
             return ((self.whole_train, self.whole_val),)
         return tuple((total(folds[:each] + folds[each + 1 :]), folds[each]) for each in range(len(folds)))
+
+
+def accumulate_parts(
+    parts: Sequence[Statistics],
+    part_of: Int[Tensor, " batch"],
+    columns: Float[Tensor, "batch columns h w"],
+    target: Float[Tensor, "batch out H W"],
+    valid: Bool[Tensor, "batch H W"],
+) -> list[Statistics]:
+    """Add each image of a batch to one of `parts`, by its number in `part_of`; all else as `Statistics.accumulate`."""
+    cells = columns.permute(0, 2, 3, 1)
+    height, width, num_columns = cells.shape[1:]
+    results = []
+    for number, part in enumerate(parts):
+        xtx, xty, yty, num_valid = part.xtx.clone(), part.xty.clone(), part.yty.clone(), part.num_valid
+        of_part = (part_of == number).nonzero()[:, 0].to(columns.device)
+        # A few images at a time, from the pixels to the product: they stay in the processor's cache.
+        for images in of_part.split(max(1, ROWS_PER_PRODUCT // (height * width))):
+            grid, mask = cells[images].double(), mask_of(valid[images], columns.dtype)
+            truth = (target[images] * mask[:, None]).double()
+            rows = grid.reshape(-1, num_columns)
+            # In the type of the columns: where K is rounded to float32, it is so for all of them alike, and faster.
+            gram = UpsampledGram(UpsampledGram.of_mask(mask, height, width).diagonals.double())
+            on_grid = upsample_adjoint(truth, None, height, width).permute(0, 2, 3, 1)
+            xtx += (rows.T @ gram.apply(grid).reshape(-1, num_columns)).cpu()
+            xty += (rows.T @ on_grid.reshape(-1, target.shape[1])).cpu()
+            yty += truth.square().sum(dim=(0, 2, 3)).cpu()
+            num_valid += int(valid[images].sum())
+        # The product of a symmetric form is symmetric up to rounding only.
+        results.append(Statistics((xtx + xtx.T) / 2, xty, yty, num_valid, part.num_images + len(of_part)))
+    return results
 
 
 def total(parts: Sequence[Statistics]) -> Statistics:

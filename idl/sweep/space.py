@@ -1,157 +1,138 @@
-"""What a sweep searches: the settings of a trial, and their bounds."""
+"""What a sweep is asked for: how many trials, where they are kept, and between which bounds their settings lie."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from idl.errors import InputError
-from idl.probes.trial import Solver
-from idl.targets import target as find_target
+from idl.probes.gradient_fit import Solver, Trial
+from idl.settings import setting
 
-ALL = "all"
+# A stage of the encoder, as its level; None where stages are not searched.
+Stage = int | None
+
+ALL, OPEN = "all", sys.maxsize
+# Of Optuna's column.
+MAX_NAME_CHARACTERS = 512
 
 
-class Place(NamedTuple):
-    """Where a trial trains: a stage of the encoder and a target, each None where it is not searched."""
+@dataclass(frozen=True)
+class SweepConfig:
+    """How a sweep searches, and where its study is kept. Raises InputError for a name that no study can have."""
 
-    stage: int | None = None
-    target: str | None = None
+    trials: int = setting(100, "Trials that the study is to have, those of other workers included.", at_least=1)
+    # The sampler learns between batches only: with as many as `trials` it would be a random search.
+    trials_per_batch: int = setting(20, "Trials that are drawn, and trained, as one.", at_least=1)
+    sampler: Literal["tpe", "random"] = setting("tpe", "What draws trials: tpe learns from finished ones.")
+    sweep_seed: int = setting(0, "Seed of the sampler.", at_least=0)
+    storage: str = setting(
+        "", "URL of a database for several machines (leave its password to PGPASSWORD); empty: a file in the cache."
+    )
+    study: str = setting("", "Name of the study; one that exists goes on. Empty: a new one.")
+
+    def __post_init__(self) -> None:
+        if not self.study.isprintable() or len(self.study) > MAX_NAME_CHARACTERS:
+            raise InputError(
+                f"study={self.study[:40]!a}: expected at most {MAX_NAME_CHARACTERS} characters that can be printed."
+            )
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Bounds, both included. Raises InputError where a range is empty or inverted.
+    """Bounds of what a sweep searches, both included. Raises InputError where a range or a choice is none.
 
-    k: whole numbers, evenly in the logarithm; None: up to all components.
-    lr: evenly in the logarithm.
-    weight_decay: evenly in the logarithm; None: not searched.
-    step_images, solver, stage, target: choices; empty: not searched.
+    Ranges are searched evenly in the logarithm; what is empty is not searched.
     """
 
-    k: tuple[int, int | None] = (1, None)
-    lr: tuple[float, float] = (1e-4, 1.0)
-    weight_decay: tuple[float, float] | None = None
-    step_images: tuple[int, ...] = ()
-    solver: tuple[Solver, ...] = ()
-    stage: tuple[int, ...] = ()
-    target: tuple[str, ...] = ()
+    k_range: str = setting("1:all", "Components that the probe reads, FIRST:LAST; all: as many as there are.")
+    lr_range: str = setting("0.0001:1", "Learning rates, LOW:HIGH.")
+    weight_decay_range: str = setting("", "Weight decays, LOW:HIGH; empty: --weight-decay.")
+    step_images_choices: str = setting("", "Images a step, such as 16,32; empty: --step-images.")
+    solvers: str = setting("", f"sgd, adam or sgd,adam; empty: {Trial.solver}.")
+    stages: str = setting("", "Feature levels such as 1,2,3; empty: --stage.")
 
     def __post_init__(self) -> None:
-        _require_range("k", self.k[0], math.inf if self.k[1] is None else self.k[1], least=1)
-        _require_range("lr", *self.lr)
-        if self.weight_decay is not None:
-            _require_range("weight_decay", *self.weight_decay)
-        for name in ("step_images", "solver", "stage", "target"):
-            _require_choices(name, getattr(self, name))
-        if any(count < 1 for count in self.step_images):
-            raise InputError(f"step_images={_listed(self.step_images)}: expected 1 or more.")
-        for solver in self.solver:
-            if solver not in get_args(Solver):
-                raise InputError(f"solver={solver}: expected {' or '.join(get_args(Solver))}.")
-        others = [name for name in self.target if find_target(name).kind != "depth"]
-        if others and len(self.target) > 1:
-            raise InputError(
-                f"targets={_listed(self.target)}: a loss of {others[0]} cannot be brought to metres, and compared. "
-                "Search depth, log-depth and inverse-depth, or sweep it alone."
-            )
-
-    @classmethod
-    def parsed(cls, texts: Mapping[str, str]) -> "SearchSpace":
-        """Read what `described` writes. Raises InputError for what is none of it."""
-        return cls(
-            k=_bounds("k_range", texts["k_range"], lambda text: None if text == ALL else int(text)),
-            lr=_bounds("lr_range", texts["lr_range"], float),
-            weight_decay=(
-                _bounds("weight_decay_range", texts["weight_decay_range"], float)
-                if texts["weight_decay_range"]
-                else None
-            ),
-            step_images=_choices("step_images_choices", texts["step_images_choices"], int),
-            solver=_choices("solvers", texts["solvers"], str),  # pyright: ignore[reportArgumentType]
-            stage=_choices("stages", texts["stages"], int),
-            target=_choices("targets", texts["targets"], str),
-        )
-
-    def described(self) -> dict[str, str]:
-        """Return the space in words, by the names of the command's options; "" for what is not searched."""
-        return {
-            "k_range": f"{self.k[0]}:{ALL if self.k[1] is None else self.k[1]}",
-            "lr_range": _ranged(self.lr),
-            "weight_decay_range": _ranged(self.weight_decay) if self.weight_decay else "",
-            "step_images_choices": _listed(self.step_images),
-            "solvers": _listed(self.solver),
-            "stages": _listed(self.stage),
-            "targets": _listed(self.target),
-        }
+        # Reading them is their check.
+        _ = self.k, self.ranges, self.choices
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """Every stage with every target: each is a training set of its own."""
-        return tuple(Place(stage, target) for stage in self.stage or (None,) for target in self.target or (None,))
+    def k(self) -> tuple[int, int | None]:
+        """Least and largest k; None: as many components as there are."""
+        first, last = _range("k_range", self.k_range, lambda k: OPEN if k == ALL else int(k), "1:64 or 1:all")
+        return first, None if last == OPEN else last
 
-    def within(self, most: int, of: str = "components") -> "SearchSpace":
-        """Put a number to k's open end. Raises InputError where k goes beyond `most`, which the encoder has of `of`."""
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Ranges other than that of k, by the name of the trial's setting."""
+        texts = {"lr": self.lr_range, "weight_decay": self.weight_decay_range}
+        return {name: _range(f"{name}_range", text, float, "1e-4:1") for name, text in texts.items() if text}
+
+    @property
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """Choices, by the name of the trial's setting; stages by "stage"."""
+        made: dict[str, tuple[Any, ...]] = {
+            "step_images": _choices("step_images_choices", self.step_images_choices, 1),
+            "solver": tuple(part.strip() for part in self.solvers.split(",")) if self.solvers else (),
+            "stage": _choices("stages", self.stages, 0),
+        }
+        for solver in made["solver"]:
+            if solver not in get_args(Solver) or made["solver"].count(solver) > 1:
+                raise InputError(f"solvers={self.solvers}: expected {', '.join(get_args(Solver))}, or both.")
+        return {name: values for name, values in made.items() if values}
+
+    @property
+    def each_stage(self) -> tuple[Stage, ...]:
+        """Every stage that is searched; each is a training set of its own."""
+        return self.choices.get("stage", (None,))
+
+    def require_within(self, most: int, of: str) -> None:
+        """Raise InputError where k goes beyond `most`, of which the encoder has so many `of`."""
         first, last = self.k
-        self._require(max(first, last or 0), most, of)
-        return replace(self, k=(first, most if last is None else last))
+        if max(first, last or 0) > most:
+            raise InputError(f"k_range={self.k_range}: the encoder has {most} {of}. Pass a range within 1:{most}.")
 
-    def clipped(self, num_components: int) -> "SearchSpace":
-        """Bring k's end down to the components that there are: a channel that never varies gives none.
+    def distributions(self, last: int) -> dict[str, BaseDistribution]:
+        """Return what Optuna draws the settings of a trial from. last: the largest k."""
+        made: dict[str, BaseDistribution] = {"k": IntDistribution(self.k[0], last, log=True)}
+        made |= {name: FloatDistribution(*bounds, log=True) for name, bounds in self.ranges.items()}
+        return made | {name: CategoricalDistribution(values) for name, values in self.choices.items()}
 
-        Raises InputError where k begins beyond them.
-        """
-        first, last = self.k
-        self._require(first, num_components, "components")
-        return replace(self, k=(first, num_components if last is None else min(last, num_components)))
-
-    def _require(self, k: int, most: int, of: str) -> None:
-        if k > most:
-            raise InputError(
-                f"k_range={self.described()['k_range']}: the encoder has {most} {of}. Pass a range within 1:{most}."
-            )
+    def searched(self) -> dict[str, str]:
+        """Return the options that say what is searched, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
 
 
-def _bounds(name: str, text: str, read: Callable[[str], Any]) -> tuple[Any, Any]:
-    first, colon, last = text.partition(":")
+def trial_of(params: Mapping[str, Any], fixed: Trial, components: Mapping[Stage, int]) -> tuple[Stage, Trial]:
+    """Return where a trial with these settings of the space trains, and how; what they do not say is `fixed`.
+
+    components: that each stage has. A k beyond them reads them all.
+    """
+    named = dict(params)
+    stage = named.pop("stage", None)
+    if "step_images" in named:
+        named["batch_size"] = named.pop("step_images")
+    return stage, replace(fixed, **{**named, "k": min(named["k"], components[stage])})
+
+
+def _range(name: str, text: str, read: Callable[[str], Any], example: str) -> tuple[Any, Any]:
     try:
-        if not colon:
-            raise ValueError
-        bounds = read(first), read(last)
+        low, high = (read(part) for part in text.split(":"))
     except ValueError:
-        bounds = None, None
-    if bounds[0] is None:
-        raise InputError(f"{name}={text}: expected two numbers, the lower one first, such as {_EXAMPLES[name]}.")
-    return bounds
+        low, high = 0, 0
+    # A range that is not of numbers compares as false, too.
+    if not 0 < low <= high < float("inf"):
+        raise InputError(f"{name}={text}: expected two numbers above 0, the lower one first, such as {example}.")
+    return low, high
 
 
-def _choices(name: str, text: str, read: Callable[[str], Any]) -> tuple[Any, ...]:
+def _choices(name: str, text: str, least: int) -> tuple[int, ...]:
     try:
-        return tuple(read(part.strip()) for part in text.split(",")) if text else ()
+        values = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise InputError(f"{name}={text}: expected whole numbers with commas between, such as 1,2.") from None
-
-
-def _ranged(bounds: tuple[float, float]) -> str:
-    return ":".join(f"{bound:.12g}" for bound in bounds)
-
-
-_EXAMPLES = {"k_range": "1:64 or 1:all", "lr_range": "1e-4:1", "weight_decay_range": "1e-6:1e-2"}
-
-
-def _require_range(name: str, first: float, last: float, least: float | None = None) -> None:
-    if math.isnan(first) or math.isnan(last) or first > last:
-        raise InputError(f"{name}={first:g}:{last:g}: an empty range. Pass the lower bound first.")
-    if least is not None and first < least:
-        raise InputError(f"{name}={first:g}:{last:g}: expected {least:g} or more.")
-    if first <= 0 or (least is None and math.isinf(last)):
-        raise InputError(f"{name}={first:g}:{last:g}: expected finite bounds above 0; the search is in the logarithm.")
-
-
-def _require_choices(name: str, choices: Sequence[object]) -> None:
-    if len(set(choices)) < len(choices):
-        raise InputError(f"{name}={_listed(choices)}: a choice stands there twice.")
-
-
-def _listed(choices: Sequence[object]) -> str:
-    return ",".join(map(str, choices))
+        values = (least - 1,)
+    if any(value < least for value in values) or len(set(values)) < len(values):
+        raise InputError(f"{name}={text}: expected different whole numbers from {least} on, such as 1,2.")
+    return values

@@ -1,4 +1,4 @@
-"""What a probe can be asked for. A new target is one file and one line in `TARGETS`, or a file of the user's own."""
+"""What a probe predicts. A new target is one file and one line in `TARGETS`, or a file of the user's own."""
 
 from difflib import get_close_matches
 
@@ -7,9 +7,7 @@ from idl.errors import InputError
 from idl.targets import custom
 from idl.targets.base import Kind, Target
 from idl.targets.custom import check_output
-from idl.targets.depth import Depth
-from idl.targets.inverse_depth import InverseDepth
-from idl.targets.log_depth import LogDepth
+from idl.targets.depth import Depth, InverseDepth, LogDepth
 from idl.targets.normals import Normals
 
 __all__ = ["TARGETS", "Kind", "Target", "check_output", "target"]
@@ -18,10 +16,9 @@ TARGETS: dict[str, Target] = {each.name: each for each in (Depth(), LogDepth(), 
 
 
 def target(name: str) -> Target:
-    """Look a target up by its name, or make that of "package.module:factory".
+    """Return the target of a name in `TARGETS`, or that which "package.module:factory" makes.
 
-    Raises InputError, with a name that is near where there is one, where there is no such target, and where a factory
-    gives no usable target.
+    Raises InputError where there is no such target, and where a factory gives no usable one.
     """
     if name in TARGETS:
         return TARGETS[name]

@@ -14,13 +14,11 @@ class Target(ABC):
 
     name: as on the command line and in model names.
     layer: the store's layer that holds its truth: "depth", "normals", or any other that the dataset has.
-    unit: unit of the target's own space, "m"; the loss is a squared error there, so in this unit squared.
-      "1" where there is none.
+    unit: unit of the target's own space, "m"; the loss is in this unit squared. "1" where there is none.
     num_outputs: numbers a pixel.
-    kind: what it is measured by and how it is shown. "depth": in metres, which `decode` gives, against the layer.
-      "normals": by angles between what `decode` gives and the truth. "field": any other, in its own unit.
-    identity: sets targets of the same name apart where something is kept under it; empty for those built in, and
-      set by `idl.targets.custom` for others.
+    kind: how it is measured and shown. "depth": in metres, which `decode` gives, against the layer. "normals": by
+      angles between what `decode` gives and the truth. "field": any other, in its own unit.
+    identity: of a target from outside, set by `idl.targets.custom`, so that two of one name share nothing.
 
     Laws, tested for every target: decode(encode(v)) is v where defined (of a field: encode(v)); what `encode`
     returns is finite for any input, and does not depend on values that are not valid; no image influences another.

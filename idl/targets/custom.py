@@ -24,41 +24,39 @@ REMEDY = "Mend the target."
 
 
 def load(name: str, built_in: Collection[str]) -> Target:
-    """Call the factory, without arguments, and return its target with an identity of its own.
+    """Return the target that a factory makes, with an identity of its own.
 
-    The identity is made of the factory's name, the sources of its module and of what that imports (installed packages
-    aside), the target's attributes, and `version` where it has one: that is for what none of these shows, such as a
-    file of data.
+    The identity comes from the factory's name, the sources of its module and of what that imports (installed packages
+    aside), the target's attributes, and `version` where it has one: for what these do not show, such as a data file.
     built_in: names that it may not have.
     Raises InputError where there is no such factory, or its result is no usable target.
     """
     factory = plugins.load("target", name)
     try:
-        found = factory()
+        made = factory()
     except Exception as error:  # whatever a user's file may do
-        raise InputError(f"target={name}: fails, called without arguments: {_told(error)}. {REMEDY}") from error
-    if not isinstance(found, Target):
-        hint = " itself, not an instance" if isinstance(found, type) and issubclass(found, Target) else ""
-        given = found.__name__ if isinstance(found, type) else type(found).__name__
+        raise InputError(f"target={name}: fails, called without arguments: {_in_words(error)}. {REMEDY}") from error
+    if not isinstance(made, Target):
+        hint = " itself, not an instance" if isinstance(made, type) and issubclass(made, Target) else ""
+        given = made.__name__ if isinstance(made, type) else type(made).__name__
         raise InputError(f"target={name}: gives {given}{hint}. Return an instance of a subclass of idl.targets.Target.")
-    _check(name, found, built_in)
+    _check(name, made, built_in)
     # A copy: the factory may give the same instance to others.
-    target = copy.copy(found)
-    object.__setattr__(target, "identity", _identity(name, found))
+    target = copy.copy(made)
+    object.__setattr__(target, "identity", _identity(name, made))
     return target
 
 
 def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"]) -> None:
-    """Try a target from outside on some of the store's maps, before work starts.
+    """Try a target from outside on some of the store's maps, its layer in float32, before work starts.
 
-    values: its layer, float32. Raises InputError where what it makes of them breaks its contract, or `decode` cannot be
-    part of an exported model.
+    Raises InputError where the result breaks the contract, or `decode` cannot be part of an exported model.
     """
     where = f"target={target.name}"
     try:
         result = target.encode(values, valid)
     except Exception as error:  # whatever a user's file may do
-        raise InputError(f"{where}: encode fails on {_shape(values)}: {_told(error)}. {REMEDY}") from error
+        raise InputError(f"{where}: encode fails on {_shape(values)}: {_in_words(error)}. {REMEDY}") from error
     if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(each, Tensor) for each in result)):
         raise InputError(f"{where}: encode gives no pair of tensors, the target and where it is defined. {REMEDY}")
     truth, defined = result
@@ -77,7 +75,7 @@ def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"
         decoded = torch.export.export(_Decode(target), (pair,)).module()(pair)
     except Exception as error:  # of torch.export, in any way
         raise InputError(
-            f"{where}: decode cannot be exported into a model: {_told(error)}. Write it with torch functions alone."
+            f"{where}: decode cannot be exported into a model: {_in_words(error)}. Write it with torch functions alone."
         ) from error
     if not isinstance(decoded, Tensor) or decoded.shape != pair.shape:
         raise InputError(f"{where}: decode changes the shape of {_shape(truth)}. {REMEDY}")
@@ -86,14 +84,10 @@ def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"
 class _Decode(nn.Module):
     def __init__(self, target: Target) -> None:
         super().__init__()
-        self._decode = target.decode
-
-    def forward(self, prediction: Tensor) -> Tensor:
-        return self._decode(prediction)
+        self.forward = target.decode
 
 
 def _check(name: str, target: Target, built_in: Collection[str]) -> None:
-    """Raise InputError where an attribute is missing or not usable."""
     where = f"target={name}"
     for attribute, kind in (("name", str), ("layer", str), ("unit", str), ("num_outputs", int)):
         if not isinstance(getattr(target, attribute, None), kind):
@@ -150,5 +144,5 @@ def _shape(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _told(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -13,11 +13,7 @@ class Normals(Target):
     The loss is the squared distance between the three outputs and the unit normal; it has no unit.
     """
 
-    name = "normals"
-    layer = "normals"
-    unit = "1"
-    num_outputs = 3
-    kind = "normals"
+    name, layer, unit, num_outputs, kind = "normals", "normals", "1", 3, "normals"
 
     def encode(
         self, values: Float[Tensor, "batch H W 3"], valid: Bool[Tensor, "batch H W"]

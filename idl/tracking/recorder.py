@@ -5,17 +5,15 @@ import io
 import json
 import math
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idl.passwords import without_password
-from idl.tracking.quiet import quiet
-from idl.tracking.reachable import current_uris
+from idl.databases import without_password
 from idl.tracking.registry import RegisteredVersion, register
+from idl.tracking.store import current_uris, quiet
 
 if TYPE_CHECKING:
     # The report's types bring torch, which `import idl.tracking` does without.
@@ -23,13 +21,8 @@ if TYPE_CHECKING:
 
     from idl.report import DatasetInput, Image, ModelVersion, RunReport
 
-# mlflow's limits a request and a value.
+# mlflow's limit a request.
 METRICS_PER_REQUEST = 1000
-PARAMS_PER_REQUEST = 100
-PARAM_CHARACTERS = 6000
-TAG_CHARACTERS = 8000
-CUT = " ... (cut)"
-
 NOT_FINITE_TAG = "idl.not_finite"
 SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
@@ -51,17 +44,17 @@ class Recorder:
         return f"mlflow ui --backend-store-uri {without_password(uri)}, then http://127.0.0.1:5000/{page}"
 
     def log(self, report: "RunReport") -> tuple[str, ...]:
-        """Write all of `report`, and return the names of metrics left out because they are no numbers.
+        """Write all of `report`, and return the names of metrics left out because they are not finite.
 
-        A parameter that the run has with the same text is left alone; one that `mlflow run` logged with
-        another spelling ("1e-3") is left too, and the resolved value stands beside it as `resolved.NAME`.
-        Parameters and tags are cut to mlflow's limits. NaN and infinite metrics are left out, and listed in
-        the tag `idl.not_finite`. Numbers of images and scenes are in each dataset's profile and input tags.
+        A parameter that the run has already is left alone: `mlflow run` logs those that it was given, as they were
+        typed. Metrics that are not finite are listed in the tag `idl.not_finite`. Numbers of images and scenes are in
+        each dataset's profile and input tags.
 
-        Raises ValueError, before anything is written: columns of unequal length, an unknown kind of table, a
-        picture that is not uint8 (mlflow would rescale each float picture by its own range).
+        Raises ValueError, before anything is written, for a picture that is not uint8: mlflow would rescale each
+        float picture by its own range.
         """
-        tables = {path: _plain_table(path, columns) for path, columns in report.tables.items()}
+        from mlflow.entities import Param, RunTag
+
         for key, picture in {**report.figures, **report.panels}.items():
             _require_uint8(key, picture)
         left_out = tuple(name for name, value in report.metrics.items() if not math.isfinite(value))
@@ -73,23 +66,25 @@ class Recorder:
 
         with quiet():
             client = self._client()
-            self._log_params(client, report.params)
-            self._log_batch(client, "tags", tags)
+            there = client.get_run(self.run_id).data.params
+            params = [Param(name, str(value)) for name, value in report.params.items() if name not in there]
+            client.log_batch(self.run_id, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
             self._log_points(client, points_of(report))
             if report.datasets:
                 client.log_inputs(self.run_id, datasets=[_input(dataset) for dataset in report.datasets])
         with quiet(transfer=True):
-            for path, columns in tables.items():
+            for path, columns in report.tables.items():
                 if path.endswith(".csv"):
                     client.log_text(self.run_id, _csv(columns), path)
                 else:
-                    client.log_table(self.run_id, columns, path)
+                    client.log_table(self.run_id, dict(columns), path)
+            if report.config:
+                client.log_text(self.run_id, json.dumps(report.config, indent=1, default=str), "config.json")
             for path, text in report.texts.items():
                 client.log_text(self.run_id, text, path)
             for path, picture in report.figures.items():
                 client.log_image(self.run_id, picture, artifact_file=path)
-            for key, picture in report.panels.items():
-                client.log_image(self.run_id, picture, key=_panel_key(key), step=0)
+        self.log_panels(report.panels, 0)
         return left_out
 
     def log_curves(self, curves: Mapping[str, Mapping[int, float]]) -> None:
@@ -97,11 +92,6 @@ class Recorder:
         with quiet():
             named = ((name, value, at) for name, curve in curves.items() for at, value in curve.items())
             self._log_points(self._client(), finite_points(named))
-
-    def last_step(self, name: str) -> int:
-        """Return the highest step that a curve of the run has a point of; -1 where it has none."""
-        with quiet():
-            return max((point.step for point in self._client().get_metric_history(self.run_id, name)), default=-1)
 
     def log_panels(self, panels: Mapping[str, "Image"], step: int) -> None:
         """Write one step of pictures, which MLflow's image grid shows with a slider over the steps.
@@ -113,45 +103,25 @@ class Recorder:
         with quiet(transfer=True):
             client = self._client()
             for key, picture in panels.items():
-                client.log_image(self.run_id, picture, key=_panel_key(key), step=step)
+                # What mlflow does not take in an image's key is replaced.
+                client.log_image(self.run_id, picture, key=re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key), step=step)
 
     def tag(self, name: str, value: str) -> None:
-        """Set one tag of the run, cut to mlflow's limit."""
+        """Set one tag of the run."""
         with quiet():
-            self._client().set_tag(self.run_id, name, _cut(value, TAG_CHARACTERS))
+            self._client().set_tag(self.run_id, name, value)
 
-    def register(self, version: "ModelVersion", exports: Path | None = None) -> RegisteredVersion:
-        """Export the model, register it as a new version, and move the champion aliases that it wins.
+    def register(self, version: "ModelVersion") -> RegisteredVersion:
+        """Export the model, register it as a new version, and promote it where it is the best of its kind.
 
-        exports: folder where exported models are kept for a run that gives an equal one.
         To be called inside `start`, after `log`: mlflow copies the run's metrics to the model.
         """
-        return register(version, self.run_id, exports)
+        return register(version, self.run_id)
 
     def _client(self) -> Any:
         import mlflow
 
         return mlflow.MlflowClient()
-
-    def _log_params(self, client: Any, params: Mapping[str, object]) -> None:
-        logged = client.get_run(self.run_id).data.params
-        missing = {}
-        for name, value in params.items():
-            text = _cut(str(value), PARAM_CHARACTERS)
-            if logged.get(name, text) != text:
-                name = f"resolved.{name}"
-            # A `resolved.` parameter that differs is written all the same: mlflow then says what changed.
-            if logged.get(name) != text:
-                missing[name] = text
-        self._log_batch(client, "params", missing)
-
-    def _log_batch(self, client: Any, kind: str, values: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
-
-        entity, limit = (Param, PARAM_CHARACTERS) if kind == "params" else (RunTag, TAG_CHARACTERS)
-        entities = iter([entity(name, _cut(str(value), limit)) for name, value in values.items()])
-        while batch := list(islice(entities, PARAMS_PER_REQUEST)):
-            client.log_batch(self.run_id, **{kind: batch})
 
     def _log_points(self, client: Any, points: Sequence[Any]) -> None:
         for first in range(0, len(points), METRICS_PER_REQUEST):
@@ -169,9 +139,8 @@ def points_of(report: "RunReport") -> list[Any]:
 def finite_points(named: Iterable[tuple[str, float, int]]) -> list[Any]:
     """Return mlflow's metrics of (name, value, step), those that are finite."""
     from mlflow.entities import Metric
-    from mlflow.utils.time import get_current_time_millis
 
-    now = get_current_time_millis()
+    now = int(1000 * time.time())
     return [Metric(name, float(value), now, at) for name, value, at in named if math.isfinite(value)]
 
 
@@ -200,19 +169,6 @@ def _input(dataset: "DatasetInput") -> "Input":
     return Input(dataset=entity, tags=tags)
 
 
-def _plain_table(path: str, columns: Mapping[str, Sequence[object]]) -> dict[str, list[object]]:
-    """Return the columns as lists of Python values, after a look at what `log` promises to refuse."""
-    if not path.endswith((".csv", ".json")):
-        raise ValueError(f"{path}: expected the name of a table to end in .csv or .json")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"{path}: columns differ in length: {lengths}")
-    return {
-        name: [value.item() if isinstance(value, np.generic) else value for value in column]
-        for name, column in columns.items()
-    }
-
-
 def _csv(columns: Mapping[str, Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -224,12 +180,3 @@ def _csv(columns: Mapping[str, Sequence[object]]) -> str:
 def _require_uint8(key: str, picture: "Image") -> None:
     if picture.dtype != np.uint8:
         raise ValueError(f"{key}: pixels are {picture.dtype}, expected uint8")
-
-
-def _panel_key(key: str) -> str:
-    """Replace what mlflow does not take in an image's key."""
-    return re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT

@@ -1,47 +1,104 @@
-"""Registered versions, and which of them is champion."""
+"""The model registry: versions of probes and encoders, which of them is champion, and what comes back from there."""
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idl.tracking.quiet import quiet
+from idl.errors import InputError
+from idl.tracking.store import pages, quiet, registry_file, require_reachable
 
 if TYPE_CHECKING:
-    # The report's types bring torch, which `import idl.tracking` does without.
+    # They bring torch, which `import idl.tracking` does without.
+    from torch import Tensor
+
+    from idl.probes.linear_probe import ProbeCard
+    from idl.protocol import Protocol
     from idl.report import Championship, ModelVersion
 
-CHAMPION = "champion"
-CHAMPION_DATASET_TAG = "champion_dataset"
-VAL_LOSS_TAG = "val_loss"
+ADDRESS = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
+PREFIX, ENCODER_PREFIX = "idl-", "idl-encoder-"
+OURS = f"name LIKE '{PREFIX}%'"
+# mlflow's folder for files beside a model.
+FILES_FOLDER = "extra_files"
+WEIGHTS_FILE, ORIGIN_FILE, PROBE_FILE = "encoder.safetensors", "origin.json", "probe.safetensors"
+PROTOCOL_FILE = "protocol.json"
+CHAMPION, CHAMPION_DATASET_TAG, VAL_LOSS_TAG, DIGEST_TAG = "champion", "champion_dataset", "val_loss", "encoder_digest"
+# Every version of a probe has these.
+REQUIRED_TAGS = ("target", "kind", "encoder", "dataset_digest", "split_digest", "protocol_digest", VAL_LOSS_TAG)
 WAIT_S = 300
-VERSIONS_PER_PAGE = 1000
 # Each round ends with a look at what all processes wrote; more than two were never needed for four of them.
 MAX_ROUNDS = 20
+NO_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version as it stands in the registry.
+    """A registered version of a model.
 
-    aliases: those that this version holds after its registration.
-    uri: `models:/NAME/VERSION`.
-    note: one line for people where a championship did not compare this version; else empty.
+    aliases: those that it holds. tags: of a probe what it was fitted on, how, and how well, as text.
+    source: the logged model behind it, which no other registry has.
+    created_ms: milliseconds since 1970.
+    note: right after its registration one line for people where it competed with no other version; else empty.
     """
 
     name: str
     version: int
     aliases: tuple[str, ...]
-    uri: str
+    tags: Mapping[str, str]
+    run_id: str
+    source: str
+    created_ms: int
     note: str = ""
 
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/VERSION`, which means the same for ever."""
+        return f"models:/{self.name}/{self.version}"
 
-def register(version: "ModelVersion", run_id: str, exports: Path | None = None) -> RegisteredVersion:
-    """Export `version` from the active run `run_id`, register it, and settle its championship.
+
+@dataclass(frozen=True)
+class RegisteredProbe:
+    """A registered probe, ready to predict.
+
+    module: (batch, 3, H, W) RGB in [0, 1] in; metres (batch, 1, H, W), unit normals (batch, 3, H, W) or a field out,
+      on the CPU. H and W are to be multiples of `stride`, at least two each.
+    card: what the probe was fitted on and for. protocol: under which it was measured.
+    origin: the encoder's description.
+    """
+
+    version: RegisteredVersion
+    module: "Callable[[Tensor], Tensor]"
+    card: "ProbeCard"
+    protocol: "Protocol"
+    origin: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Of its target: "depth", "normals" or "field"."""
+        return self.version.tags["kind"]
+
+    @property
+    def shown_range(self) -> tuple[float, float]:
+        """Range of its run's pictures, in the unit that is shown."""
+        low, high = self.version.tags["shown_range"].split(",")
+        return float(low), float(high)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a cell of the encoder's grid."""
+        return int(self.origin["stride"])
+
+
+def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
+    """Export `version` from the active run `run_id`, register it, and promote it where it is the best of its kind.
 
     The tags stand on the version from its first moment, the championship's conditions and `val_loss` among
     them. Raises ValueError as `export.log_model` does.
@@ -53,10 +110,8 @@ def register(version: "ModelVersion", run_id: str, exports: Path | None = None) 
 
     tags = {name: str(value) for name, value in version.tags.items()}
     if version.championship is not None:
-        tags |= version.championship.conditions
-        tags[VAL_LOSS_TAG] = repr(float(version.championship.val_loss))
-
-    model_id = log_model(version, exports)
+        tags |= {**version.championship.conditions, VAL_LOSS_TAG: repr(float(version.championship.val_loss))}
+    model_id = log_model(version)
     with quiet(transfer=True):
         client = mlflow.MlflowClient()
         # Through the client: `mlflow.register_model` prints lines of its own.
@@ -77,17 +132,12 @@ def register(version: "ModelVersion", run_id: str, exports: Path | None = None) 
         # The tag by which the UI leads from the logged model to its registered version.
         link = json.dumps([{"name": version.name, "version": created.version}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
-
         number = int(created.version)
-        note = ""
-        if version.championship is not None:
-            note = crown(client, version.name, number, version.championship)
-        aliases = client.get_registered_model(version.name).aliases
-    held = tuple(sorted(alias for alias, holder in aliases.items() if int(holder) == number))
-    return RegisteredVersion(version.name, number, held, f"models:/{version.name}/{number}", note)
+        note = promote(client, version.name, number, version.championship) if version.championship else ""
+        return replace(_version(created, client.get_registered_model(version.name).aliases), note=note)
 
 
-def crown(client: Any, name: str, number: int, championship: "Championship") -> str:
+def promote(client: Any, name: str, number: int, championship: "Championship") -> str:
     """Put `champion-<dataset>` on the version with the lowest `val_loss` under equal conditions.
 
     Of equals the older one stays. Where the alias is on a version of other conditions, the new version does
@@ -99,7 +149,7 @@ def crown(client: Any, name: str, number: int, championship: "Championship") -> 
 
     Returns a line for people where `number` did not compete, else "".
     """
-    alias = f"{CHAMPION}-{championship.dataset}"
+    alias, conditions = f"{CHAMPION}-{championship.dataset}", championship.conditions
     for _ in range(MAX_ROUNDS):
         model = client.get_registered_model(name)
         first = model.tags.get(CHAMPION_DATASET_TAG)
@@ -108,30 +158,32 @@ def crown(client: Any, name: str, number: int, championship: "Championship") -> 
                 client.set_registered_model_tag(name, CHAMPION_DATASET_TAG, championship.dataset)
             continue
 
-        versions = _versions(client, name)
-        holder = _holder(model.aliases, alias)
-        if holder in versions and not _matches(versions[holder], championship.conditions):
+        ready = [each for each in pages(client.search_model_versions, f"name = '{name}'") if each.status == "READY"]
+        alike = {int(each.version): each.tags for each in ready if conditions.items() <= each.tags.items()}
+        holder = int(model.aliases.get(alias, 0))
+        if holder in {int(each.version) for each in ready} - alike.keys():
             return (
                 f"{alias} stays with version {holder}, which was measured under other conditions than "
                 f"version {number}. Delete the alias to let the next version take it."
             )
-        best = _best(versions, championship.conditions)
+        losses = [(float(tags.get(VAL_LOSS_TAG, "nan")), each) for each, tags in alike.items()]
+        best = min(((loss, each) for loss, each in losses if math.isfinite(loss)), default=None)
         if best is None:
             return f"version {number} has no finite {VAL_LOSS_TAG}: {alias} stays as it is."
 
-        wanted = [alias, CHAMPION] if first == championship.dataset else [alias]
-        wrong = [wish for wish in wanted if _holder(model.aliases, wish) != best]
+        aliases = [alias, CHAMPION] if first == championship.dataset else [alias]
+        wrong = [each for each in aliases if int(model.aliases.get(each, 0)) != best[1]]
         if not wrong:
             return ""
         with _another_may_be_first():
-            for wish in wrong:
-                client.set_registered_model_alias(name, wish, str(best))
+            for each in wrong:
+                client.set_registered_model_alias(name, each, str(best[1]))
     return f"{alias} did not settle: other processes register {name} at the same time."
 
 
 @contextmanager
 def _another_may_be_first() -> Iterator[None]:
-    """Pass over the refusal of a tag or an alias that another process wrote since it was looked at.
+    """Pass over the refusal of a tag or an alias that another process wrote since the last look.
 
     mlflow looks whether there is one and then inserts it, without a lock: the second of two is refused by
     the database. What the first wrote is read in the next round.
@@ -146,31 +198,166 @@ def _another_may_be_first() -> Iterator[None]:
             raise
 
 
-def _versions(client: Any, name: str) -> dict[int, Mapping[str, str]]:
-    """Return the tags of all versions that are ready, by number."""
-    versions: dict[int, Mapping[str, str]] = {}
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", max_results=VERSIONS_PER_PAGE, page_token=token)
-        versions |= {int(found.version): found.tags for found in page if found.status == "READY"}
-        token = page.token
-        if not token:
-            return versions
+def list_probes() -> tuple[RegisteredVersion, ...]:
+    """Return all registered probes, by name and then newest first; encoders and other models are left out.
+
+    Where the store is a sqlite file that is not there yet, none is made. Raises InputError: a registry that cannot
+    be reached.
+    """
+    import mlflow
+
+    if registry_file():
+        return ()
+    require_reachable()
+    with quiet():
+        client = mlflow.MlflowClient()
+        aliases = {model.name: model.aliases for model in pages(client.search_registered_models, OURS)}
+        found = pages(client.search_model_versions, OURS)
+        probes = [_version(each, aliases[each.name]) for each in found if each.status == "READY" and _is_probe(each)]
+    return tuple(sorted(probes, key=lambda each: (each.name, -each.version)))
 
 
-def _matches(tags: Mapping[str, str], conditions: Mapping[str, str]) -> bool:
-    return all(tags.get(name) == value for name, value in conditions.items())
+def load_probe(uri: str) -> RegisteredProbe:
+    """Return a registered probe, downloaded and loaded without pickle.
+
+    uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+
+    Raises InputError: not such an address; no such model, version or alias (those that exist are named); a model
+    that is no probe of this project, or whose files are gone; a registry that cannot be reached.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.pytorch import load_model
+
+    from idl.probes.linear_probe import LinearProbe
+    from idl.protocol import Protocol
+
+    if not uri:
+        raise InputError("model: none given. Pass model=models:/NAME@ALIAS; `idl models` lists what there is.")
+    client, name, number = _resolved(uri, "probes", _probe_names)
+    with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
+        found = client.get_model_version(name, str(number))
+        if not _is_probe(found):
+            raise InputError(f"{uri}: is no probe that idl registered. Those are: {_listed(_probe_names(client))}.")
+        version = _version(found, client.get_registered_model(name).aliases)
+        before = os.environ.get(NO_PICKLE)
+        # A model must not run code of its own when it is loaded.
+        os.environ[NO_PICKLE] = "false"
+        try:
+            path = Path(download_artifacts(version.uri, dst_path=folder))
+            files = path / FILES_FOLDER
+            card = LinearProbe.load(str(files / PROBE_FILE)).card
+            protocol = Protocol.from_json((files / PROTOCOL_FILE).read_text())
+            origin = json.loads((files / ORIGIN_FILE).read_text())
+            return RegisteredProbe(version, load_model(str(path)), card, protocol, origin)
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{uri}: its files cannot be read ({reason}). Register it again.") from error
+        finally:
+            del os.environ[NO_PICKLE]
+            if before is not None:
+                os.environ[NO_PICKLE] = before
 
 
-def _best(versions: Mapping[int, Mapping[str, str]], conditions: Mapping[str, str]) -> int | None:
-    losses = {
-        number: float(tags[VAL_LOSS_TAG])
-        for number, tags in versions.items()
-        if _matches(tags, conditions) and VAL_LOSS_TAG in tags
-    }
-    finite = [(loss, number) for number, loss in losses.items() if math.isfinite(loss)]
-    return min(finite)[1] if finite else None
+def registered_encoder(digest: str) -> str | None:
+    """Return `models:/idl-encoder-NAME/VERSION` of the oldest version with this `encoder_digest`, or None."""
+    import mlflow
+
+    with quiet():
+        found = mlflow.MlflowClient().search_model_versions(
+            f"name LIKE '{ENCODER_PREFIX}%' AND tags.{DIGEST_TAG} = '{digest}'"
+        )
+    if not found:
+        return None
+    oldest = min(found, key=lambda version: (version.creation_timestamp, int(version.version)))
+    return f"models:/{oldest.name}/{oldest.version}"
 
 
-def _holder(aliases: Mapping[str, str], alias: str) -> int | None:
-    return int(aliases[alias]) if alias in aliases else None
+def fetch_weights(uri: str, folder: Path) -> Path:
+    """Return the path of a registered encoder's `encoder.safetensors`, downloaded into `folder`.
+
+    uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`. Its `origin.json`, where it has one, is put beside
+    the weights. Files appear under their names only when they are complete.
+
+    Raises InputError: not such an address; no such model, version or alias (those that exist are named); a
+    model that was not registered as an encoder; a registry that cannot be reached.
+    """
+    from mlflow.artifacts import download_artifacts, list_artifacts
+
+    client, name, number = _resolved(uri, "encoders", _encoder_names)
+    source = f"models:/{name}/{number}/{FILES_FOLDER}"
+    with quiet(transfer=True):
+        present = {Path(entry.path).name for entry in list_artifacts(source)}
+        if WEIGHTS_FILE not in present:
+            raise InputError(
+                f"{uri}: holds no {WEIGHTS_FILE}, so that it is no encoder registered by idl. "
+                f"Name one of {_listed(_encoder_names(client))}."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+            for file in (ORIGIN_FILE, WEIGHTS_FILE):
+                if file in present:
+                    Path(download_artifacts(f"{source}/{file}", dst_path=temporary)).replace(folder / file)
+    return folder / WEIGHTS_FILE
+
+
+def _resolved(uri: str, kind: str, names: Callable[[Any], list[str]]) -> tuple[Any, str, int]:
+    """Return mlflow's client, and the name and number of the version that an address means.
+
+    kind: of models, for the message. names: returns those that are registered.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    address = ADDRESS.fullmatch(uri)
+    if address is None:
+        raise InputError(f"{uri}: not a registered model. Write models:/NAME/VERSION or models:/NAME@ALIAS.")
+    if (file := registry_file()) is not None:
+        raise InputError(f"{uri}: there is no {file}. Run where the registry is, or set MLFLOW_TRACKING_URI.")
+    require_reachable()
+    name, number, alias = address["name"], address["version"], address["alias"]
+    with quiet():
+        client = mlflow.MlflowClient()
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            known = names(client)
+            near = get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise InputError(f"{uri}: no registered model {name}.{hint} Registered {kind}: {_listed(known)}.") from None
+        if alias is not None:
+            if alias not in model.aliases:
+                raise InputError(f"{uri}: {name} has no alias {alias}. Its aliases: {_listed(sorted(model.aliases))}.")
+            return client, name, int(model.aliases[alias])
+        numbers = sorted(int(each.version) for each in pages(client.search_model_versions, f"name = '{name}'"))
+    if int(number) not in numbers:
+        raise InputError(f"{uri}: {name} has no version {number}. Its versions: {_listed(numbers)}.")
+    return client, name, int(number)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+def _probe_names(client: Any) -> list[str]:
+    return sorted({each.name for each in pages(client.search_model_versions, OURS) if _is_probe(each)})
+
+
+def _encoder_names(client: Any) -> list[str]:
+    return [model.name for model in pages(client.search_registered_models, f"name LIKE '{ENCODER_PREFIX}%'")]
+
+
+def _is_probe(found: Any) -> bool:
+    """Tell a probe's version (mlflow's) from those of encoders and of other projects."""
+    is_named = found.name.startswith(PREFIX) and not found.name.startswith(ENCODER_PREFIX)
+    return is_named and all(tag in found.tags for tag in REQUIRED_TAGS)
+
+
+def _version(found: Any, aliases: Mapping[str, str]) -> RegisteredVersion:
+    """Return mlflow's version as ours. aliases: of the model, and the version that each is on."""
+    number = int(found.version)
+    held = tuple(sorted(alias for alias, holder in aliases.items() if int(holder) == number))
+    run_id, source, created_ms = found.run_id or "", found.source or "", int(found.creation_timestamp)
+    return RegisteredVersion(found.name, number, held, dict(found.tags), run_id, source, created_ms)

@@ -1,4 +1,4 @@
-"""A run from its start to its end, whatever ends it."""
+"""A run from its start to its end, whatever ends it, and the runs that have read a test split."""
 
 import os
 import re
@@ -9,21 +9,19 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from idl.data.splits import are_shared
+from idl.databases import without_password
 from idl.errors import InputError
-from idl.passwords import without_password
-from idl.tracking.children import ENTRY_POINT_TAG
-from idl.tracking.lost import explained, is_lost
-from idl.tracking.quiet import quiet
-from idl.tracking.reachable import current_uris, require_reachable
 from idl.tracking.recorder import Recorder
-from idl.tracking.schema import create_schema
+from idl.tracking.store import current_uris, lost_store, pages, quiet, require_reachable
 
 DEFAULT_EXPERIMENT = "idl"
-ERROR_TAG = "idl.error"
-RESUMED_TAG = "idl.resumed"
+ENTRY_POINT_TAG, ERROR_TAG, RESUMED_TAG = "idl.entry_point", "idl.error", "idl.resumed"
 MAX_ERROR_CHARACTERS = 500
 # What mlflow names a run by itself: "bustling-fox-123".
 GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+# Entry points that measure on a test split.
+READERS = ("probe", "sweep", "verdict", "compare", "main", "evaluate")
 
 
 class Terminated(SystemExit):
@@ -35,12 +33,7 @@ class Terminated(SystemExit):
 
 @contextmanager
 def start(
-    entry_point: str,
-    experiment: str | None = None,
-    run_name: str | None = None,
-    *,
-    resume: str | None = None,
-    is_kept: Callable[[], bool] = lambda: True,
+    entry_point: str, experiment: str | None = None, run_name: str | None = None, *, resume: str | None = None
 ) -> Iterator[Recorder]:
     """Run the block inside a tracked run, and yield what it logs with.
 
@@ -49,51 +42,53 @@ def start(
       else "idl". Under `mlflow run` (MLFLOW_RUN_ID is set) that run is resumed, in its own experiment.
     run_name: for people, "probe convnext depth rooms"; None: `entry_point`. A resumed run takes it where
       mlflow had made up its name.
-    resume: id of a run to go on with. One that `mlflow run` made for this process gets a note that says so.
-    is_kept: asked at the end; where it says no, the run is another process's by now, and its status is left alone.
+    resume: id of a run to continue. One that `mlflow run` made for this process gets a note that says so.
 
     The run ends FINISHED; KILLED on Ctrl-C and SIGTERM (inside, SIGTERM raises Terminated); FAILED on any
     other exception, with its line in the tag `idl.error`. An exception goes on to the caller.
 
     Raises InputError: the store cannot be reached, or stops answering while the run lasts; no run has that id.
     """
-    require_reachable(None)
-    with _termination_raises():
-        error: BaseException | None = None
-        recorder: Recorder | None = None
-        try:
-            recorder = _open(entry_point, experiment, run_name or entry_point, resume)
-            yield recorder
-        except BaseException as caught:
-            error = explained(caught)
-            if error is caught:
-                raise
-            raise error from caught
-        finally:
-            if recorder is not None and is_kept():
-                _end(recorder, error)
-            elif recorder is not None:
-                _let_go()
+    require_reachable()
+    with (
+        _termination_raises(),
+        _ended(lambda: _open(entry_point, experiment, run_name or entry_point, resume)) as recorder,
+    ):
+        yield recorder
 
 
 @contextmanager
 def child(parent: Recorder, run_name: str) -> Iterator[Recorder]:
-    """Run the block in a run nested under `parent`; it ends as `start` says. For the trials of a sweep."""
+    """Run the block in a run nested under `parent`; it ends as `start` says."""
     import mlflow
 
-    error: BaseException | None = None
-    with quiet():
-        run = mlflow.start_run(
-            experiment_id=parent.experiment_id, run_name=run_name, nested=True, parent_run_id=parent.run_id
-        )
-    recorder = Recorder(run.info.run_id, run.info.experiment_id)
-    try:
+    def opened() -> Recorder:
+        with quiet():
+            run = mlflow.start_run(
+                experiment_id=parent.experiment_id, run_name=run_name, nested=True, parent_run_id=parent.run_id
+            )
+        return Recorder(run.info.run_id, run.info.experiment_id)
+
+    with _ended(opened) as recorder:
         yield recorder
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        _end(recorder, error)
+
+
+def count_test_readers(scenes: str) -> int:
+    """Return how many runs of this tracking store, in all experiments, tested one of these scenes or were about to.
+
+    It counts whatever the resolution, the range of depth and the split were, and as crops or whole.
+    scenes: the tag `test_scenes` of `Split.looks`.
+    """
+    import mlflow
+    from mlflow.entities import ViewType
+
+    with quiet():
+        # Deleted ones have read the images all the same.
+        experiments = [each.experiment_id for each in mlflow.search_experiments(view_type=ViewType.ALL)]
+        search = mlflow.MlflowClient().search_runs
+        tags = [run.data.tags for run in pages(search, experiments, "tags.test_scenes LIKE '%'", ViewType.ALL)]
+    # Children are parts of their parent's test: a trial's entry point is "trial", others have none.
+    return sum(each.get(ENTRY_POINT_TAG) in READERS and are_shared(each["test_scenes"], scenes) for each in tags)
 
 
 def _open(entry_point: str, experiment: str | None, run_name: str, resume: str | None) -> Recorder:
@@ -101,75 +96,34 @@ def _open(entry_point: str, experiment: str | None, run_name: str, resume: str |
 
     tags = {ENTRY_POINT_TAG: entry_point}
     with quiet():
-        create_schema(*current_uris())
         given = os.environ.get("MLFLOW_RUN_ID")
-        wanted = resume or given
-        if not wanted:
+        run_id = resume or given
+        if not run_id:
             run = mlflow.start_run(experiment_id=_experiment_id(experiment), run_name=run_name, tags=tags)
             return Recorder(run.info.run_id, run.info.experiment_id)
-        before = _found(wanted, "resume" if resume else "MLFLOW_RUN_ID")
+        before = _required(run_id, "resume" if resume else "MLFLOW_RUN_ID")
         name = before.info.run_name
-        kept = bool(resume) or (bool(name) and not GENERATED_NAME.fullmatch(name))
+        is_named = bool(resume) or (bool(name) and not GENERATED_NAME.fullmatch(name))
         client = mlflow.MlflowClient()
         if ERROR_TAG in before.data.tags:
-            client.delete_tag(wanted, ERROR_TAG)
-        if given and given != wanted:
-            client.set_tag(given, RESUMED_TAG, wanted)
-            client.set_tag(given, "mlflow.note.content", f"Goes on in run {wanted}.")
+            client.delete_tag(run_id, ERROR_TAG)
+        if given and given != run_id:
+            client.set_tag(given, RESUMED_TAG, run_id)
+            client.set_tag(given, "mlflow.note.content", f"Goes on in run {run_id}.")
         # mlflow would give it to the next run that is started here, a child.
         os.environ.pop("MLFLOW_RUN_ID", None)
         # Without an experiment: mlflow refuses one that differs from the run's.
-        run = mlflow.start_run(run_id=wanted, run_name=None if kept else run_name, tags=tags)
+        run = mlflow.start_run(run_id=run_id, run_name=None if is_named else run_name, tags=tags)
         return Recorder(run.info.run_id, run.info.experiment_id)
 
 
-def status_of(run_id: str) -> str | None:
-    """Return a run's status (RUNNING, FINISHED, KILLED, FAILED); None where this store has no such run.
-
-    Raises InputError: the store cannot be reached.
-    """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    require_reachable(None)
-    with quiet():
-        create_schema(*current_uris())
-        try:
-            run = mlflow.MlflowClient().get_run(run_id)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            return None
-    return None if run.info.lifecycle_stage == "deleted" else run.info.status
-
-
-def address_of(run_id: str) -> str:
-    """Return where a person finds a run that there is."""
-    import mlflow
-
-    with quiet():
-        return Recorder(run_id, mlflow.MlflowClient().get_run(run_id).info.experiment_id).hint
-
-
-def end_left(run_id: str) -> None:
-    """End a run as KILLED whose process is gone; one that has ended, or is not in this store, is left alone."""
-    import mlflow
-
-    if status_of(run_id) == "RUNNING":
-        with quiet():
-            mlflow.MlflowClient().set_terminated(run_id, "KILLED")
-
-
-def _found(run_id: str, option: str) -> Any:
+def _required(run_id: str, option: str) -> Any:
     """Return mlflow's run of that id. Raises InputError where there is none."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         run = mlflow.MlflowClient().get_run(run_id)
-        if run.info.lifecycle_stage == "deleted":
-            raise InputError(f"{option}={run_id}: is deleted. Run `mlflow runs restore --run-id {run_id}`.")
-        return run
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -178,6 +132,9 @@ def _found(run_id: str, option: str) -> Any:
             f"{option}={run_id}: no such run at {without_password(current_uris()[0])}. "
             f"{remedy}, or set MLFLOW_TRACKING_URI to the store that has it."
         ) from None
+    if run.info.lifecycle_stage == "deleted":
+        raise InputError(f"{option}={run_id}: is deleted. Run `mlflow runs restore --run-id {run_id}`.")
+    return run
 
 
 def _experiment_id(experiment: str | None) -> str:
@@ -193,10 +150,8 @@ def _experiment_id(experiment: str | None) -> str:
     if found is None:
         try:
             return client.create_experiment(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            # Another process was faster.
+        except MlflowException:
+            # Another process may have been faster.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -208,41 +163,45 @@ def _experiment_id(experiment: str | None) -> str:
     return found.experiment_id
 
 
+@contextmanager
+def _ended(opened: Callable[[], Recorder]) -> Iterator[Recorder]:
+    """Run the block in the run that is opened, and give the run its last status."""
+    error: BaseException | None = None
+    recorder: Recorder | None = None
+    try:
+        recorder = opened()
+        yield recorder
+    except BaseException as caught:
+        error = lost_store(caught) or caught
+        if error is caught:
+            raise
+        raise error from caught
+    finally:
+        if recorder is not None:
+            _end(recorder, error)
+
+
 def _end(recorder: Recorder, error: BaseException | None) -> None:
-    """Write the run's last status; where the block had failed, a failure to do so is not shown."""
+    """Write the run's last status; where the block has failed, a failure to do so is not shown."""
     import mlflow
 
-    status = _status(error)
     if error is None:
         try:
             with quiet():
-                mlflow.end_run(status)
+                return mlflow.end_run("FINISHED")
         except Exception as caught:
-            raise explained(caught) from caught
-        return
-    is_gone = is_lost(error) or is_lost(error.__cause__)
-    with quiet(last_try=is_gone), suppress(Exception):
+            raise lost_store(caught) or caught from caught
+    is_regular = isinstance(error, SystemExit) and error.code in (None, 0)
+    status = "FINISHED" if is_regular else "FAILED"
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        status = "KILLED"
+    is_gone = any(each is not None and lost_store(each) for each in (error, error.__cause__))
+    with quiet(one_try=is_gone), suppress(Exception):
         if status == "FAILED":
             line = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             with suppress(Exception):
                 recorder.tag(ERROR_TAG, " ".join(line.split())[:MAX_ERROR_CHARACTERS])
         mlflow.end_run(status)
-
-
-def _let_go() -> None:
-    """Have mlflow take no run for this process's, without a word to the store."""
-    from mlflow.tracking.fluent import _active_run_stack
-
-    # At the end of the process mlflow would end it, too. It has no other way to leave a run.
-    if runs := _active_run_stack.get():
-        runs.pop()
-
-
-def _status(error: BaseException | None) -> str:
-    if isinstance(error, (KeyboardInterrupt, Terminated)):
-        return "KILLED"
-    is_regular = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
-    return "FINISHED" if is_regular else "FAILED"
 
 
 @contextmanager

@@ -1,19 +1,22 @@
-"""Encoders that are trained here: one loop, and an objective a file. Read `run.py` first."""
+"""Encoders that are trained here: one loop, two objectives. Read `run.py` first."""
 
-from idl.training.config import TrainingConfig, resolved
+from idl.training.config import AUTOENCODER, PRETRAIN, TrainingConfig
 from idl.training.loop import DivergedError, Trained, train
-from idl.training.recognition import Recognition
-from idl.training.reconstruction import Reconstruction
-from idl.training.run import TrainingRun, run_training
+from idl.training.objectives import Objective, Recognition, Reconstruction
+from idl.training.run import TrainingRequest, TrainingRun, require_trainable, run_training
 
 __all__ = [
+    "AUTOENCODER",
+    "PRETRAIN",
     "DivergedError",
+    "Objective",
     "Recognition",
     "Reconstruction",
     "Trained",
     "TrainingConfig",
+    "TrainingRequest",
     "TrainingRun",
-    "resolved",
+    "require_trainable",
     "run_training",
     "train",
 ]

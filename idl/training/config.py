@@ -1,86 +1,60 @@
 """How long and how fast a network is trained."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
-import torch
-
-from idl.encoders.arithmetic import has_fast_bfloat16
 from idl.errors import InputError
+from idl.settings import setting
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What a training is asked for, besides the network and the dataset. Raises InputError for what cannot be.
+    """Settings of a training besides the network and the dataset. Raises InputError for what cannot be.
 
-    epochs: passes over the training split, if it does not converge before.
-    batch_size: images a step, on all ranks together.
-    accumulate: parts that a batch is cut into, one after the other, where memory is short; same gradient.
-    crop: side of the random square crops that a step sees, pixels; 0: whole images.
+    accumulate: the gradient is the same. clip, lr: above 0.
+    lr: AdamW's; it falls to 0 along a half cosine once it has risen. weight_decay: of matrices and kernels; vectors
+      (biases, norms, scales) have none.
     flip: mirror half the images.
-    lr: AdamW's learning rate at its highest.
-    weight_decay: AdamW's, on matrices and kernels; vectors (biases, norms, scales) have none.
-    warmup: share of the steps over which the rate rises to `lr`; it then falls to 0 along a half cosine.
-    clip: the gradient's norm is cut to this.
-    validate_every: steps between two looks at the validation split; 0: twenty looks in all.
-    val_images: at most so many validation images, spread evenly.
-    patience: looks without gain after which the training has converged and ends.
-    min_gain: fraction by which the best validation loss must fall to count as a gain.
-    checkpoint_minutes: time between two checkpoints.
-    seed: of the initial weights, the order, the crops and the flips.
-    arithmetic: "auto" takes bfloat16 products (autocast, float32 weights) where the device has them.
+    arithmetic: bfloat16 is autocast, with float32 weights.
     """
 
-    epochs: float = 20.0
-    batch_size: int = 32
-    accumulate: int = 1
-    crop: int = 0
+    epochs: float = setting(20.0, "Passes over the training split, if it does not converge before.")
+    batch_size: int = setting(32, "Images a step, on all ranks together.", at_least=1)
+    accumulate: int = setting(1, "Parts that a batch is cut into, to save memory.", at_least=1)
+    crop: int = setting(0, "Side of random square crops, pixels; 0: whole images.", at_least=0)
     flip: bool = True
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    clip: float = 1.0
-    validate_every: int = 0
-    val_images: int = 256
-    patience: int = 5
-    min_gain: float = 0.002
-    checkpoint_minutes: float = 5.0
-    seed: int = 0
-    arithmetic: Literal["auto", "float32", "bfloat16"] = "auto"
+    lr: float = setting(1e-3, "AdamW's learning rate at its highest.")
+    weight_decay: float = setting(0.05, "AdamW's weight decay.", at_least=0)
+    warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.", at_least=0)
+    clip: float = setting(1.0, "Largest norm of the gradient; a longer one is scaled down.")
+    validate_every: int = setting(0, "Steps between validations; 0: twenty validations in all.", at_least=0)
+    val_images: int = setting(256, "Validation images, spread evenly, at most.", at_least=1)
+    patience: int = setting(5, "Validations without gain after which the training has converged.", at_least=1)
+    min_gain: float = setting(0.002, "Share by which the validation loss must fall to count as a gain.", at_least=0)
+    checkpoint_minutes: float = setting(5.0, "Time between two checkpoints, minutes.", at_least=0)
+    seed: int = setting(0, "Seed of weights, order, crops and mirror images.", at_least=0)
+    arithmetic: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "Arithmetic of the products; auto: bfloat16 where the device gains from it."
+    )
 
     def __post_init__(self) -> None:
-        least: dict[str, float] = {
-            "batch_size": 1,
-            "accumulate": 1,
-            "crop": 0,
-            "validate_every": 0,
-            "val_images": 1,
-            "patience": 1,
-            "seed": 0,
-            "weight_decay": 0,
-            "warmup": 0,
-            "min_gain": 0,
-            "checkpoint_minutes": 0,
-        }
-        for name, value in asdict(self).items():
+        for field in fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("at_least")
             if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{name}={value}: expected a finite number.")
-            if name in least and value < least[name]:
-                raise InputError(f"{name}={value}: expected {least[name]:g} or more.")
-            if name in ("epochs", "lr", "clip") and value <= 0:
-                raise InputError(f"{name}={value}: expected more than 0.")
-        if self.warmup >= 1 or self.min_gain >= 1:
-            name = "warmup" if self.warmup >= 1 else "min_gain"
-            raise InputError(f"{name}={getattr(self, name)}: expected a share below 1.")
+                raise InputError(f"{field.name}={value}: expected a finite number.")
+            if least is not None and value < least:
+                raise InputError(f"{field.name}={value}: expected {least:g} or more.")
+            if field.name in ("epochs", "lr", "clip") and value <= 0:
+                raise InputError(f"{field.name}={value}: expected more than 0.")
+            if field.name in ("warmup", "min_gain") and value >= 1:
+                raise InputError(f"{field.name}={value}: expected a share below 1.")
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"accumulate={self.accumulate}: does not divide batch_size={self.batch_size}. Pass a divisor of it."
             )
 
 
-def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """Say which arithmetic "auto" is on `device`: what was trained in one is not gone on with in another."""
-    if config.arithmetic != "auto":
-        return config
-    return replace(config, arithmetic="bfloat16" if has_fast_bfloat16(device) else "float32")
+# Defaults of the two commands. Each takes half an hour on one core; benchmarks/README.md has what was tried.
+AUTOENCODER = TrainingConfig(epochs=20.0, crop=64, lr=3e-3, weight_decay=0.01, val_images=96)
+PRETRAIN = TrainingConfig(epochs=15.0, batch_size=16, crop=128, lr=2e-3, val_images=240)

@@ -1,20 +1,20 @@
-"""Batches to train on: which images, in which order, cropped and mirrored how, all fixed by seed and step."""
+"""Batches to train on and to validate on: which images, in which order, cropped and mirrored how."""
 
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from idl.data.crops import mirrored
-from idl.data.loading import ahead, images_of
+from idl.data.loading import ahead, batches, images_of
 from idl.data.store import Store
 
 Batch = Mapping[str, Tensor]
 _ORDER, _CHANGE = 0x0DE2, 0xC409
+NUM_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -47,40 +47,65 @@ class TrainingImages:
     def _batches(self, first_step: int, rank: int, num_ranks: int) -> Iterator[Mapping[str, np.ndarray]]:
         local = self.batch_size // num_ranks
         part = slice(rank * local, (rank + 1) * local)
-        order, of_epoch = np.empty(0, np.int64), -1
+        resolution = self.store.protocol.resolution
+        side = self.crop or resolution
+        order, order_epoch = np.empty(0, np.int64), -1
         for step in itertools.count(first_step):
             epoch, done = divmod(step, self.steps_per_epoch)
-            if epoch != of_epoch:
+            if epoch != order_epoch:
                 order = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.indices)
-                of_epoch = epoch
+                order_epoch = epoch
             chosen = order[done * self.batch_size :][part].tolist()
             # Drawn for all ranks: their number changes nothing.
             generator = np.random.default_rng([self.seed, _CHANGE, step])
-            resolution = self.store.protocol.resolution
-            side = self.crop or resolution
-            corners = generator.integers(0, resolution - side + 1, (self.batch_size, 2))[part]
-            is_flipped = generator.random(self.batch_size)[part] < 0.5
-            strips = self.store.read_rows(self.layers, chosen, corners[:, 0].tolist(), side)
-            lefts = corners[:, 1].tolist() if self.crop else []
-            yield {name: _changed(name, images, lefts, side, is_flipped & self.flip) for name, images in strips.items()}
+            tops, lefts = generator.integers(0, resolution - side + 1, (self.batch_size, 2))[part].T
+            is_flipped = (generator.random(self.batch_size)[part] < 0.5) & self.flip
+            strips = self.store.read_rows(self.layers, chosen, tops.tolist(), side)
+            batch = {}
+            for layer, rows in strips.items():
+                # Whole images keep their width, whatever it is; so do layers of another size.
+                kept = (
+                    [row[:, left : left + side] for row, left in zip(rows, lefts, strict=True)] if self.crop else rows
+                )
+                pieces = zip(kept, is_flipped, strict=True)
+                batch[layer] = np.stack([mirrored(layer, piece) if flip else piece for piece, flip in pieces])
+            yield batch
 
 
-def _changed(
-    layer: str,
-    strips: Shaped[np.ndarray, "images rows width *channels"],
-    lefts: Sequence[int],
-    side: int,
-    is_flipped: Bool[np.ndarray, " images"],
-) -> Shaped[np.ndarray, "images rows kept *channels"]:
-    """Cut `side` columns out of every strip, from its own of `lefts` on (none: keep all), and mirror some."""
-    if not lefts and not is_flipped.any():
-        return strips
-    width = side if lefts else strips.shape[2]
-    changed = np.empty((*strips.shape[:2], width, *strips.shape[3:]), strips.dtype)
-    for row, strip in enumerate(strips):
-        piece = strip[:, lefts[row] : lefts[row] + side] if lefts else strip
-        changed[row] = mirrored(layer, piece) if is_flipped[row] else piece
-    return changed
+@dataclass(frozen=True)
+class ValidationImages:
+    """The images of every validation, in the store's order.
+
+    crop: side of the square that is cut from the middle of each, pixels; 0: they are seen whole.
+    """
+
+    store: Store
+    indices: tuple[int, ...]
+    layers: tuple[str, ...]
+    batch_size: int
+    crop: int
+    device: torch.device
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all of them as the network takes them."""
+        return map(self._prepared, batches(self.store, self.layers, self.indices, self.batch_size))
+
+    def shown(self) -> Batch:
+        """Return the few that panels show."""
+        indices = self.indices[:: max(1, len(self.indices) // NUM_SHOWN)][:NUM_SHOWN]
+        read = self.store.read(self.layers, indices)
+        return self._prepared({name: torch.from_numpy(values) for name, values in read.items()})
+
+    def _prepared(self, batch: Batch) -> Batch:
+        first = (self.store.protocol.resolution - self.crop) // 2
+        middle = slice(first, first + self.crop) if self.crop else slice(None)
+        return to_network({name: images[:, middle, middle] for name, images in batch.items()}, self.device)
+
+
+def evenly(indices: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return `count` of `indices`, or all of fewer, spread evenly."""
+    positions = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return tuple(indices[position] for position in positions)
 
 
 def to_network(batch: Batch, device: torch.device) -> Batch:

@@ -1,10 +1,11 @@
-"""The one training loop: steps, looks at the validation split, checkpoints, an end at convergence."""
+"""The one training loop: steps, validations, checkpoints, an end at convergence."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,39 +14,100 @@ from torch import Tensor, nn
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import World
+from idl.encoders.base import choose_arithmetic
+from idl.errors import InputError
+from idl.probes.gradient_fit import rate_at
 from idl.progress import Progress, silent
-from idl.schedule import rate_at
-from idl.training.checkpoints import Checkpoints
-from idl.training.checks import (
-    digests_of,
-    newest,
-    require_batches,
-    require_layers,
-    require_same,
-    require_size,
-    settings_of,
-)
-from idl.training.config import TrainingConfig, resolved
-from idl.training.curves import STEPS_A_LINE, Curves, Recorder
-from idl.training.images import Batch, TrainingImages, to_network
-from idl.training.interruption import Interruption, noticed
-from idl.training.looks import Validation
-from idl.training.objective import Objective
-from idl.training.standing import DivergedError, Standing, Trained
+from idl.protocol import Protocol as ImageProtocol
+from idl.report import Image
+from idl.training.checkpoints import Checkpoints, Interruption, TrainingState, interruptible
+from idl.training.config import TrainingConfig
+from idl.training.images import Batch, TrainingImages, ValidationImages, evenly, to_network
+from idl.training.objectives import Objective
 
-# Looks at the validation split where their distance is not given.
-LOOKS = 20
-# Ranks that take longer for a step ask each other after every one whether to stop.
-LONG_STEP_S = 0.5
+# Validations where their distance is not given.
+VALIDATIONS = 20
+# Steps whose points go out in one request: it takes a tracking server 10 ms, a step of a small network 100.
+STEPS_A_REQUEST = 10
 
 
-@dataclass
-class _Line:
-    """Steps whose points are not written yet."""
+class DivergedError(InputError):
+    """The loss is no number any more, or never fell below that of the untrained network."""
 
-    losses: list[Tensor] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+
+class Recorder(Protocol):
+    """What a training logs with."""
+
+    def log_curves(self, curves: Mapping[str, Mapping[int, float]]) -> None:
+        """Write points of curves, in one request: by name and step."""
+
+    def log_panels(self, panels: Mapping[str, Image], step: int) -> None:
+        """Write one step of pictures."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of a training.
+
+    weights: those with the lowest validation loss, on the CPU. metrics: what `Objective.evaluate` gives for them.
+    step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
+    untrained: metrics before the first step.
+    images_per_s: of the training steps since it was begun or resumed, all ranks together; None where there was none.
+    notes: a line each, for people: a damaged checkpoint that was passed over.
+    """
+
+    weights: Mapping[str, Tensor]
+    step: int
+    num_steps: int
+    is_converged: bool
+    metrics: Mapping[str, float]
+    untrained: Mapping[str, float]
+    images_per_s: float | None
+    notes: tuple[str, ...]
+
+
+def require_size(objective: Objective, config: TrainingConfig, protocol: ImageProtocol) -> None:
+    """Raise InputError where the images are not square, or the network takes none of their size or of the crop's."""
+    resolution = protocol.resolution
+    if not protocol.is_square:
+        raise InputError(
+            f"protocol={protocol.name}: a training takes square images, and these have {resolution} x "
+            f"{protocol.width} pixels. Pass protocol=idl."
+        )
+    if config.crop > resolution:
+        raise InputError(f"crop={config.crop}: the images have {resolution} x {resolution} pixels. Pass less, or 0.")
+    objective.require(resolution)
+    try:
+        objective.require(config.crop or resolution)
+    except InputError as error:
+        raise InputError(f"crop={config.crop}: {error}") from error
+
+
+def require_data(
+    objective: Objective, config: TrainingConfig, dataset: str, layers: Collection[str], num_images: int, num_ranks: int
+) -> None:
+    """Raise InputError where the dataset lacks a layer that the loss needs, or its training images make no batch.
+
+    dataset: name or path, for people. num_images: of the training split.
+    """
+    for layer in objective.layers:
+        if layer not in layers:
+            have = ", ".join(layers)
+            raise InputError(f"{dataset}: no layer {layer!r}, which {objective.task} learns from. It has: {have}.")
+    if num_images < config.batch_size:
+        raise InputError(f"batch_size={config.batch_size}: the training split has {num_images} images. Pass less.")
+    if config.batch_size % (num_ranks * config.accumulate):
+        raise InputError(
+            f"batch_size={config.batch_size}: {num_ranks} ranks times accumulate={config.accumulate} do not divide it. "
+            f"Pass a multiple of {num_ranks * config.accumulate}."
+        )
+
+
+def settings_of(objective: Objective, config: TrainingConfig) -> dict[str, object]:
+    """Return all that decides the weights beside the dataset; how often a checkpoint is written does not."""
+    settings = asdict(config) | dict(objective.settings) | {"task": objective.task}
+    del settings["checkpoint_minutes"]
+    return settings
 
 
 def train(
@@ -56,294 +118,240 @@ def train(
     folder: Path,
     device: torch.device,
     *,
+    settings: Mapping[str, object] | None = None,
     world: World | None = None,
     recorder: Recorder | None = None,
-    asked: Mapping[str, object] | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> Trained:
     """Train `objective` on the training split until its steps are done or it has converged.
 
-    asked: what the dataset and the split were asked for with, by name, for the message where it differs at a resume.
-    folder: of this training's checkpoints. resume: go on from the newest, with the same settings.
-    world: all ranks call this alike; they share each batch, and rank 0 validates, logs and writes.
-
     Equal settings give equal weights, bit for bit on the CPU, interrupted or not.
 
-    Raises InputError: the split has less images than a batch; the crop or the images do not suit the network; the
-    checkpoint is of other settings, or there is none; DivergedError, which names the last good checkpoint. On Ctrl-C
-    and SIGTERM a checkpoint is written after the step, and the signal goes on to its handler.
+    folder: of this training's checkpoints. resume: go on from the newest, with the same settings.
+    settings: further ones that must be the same then, of the dataset and the split.
+    world: all ranks call this alike; they share each batch, and rank 0 validates, logs and writes.
+
+    Raises InputError where dataset, network and settings do not suit each other or a checkpoint's, and DivergedError,
+    which names the last good checkpoint. On Ctrl-C and SIGTERM a checkpoint is written after the step, and the signal
+    goes on to its handler.
     """
     world = world or World()
-    config = resolved(config, device)
-    images = _images(objective, config, store, split, world)
-    num_steps = max(1, round(config.epochs * images.steps_per_epoch))
-    run = _Run(
-        objective, config, store, split, images, num_steps, Checkpoints(folder), device, world, recorder, asked or {}
-    )
-    notes = run.restore(resume)
-    with noticed() as interruption, progress("train", num_steps, run.standing.step, "step") as advance:
-        for _ in run.steps(interruption):
-            advance(1)
-    return run.result(notes)
-
-
-def _images(objective: Objective, config: TrainingConfig, store: Store, split: Split, world: World) -> TrainingImages:
-    resolution = store.protocol.resolution
+    config = replace(config, arithmetic=choose_arithmetic(config.arithmetic, device))
+    train_images, layers = split.indices["train"], objective.layers
     require_size(objective, config, store.protocol)
-    require_layers(objective, store.layers, str(store.path))
-    require_batches(config, len(split.indices["train"]), world.size)
-    return TrainingImages(
-        store,
-        split.indices["train"],
-        objective.layers,
-        config.batch_size,
-        0 if config.crop == resolution else config.crop,
-        config.flip,
-        config.seed,
+    require_data(objective, config, str(store.path), store.layers, len(train_images), world.size)
+    crop = 0 if config.crop == store.protocol.resolution else config.crop
+    val_crop = config.crop if objective.depends_on_frame else 0
+    val_images = evenly(split.indices["val"], config.val_images)
+    digests = {"dataset_digest": store.digest, "split_digest": split.digest}
+    loop = _Loop(
+        objective,
+        config,
+        TrainingImages(store, train_images, layers, config.batch_size, crop, config.flip, config.seed),
+        ValidationImages(store, val_images, layers, min(32, config.batch_size), val_crop, device),
+        settings_of(objective, config) | dict(settings or {}) | digests,
+        Checkpoints(folder),
+        device,
+        world,
+        recorder,
+    )
+    notes = loop.resume() if resume else ()
+    with interruptible() as interruption, progress("train", loop.num_steps, loop.state.step, "step") as advance:
+        loop.run(interruption, advance)
+    state = loop.state
+    return Trained(
+        weights=state.best_state,
+        step=state.step,
+        num_steps=loop.num_steps,
+        is_converged=loop.is_converged and state.step < loop.num_steps,
+        metrics=state.best,
+        untrained=state.untrained,
+        images_per_s=loop.num_logged * config.batch_size / loop.logged_s if loop.num_logged else None,
+        notes=notes,
     )
 
 
-class _Run:
+@dataclass
+class _Loop:
     """One training in this process."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        config: TrainingConfig,
-        store: Store,
-        split: Split,
-        images: TrainingImages,
-        num_steps: int,
-        checkpoints: Checkpoints,
-        device: torch.device,
-        world: World,
-        recorder: Recorder | None,
-        asked: Mapping[str, object],
-    ) -> None:
-        self.standing = Standing()
-        self._objective = objective
-        self._config = config
-        self._store = store
-        self._images = images
-        self._num_steps = num_steps
-        self._checkpoints = checkpoints
-        self._device = device
-        self._world = world
-        self._recorder = recorder
-        self._curves = Curves(recorder)
-        self._look_every = config.validate_every or max(1, num_steps // LOOKS)
-        self._validation = Validation.spread(
-            objective,
-            store,
-            split.indices["val"],
-            config.val_images,
-            min(32, config.batch_size),
-            config.crop if objective.depends_on_frame else 0,
-            device,
-        )
-        self._settings = settings_of(objective, config, asked) | digests_of(store, split)
-        self._module = objective.module.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._forward = _distributed(self._module, device, world)
-        self._optimiser = _optimiser(self._module, config)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.arithmetic == "bfloat16")
-        self._votes_each_step = True
-        self._seconds, self._num_timed = 0.0, 0
+    objective: Objective
+    config: TrainingConfig
+    images: TrainingImages
+    validation: ValidationImages
+    settings: Mapping[str, object]
+    checkpoints: Checkpoints
+    device: torch.device
+    world: World
+    recorder: Recorder | None
 
-    def restore(self, resume: bool) -> tuple[str, ...]:
-        """Begin, or go on from the newest checkpoint; return what people should know."""
-        if not resume:
-            return ()
+    def __post_init__(self) -> None:
+        config = self.config
+        self.num_steps = max(1, round(config.epochs * self.images.steps_per_epoch))
+        self.validate_every = config.validate_every or max(1, self.num_steps // VALIDATIONS)
+        self.module = self.objective.module.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.forward = self.module
+        if self.world.size > 1:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self.forward = nn.parallel.DistributedDataParallel(self.module, device_ids=devices)
+        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=config.arithmetic == "bfloat16")
+        self.state = TrainingState()
+        # Losses and learning rates of the steps that are not logged yet, and their time.
+        self.pending: list[tuple[Tensor, float]] = []
+        self.pending_s = 0.0
+        self.logged_s, self.num_logged = 0.0, 0
+
+    def resume(self) -> tuple[str, ...]:
+        """Go on from the newest checkpoint; return notes about damaged ones."""
         # Read once: ranks that each found another file damaged would go on from different steps.
-        state, notes = self._world.once(lambda: newest(self._checkpoints.folder))
-        require_same(state["settings"], self._settings)
-        self._module.load_state_dict(state["module"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.standing = Standing(**state["standing"])
-        self._curves = Curves(self._recorder, is_resumed=True)
+        content, notes = self.world.once(lambda: self.checkpoints.newest(self.settings))
+        self.module.load_state_dict(content["module"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.state = TrainingState(**content["state"])
         return notes
 
-    def steps(self, interruption: Interruption) -> Iterator[int]:
-        """Do one step after the other until the end, convergence or an interruption; yield its number."""
-        standing = self.standing
-        if not standing.untrained:
-            standing.untrained = self._evaluated()
-            standing.best = dict(standing.untrained)
-            standing.gained = standing.untrained["loss"]
-            self._log_look(standing.untrained)
+    def run(self, interruption: Interruption, advance: Callable[[int], None]) -> None:
+        """Do one step after the other until the end, convergence or an interruption."""
+        state, world = self.state, self.world
+        if not state.untrained:
+            state.untrained = self.validate()
+            state.best, state.gained = dict(state.untrained), state.untrained["loss"]
         saved = time.monotonic()
-        line = _Line()
-        with closing(self._images.stream(standing.step, self._world.rank, self._world.size)) as stream:
-            while standing.step < self._num_steps and not self._is_converged:
+        with closing(self.images.stream(state.step, world.rank, world.size)) as stream:
+            while state.step < self.num_steps and not self.is_converged:
                 start = time.perf_counter()
-                line.rates.append(self._set_rate())
-                line.losses.append(self._step(next(stream)))
-                standing.step += 1
-                is_end = standing.step == self._num_steps
-                is_look = is_end or standing.step % self._look_every == 0
-                is_line = is_look or standing.step % STEPS_A_LINE == 0
-                line.seconds += time.perf_counter() - start
-                if is_line:
-                    self._end_line(line)
-                    line = _Line()
-                if is_look:
-                    self._look()
-                yield standing.step
-                is_due = time.monotonic() - saved >= 60 * self._config.checkpoint_minutes
-                stops, saves = self._agreed(interruption, is_due, is_line)
-                if saves or stops or is_end or self._is_converged:
-                    if line.losses:
-                        # Weights are kept only after losses that are numbers.
-                        self._end_line(line)
-                        line = _Line()
-                    self._save()
+                rate = self.config.lr * rate_at(state.step, self.num_steps, self.config.warmup)
+                self.pending.append((self.do_step(next(stream), rate), rate))
+                state.step += 1
+                self.pending_s += time.perf_counter() - start
+                is_end = state.step == self.num_steps
+                is_validated = is_end or state.step % self.validate_every == 0
+                if is_validated or state.step % STEPS_A_REQUEST == 0:
+                    self.log_steps()
+                if is_validated:
+                    self.compare(self.validate())
+                advance(1)
+                is_due = time.monotonic() - saved >= 60 * self.config.checkpoint_minutes
+                # A signal that one rank was sent is all of theirs: none may take the training for a whole one.
+                votes = world.gather((interruption.number, is_due))
+                number = next((number for number, _ in votes if number is not None), None)
+                if number is not None or votes[0][1] or is_end or self.is_converged:
+                    # Weights are kept only after losses that are numbers.
+                    self.log_steps()
+                    self.save()
                     saved = time.monotonic()
-                if stops:
+                if number is not None:
+                    interruption.number = number
                     # torchrun ends the others as soon as one has left: not before the checkpoint is written.
-                    self._world.barrier()
+                    world.barrier()
                     return
 
-    def result(self, notes: tuple[str, ...]) -> Trained:
-        """The best weights, and how they came about."""
-        standing = self.standing
-        return Trained(
-            state=standing.best_state,
-            step=standing.step,
-            num_steps=self._num_steps,
-            is_converged=self._is_converged and standing.step < self._num_steps,
-            metrics=standing.best,
-            untrained=standing.untrained,
-            images_per_s=self._num_timed * self._config.batch_size / self._seconds if self._num_timed else None,
-            notes=notes,
-        )
-
     @property
-    def _is_converged(self) -> bool:
-        return self.standing.looks_without_gain >= self._config.patience
+    def is_converged(self) -> bool:
+        """Whether the last validations were without gain."""
+        return self.state.validations_without_gain >= self.config.patience
 
-    def _set_rate(self) -> float:
-        """Set, and return, the learning rate of the next step."""
-        rate = self._config.lr * rate_at(self.standing.step, self._num_steps, self._config.warmup)
-        for group in self._optimiser.param_groups:
+    def do_step(self, batch: Batch, rate: float) -> Tensor:
+        """Do a step at a learning rate; return its loss, or its gradient's norm where that is no finite number."""
+        accumulate = self.config.accumulate
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        return rate
-
-    def _step(self, batch: Batch) -> Tensor:
-        """Do a step; return its loss, or what says that there was none."""
-        config = self._config
-        if not self._module.training:
-            self._module.train()
-        total = torch.zeros((), device=self._device)
-        parts = [torch.chunk(tensor, config.accumulate) for tensor in batch.values()]
-        for number, part in enumerate(zip(*parts, strict=True)):
-            moved = to_network(dict(zip(batch, part, strict=True)), self._device)
-            waits = isinstance(self._forward, nn.parallel.DistributedDataParallel) and number + 1 < config.accumulate
-            with self._forward.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
-                with self._autocast:
-                    output = self._forward(moved["rgb"])
-                loss = self._objective.loss(output, moved) / config.accumulate
+        if not self.module.training:
+            self.module.train()
+        total = torch.zeros((), device=self.device)
+        parts = [torch.chunk(tensor, accumulate) for tensor in batch.values()]
+        for number, part in enumerate(zip(*parts, strict=True), start=1):
+            moved = to_network(dict(zip(batch, part, strict=True)), self.device)
+            waits = isinstance(self.forward, nn.parallel.DistributedDataParallel) and number < accumulate
+            with self.forward.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
+                with self.autocast:
+                    output = self.forward(moved["rgb"])
+                loss = self.objective.loss(output, moved) / accumulate
                 loss.backward()
             total += loss.detach()
-        norm = nn.utils.clip_grad_norm_(self._module.parameters(), config.clip)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
         # A finite loss may have a gradient that is none, and its step spoils the weights as well.
         return torch.where(norm.isfinite(), total, norm)
 
-    def _end_line(self, line: _Line) -> None:
-        """Write the points of a line. Raises DivergedError where a loss is no finite number."""
+    def log_steps(self) -> None:
+        """Log the steps since the last call. Raises DivergedError where a loss is no finite number."""
+        if not self.pending:
+            return
         start = time.perf_counter()
+        tensors, rates = zip(*self.pending, strict=True)
         # Means over the ranks. Waits for the device, so that the clock stops when the steps are done.
-        losses = (self._world.sum(torch.stack(line.losses).double()) / self._world.size).tolist()
-        seconds = line.seconds + time.perf_counter() - start
-        self._seconds += seconds
-        self._num_timed += len(losses)
-        self._curves.line(losses, line.rates, len(losses) * self._config.batch_size / seconds, self.standing.step)
-        for step, loss in enumerate(losses, self.standing.step - len(losses) + 1):
+        losses = (self.world.sum(torch.stack(tensors).double()) / self.world.size).tolist()
+        seconds = self.pending_s + time.perf_counter() - start
+        self.pending, self.pending_s = [], 0.0
+        self.logged_s += seconds
+        self.num_logged += len(losses)
+        last = self.state.step
+        steps = range(last - len(losses) + 1, last + 1)
+        if self.recorder is not None:
+            curves = {"train_loss": losses, "lr": rates}
+            points = {name: dict(zip(steps, values, strict=True)) for name, values in curves.items()}
+            throughput = {last: len(losses) * self.config.batch_size / seconds}
+            self.recorder.log_curves({**points, "images_per_s": throughput})
+        for step, loss in zip(steps, losses, strict=True):
             if not np.isfinite(loss):
-                raise self._diverged(f"the training loss, or its gradient, is {loss}", step)
+                raise self.diverged(f"the training loss, or its gradient, is {loss}", step)
 
-    def _look(self) -> None:
-        """Measure on the validation split, and note whether that was a gain."""
-        standing, config = self.standing, self._config
-        metrics = self._evaluated()
-        self._log_look(metrics)
-        loss, best = metrics["loss"], standing.best["loss"]
-        untrained = standing.untrained["loss"]
+    def validate(self) -> dict[str, float]:
+        """Return, and log, the metrics of the validation images."""
+        step, objective, validation = self.state.step, self.objective, self.validation
+        metrics = self.world.once(lambda: dict(objective.evaluate(self.predict, validation.batches())))
+        if self.recorder is not None:
+            self.recorder.log_panels(objective.panels(self.predict, validation.shown()), step)
+            self.recorder.log_curves({f"val_{name}": {step: value} for name, value in metrics.items()})
+        return metrics
+
+    def predict(self, rgb: Tensor) -> Tensor:
+        """Return the module's output as it is used, not trained."""
+        self.module.eval()
+        with torch.inference_mode(), self.autocast:
+            return self.module(rgb)
+
+    def compare(self, metrics: dict[str, float]) -> None:
+        """Keep the weights where they are the best, and count validations without gain. Raises DivergedError."""
+        state = self.state
+        loss, best, untrained = metrics["loss"], state.best["loss"], state.untrained["loss"]
         if not np.isfinite(loss):
-            raise self._diverged(f"the validation loss is {loss}")
-        if standing.best_state and loss > untrained:
-            raise self._diverged(f"the validation loss is {loss:.4g}, after {best:.4g}, and {untrained:.4g} untrained")
+            raise self.diverged(f"the validation loss is {loss}")
+        if state.best_state and loss > untrained:
+            raise self.diverged(f"the validation loss is {loss:.4g}, after {best:.4g}, and {untrained:.4g} untrained")
         if loss < best:
-            standing.best = metrics
-            standing.best_state = {k: v.detach().cpu().clone() for k, v in self._module.state_dict().items()}
-        # Against the last gain, not the look before: many small steps down add up to one.
-        if loss < standing.gained - config.min_gain * abs(standing.gained):
-            standing.gained, standing.looks_without_gain = loss, 0
+            state.best = metrics
+            state.best_state = {k: v.detach().cpu().clone() for k, v in self.module.state_dict().items()}
+        # Against the last gain, not the validation before: many small steps down add up to one.
+        if loss < state.gained - self.config.min_gain * abs(state.gained):
+            state.gained, state.validations_without_gain = loss, 0
         else:
-            standing.looks_without_gain += 1
-        if not standing.best_state and (self._is_converged or standing.step == self._num_steps):
-            raise self._diverged(f"the validation loss is {loss:.4g}, and was never below the untrained {best:.4g}")
+            state.validations_without_gain += 1
+        if not state.best_state and (self.is_converged or state.step == self.num_steps):
+            raise self.diverged(f"the validation loss is {loss:.4g}, and was never below the untrained {best:.4g}")
 
-    def _agreed(self, interruption: Interruption, is_due: bool, is_line: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same on all ranks, who ask each other once a line.
+    def save(self) -> None:
+        """Write a checkpoint, on the first rank."""
+        if self.world.is_first:
+            networks = {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+            state = dict(vars(self.state))
+            self.checkpoints.save(self.state.step, {"settings": self.settings, "state": state, **networks})
 
-        A signal that one of them was sent is all of theirs: none may take an interrupted training for a whole one.
-        """
-        if self._world.size == 1:
-            return interruption.number is not None, is_due
-        # torchrun kills half a minute after its signal: long steps, and the first ones, are asked about one by one.
-        if not is_line and not self._votes_each_step:
-            return False, False
-        votes = self._world.gather((interruption.number, is_due, self._seconds >= LONG_STEP_S * self._num_timed))
-        number = next((number for number, _, _ in votes if number is not None), None)
-        self._votes_each_step = any(is_long for _, _, is_long in votes)
-        if number is not None:
-            interruption.number = number
-        return number is not None, votes[0][1]
-
-    def _evaluated(self) -> dict[str, float]:
-        return self._world.once(lambda: self._validation.measure(self._predict))
-
-    def _predict(self, rgb: Tensor) -> Tensor:
-        self._module.eval()
-        with torch.inference_mode(), self._autocast:
-            return self._module(rgb)
-
-    def _log_look(self, metrics: Mapping[str, float]) -> None:
-        self._curves.look(metrics, lambda: self._validation.panels(self._predict), self.standing.step)
-
-    def _save(self) -> None:
-        if self._world.is_first:
-            state = {
-                "settings": self._settings,
-                "module": self._module.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "standing": dict(vars(self.standing)),
-            }
-            self._checkpoints.save(self.standing.step, state)
-
-    def _diverged(self, reason: str, step: int | None = None) -> DivergedError:
-        state, _ = self._checkpoints.load()
+    def diverged(self, reason: str, step: int | None = None) -> DivergedError:
+        """Return the error, which names the last checkpoint."""
         kept = "There is no checkpoint yet"
-        if state is not None:
-            kept = f"The checkpoint of step {state['standing']['step']} is kept in {self._checkpoints.folder}"
+        for path in self.checkpoints.paths():
+            kept = f"The checkpoint of step {int(path.stem.removeprefix('step-'))} is kept in {path.parent}"
         return DivergedError(
-            f"training diverged at step {step or self.standing.step}: {reason}. {kept}. "
-            f"Train with a lower lr than {self._config.lr:g}, or a longer warmup."
+            f"training diverged at step {step or self.state.step}: {reason}. {kept}. "
+            f"Train with a lower lr than {self.config.lr:g}, or a longer warmup."
         )
-
-
-def _optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
-
-
-def _distributed(module: nn.Module, device: torch.device, world: World) -> nn.Module:
-    if world.size == 1:
-        return module
-    return nn.parallel.DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)

@@ -1,63 +1,124 @@
-"""A training from its settings to the report and the encoder to register."""
+"""A training from its request to the report, the weights with their card, and the encoder to register."""
 
-from collections.abc import Mapping
+import json
+import platform
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
-from idl.data.loading import images_of
-from idl.data.splits import Split
+from idl import __version__
+from idl.data.datasets import DatasetConfig
+from idl.data.datasets import reader as find_reader
+from idl.data.splits import Split, require_rule, split_by_scene, split_store
 from idl.data.store import Store
-from idl.distributed import World
+from idl.distributed import World, this_process
 from idl.encoders import Encoder, EncoderConfig, build
+from idl.encoders.base import choose_arithmetic
+from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.report import Run
-from idl.reporting import TrainingFindings, training_report, training_version
-from idl.training.config import TrainingConfig, resolved
-from idl.training.curves import Recorder
-from idl.training.loop import Trained, train
-from idl.training.objective import Objective
-from idl.training.result import TrainedWeights, weights_of
+from idl.report.encoder import TrainingResult, training_run
+from idl.training.checkpoints import Checkpoints
+from idl.training.config import TrainingConfig
+from idl.training.loop import Recorder, Trained, require_data, require_size, settings_of, train
+from idl.training.objectives import Objective
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+# Of every dataset.
+LAYERS = ("rgb", "depth", "valid")
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """All that a training is asked for.
+
+    split, split_seed: as of `split_by_scene`. command: that trains the same again, for the card.
+    """
+
+    objective: Objective
+    config: TrainingConfig
+    dataset: DatasetConfig
+    split: str = "auto"
+    split_seed: int = 0
+    command: str = ""
+
+    def dataset_settings(self) -> dict[str, object]:
+        """Return the settings that decide which images are trained on."""
+        settings = asdict(self.dataset) | {"split": self.split, "split_seed": self.split_seed}
+        del settings["download"]
+        return settings
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training that has ended: what to log and register, the weights with their card, and what to tell people."""
+    """A training that has ended.
+
+    run: what to log and register. weights, card: bytes of NAME.safetensors and NAME.json.
+    encoder: what a probe would read. notes: a line each, for people.
+    """
 
     run: Run
-    weights: TrainedWeights
+    weights: bytes
+    card: bytes
     encoder: Encoder
     notes: tuple[str, ...]
 
 
+def require_trainable(request: TrainingRequest, device: torch.device, resume: Path | None = None) -> tuple[str, ...]:
+    """Check, before there is a run and before the dataset is made, all that can be known; return notes for people.
+
+    resume: folder of the checkpoints to go on from.
+    Raises InputError where network, settings, dataset and checkpoint do not suit each other.
+    """
+    objective, config, dataset = request.objective, request.config, request.dataset
+    require_rule(request.split)
+    if dataset.dataset.endswith(".h5"):
+        store = Store.open(Path(dataset.dataset).expanduser())
+        require_size(objective, config, store.protocol)
+        layers, scenes, is_sequential, sides = store.layers, store.scenes, store.is_sequential, store.sides
+    else:
+        require_size(objective, config, dataset.build_protocol())
+        reader = find_reader(dataset)
+        scenes = tuple(group.scene for group in reader.groups for _ in group.names)
+        # The published split is known when the dataset is prepared, and looked at then.
+        is_sequential, sides, layers = reader.is_sequential, (), LAYERS
+        if not set(objective.layers) <= set(LAYERS):
+            # What it has beyond these shows in a sample; a room takes a second.
+            layers = (*LAYERS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers))
+    split = split_by_scene(scenes, request.split, seed=request.split_seed, is_sequential=is_sequential, sides=sides)
+    num_images = len(split.indices["train"])
+    require_data(objective, config, f"dataset={dataset.dataset}", layers, num_images, this_process().size)
+    if resume is None or not this_process().is_first:
+        return ()
+    config = replace(config, arithmetic=choose_arithmetic(config.arithmetic, device))
+    return Checkpoints(resume).newest(settings_of(objective, config) | request.dataset_settings())[1]
+
+
 def run_training(
-    objective: Objective,
-    config: TrainingConfig,
+    request: TrainingRequest,
     store: Store,
-    split: Split,
     folder: Path,
     device: torch.device,
     *,
-    command: str,
     source: str,
     world: World | None = None,
     recorder: Recorder | None = None,
-    asked: Mapping[str, object] | None = None,
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingRun | None:
     """Train, pack the weights, and build the encoder that a probe would read; None on all ranks but the first.
 
-    folder: of the checkpoints. asked: as in `train`; logged, too.
-    command: that trains the same again. source: where the weights come from, for people.
-    Raises InputError as `train` does.
+    store: the dataset of the request. folder: of the checkpoints. source: where the weights come from, for people.
+    Raises InputError as `train` does, and where a weight is too large for half precision.
     """
     world = world or World()
-    config = resolved(config, device)
-    asked = asked or {}
+    objective = request.objective
+    config = replace(request.config, arithmetic=choose_arithmetic(request.config.arithmetic, device))
+    split = split_store(store, request.split, request.split_seed)
     trained = train(
         objective,
         config,
@@ -65,45 +126,22 @@ def run_training(
         split,
         folder,
         device,
+        settings=request.dataset_settings(),
         world=world,
         recorder=recorder,
-        asked=asked,
         resume=resume,
         progress=progress,
     )
     if not world.is_first:
         return None
-    weights = weights_of(objective, trained, config, store, split, command)
+    weights, card = _weights_of(objective, trained, store, config.seed), _card_of(request, trained, store, split)
     path = folder / WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(weights.safetensors)
+    path.write_bytes(weights)
     encoder = build(EncoderConfig(objective.encoder, weights=str(path), arithmetic=config.arithmetic), device)
     # The file is of this machine only.
     encoder.origin = replace(encoder.origin, source=source)
-    findings = _findings(objective, config, asked, store, split, trained, encoder, weights)
-    run = Run(training_report(findings), training_version(findings))
-    return TrainingRun(run, weights, encoder, trained.notes)
-
-
-def _findings(
-    objective: Objective,
-    config: TrainingConfig,
-    asked: Mapping[str, object],
-    store: Store,
-    split: Split,
-    trained: Trained,
-    encoder: Encoder,
-    weights: TrainedWeights,
-) -> TrainingFindings:
-    shown = split.indices["val"][0]
-    rgb = store.read(("rgb",), [shown])["rgb"]
-    with torch.inference_mode():
-        image = images_of(torch.from_numpy(rgb).to(encoder.device))
-        features = encoder(image)[0].cpu()
-    return TrainingFindings(
-        store=store,
-        split=split,
-        settings=asdict(config) | dict(objective.settings) | dict(asked),
+    result = TrainingResult(
         encoder=encoder,
         step=trained.step,
         num_steps=trained.num_steps,
@@ -111,8 +149,52 @@ def _findings(
         metrics=trained.metrics,
         untrained=trained.untrained,
         images_per_s=trained.images_per_s,
-        image_name=store.names[shown],
-        rgb=rgb[0],
-        features=features,
-        files={WEIGHTS: weights.safetensors, CARD: weights.card},
+        files={WEIGHTS: weights, CARD: card},
     )
+    run = training_run(store, split, settings_of(objective, config) | request.dataset_settings(), result)
+    return TrainingRun(run, weights, card, encoder, trained.notes)
+
+
+def _weights_of(objective: Objective, trained: Trained, store: Store, seed: int) -> bytes:
+    """Return the weights in half precision, as a safetensors file that says how its network is built."""
+    tensors = {}
+    for name, tensor in trained.weights.items():
+        half = tensor.half()
+        if not bool(half.isfinite().all()):
+            raise InputError(f"{name}: a weight is too large for half precision. Train with more weight_decay.")
+        tensors[objective.published(name)] = half.contiguous()
+    metadata = {
+        "format": "pt",
+        "task": objective.task,
+        "architecture": objective.architecture,
+        "config": json.dumps(objective.arguments, sort_keys=True),
+        "dataset": store.name,
+        "dataset_digest": store.digest,
+        "seed": str(seed),
+    }
+    return save(tensors, metadata)
+
+
+def _card_of(request: TrainingRequest, trained: Trained, store: Store, split: Split) -> bytes:
+    """Return the JSON that says how to make the weights again."""
+    objective = request.objective
+    card = {
+        "summary": f"{objective.architecture}, {objective.purpose}",
+        "task": objective.task,
+        "command": request.command,
+        "dataset": store.source,
+        "dataset_digest": store.digest,
+        "split_digest": split.digest,
+        "num_images": len(split.indices["train"]),
+        "seed": request.config.seed,
+        "steps": trained.step,
+        "validation": {name: float(f"{value:.6g}") for name, value in trained.metrics.items()},
+        "validation_untrained": {name: float(f"{value:.6g}") for name, value in trained.untrained.items()},
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {
+            "idl": __version__,
+            "python": platform.python_version(),
+            **{name: version(name).partition("+")[0] for name in ("torch", "timm", "numpy")},
+        },
+    }
+    return (json.dumps(card, indent=1) + "\n").encode()

@@ -26,28 +26,59 @@ How the intervals and Holm go together, with alpha = 1 - level:
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64, Int64
 from scipy.special import ndtri
 
 from idl.errors import InputError
-from idl.verdict.config import POWER, VerdictConfig
-from idl.verdict.description import NUM_VALID, SHUFFLED, SHUFFLED_CONSTANT, aligned_name, describe
-from idl.verdict.evidence import PIXELS, TRAINED_AND_PIXELS, Cell, Evidence, Shuffled
-from idl.verdict.gates import gates
-from idl.verdict.intervals import fitted, interval, p_value
-from idl.verdict.multiplicity import holm
-from idl.verdict.reasons import reason
-from idl.verdict.resampling import Resampled, Series, cluster_numbers, mean, resample
-from idl.verdict.result import Comparison, Form, Outcome, Verdict
+from idl.probes.exact import PENALTIES
+from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, FittedArm
+from idl.verdict.intervals import (
+    Interval,
+    Series,
+    cluster_numbers,
+    draws_of_median,
+    holm,
+    interval,
+    log_ratio,
+    mean,
+    p_value,
+    resample,
+)
+from idl.verdict.result import (
+    UNTRAINED,
+    ArmFigures,
+    Cell,
+    ClusterKind,
+    Comparison,
+    Description,
+    Form,
+    Gate,
+    Outcome,
+    Verdict,
+    counted,
+)
+from idl.verdict.settings import VerdictConfig
+
+# Of the smallest detectable effect.
+POWER = 0.80
+# An arm that reads nothing of use fits as constant does, but for the rounding of sums.
+_ROUNDING = 1e-5
+# Relative; the largest penalty leaves 1e-8 of what it is laid on.
+_EQUAL = 1e-10
+# A median needs the images themselves in every draw, and decides nothing: a tenth of the draws serves.
+_MEDIAN_DRAWS = 1_000
+# Names of further sums that are resampled beside the arms'.
+_NUM_VALID, _SHUFFLED, _SHUFFLED_CONSTANT = "valid pixels", "shuffled truth, trained", "shuffled truth, constant"
 
 
 def decide(
     cells: Sequence[Cell], config: VerdictConfig | None = None, *, described: bool = True
 ) -> tuple[Verdict, ...]:
-    """Reach a verdict on every cell of a grid, in their order.
+    """Return a verdict on every cell of a grid, in their order.
 
     described: with the figures that decide nothing, which take most of the time.
     Raises InputError where a name is there twice, or `config.draws` are too few for any of so many cells to be
@@ -73,30 +104,31 @@ def require_draws(num_cells: int, config: VerdictConfig) -> None:
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:
         # A cell is a question of the user's: an encoder at one k.
-        asked = "1 question" if num_cells == 1 else f"{num_cells} questions"
-        raise InputError(f"draws={config.draws}: too few for {asked}. Pass {needed} or more.")
+        questions = "1 question" if num_cells == 1 else f"{num_cells} questions"
+        raise InputError(f"draws={config.draws}: too few for {questions}. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
-    """Everything that one cell says by itself; its outcome is open."""
-    evidence = _with_valid_pixels(cell.evidence)
-    clusters = cluster_numbers(evidence.clusters)
+    """Return everything that one cell says by itself; its outcome is open."""
+    if not np.all(cell.num_valid > 0):
+        cell = cell.subset(np.flatnonzero(cell.num_valid > 0).tolist())
+    clusters = cluster_numbers(cell.clusters.of_image)
+    num_clusters = int(clusters.max()) + 1
     forms = _forms(cell)
     deciding = forms[0].arms
-    arms = evidence.squared_error if described else (PIXELS, TRAINED_AND_PIXELS, *deciding)
-    sums = {arm: np.asarray(evidence.squared_error[arm], np.float64) for arm in arms}
+    arms = cell.arms if described else (PIXELS, JOINT, *deciding)
+    sums = {arm: cell.arms[arm].squared_error for arm in arms}
     if described:
-        sums[NUM_VALID] = np.asarray(evidence.num_valid, np.float64)
-        if evidence.shuffled is not None:
-            sums[SHUFFLED] = evidence.shuffled.squared_error
-            sums[SHUFFLED_CONSTANT] = evidence.shuffled.constant_squared_error
-        sums |= {aligned_name(arm): np.asarray(each, np.float64) for arm, each in evidence.aligned_error.items()}
+        sums[_NUM_VALID] = cell.num_valid
+        if cell.shuffled:
+            sums[_SHUFFLED] = cell.shuffled[TRAINED].squared_error
+            sums[_SHUFFLED_CONSTANT] = cell.shuffled[CONSTANT].squared_error
+        sums |= {_aligned(name): arm.aligned_error for name, arm in cell.arms.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
     beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
     learned = _compare("learned, not built in", deciding, resampled, config)
     seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
-    num_clusters = int(clusters.max()) + 1
     return Verdict(
         cell=cell.name,
         outcome=Outcome.INCONCLUSIVE,
@@ -108,16 +140,33 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         learned=learned,
         seeds=seeds,
         forms=forms,
-        gates=gates(cell.training, num_clusters, config, evidence.clusters_are),
+        gates=gates(cell, num_clusters, config),
         few_clusters=config.min_clusters <= num_clusters < config.few_clusters,
-        clusters=evidence.clusters_are,
+        clusters=cell.clusters.kind,
         num_clusters=num_clusters,
-        num_recordings=len(set(evidence.recordings)) or None,
+        num_recordings=len(set(cell.clusters.recordings)) or None,
         num_images=len(clusters),
-        num_valid=float(np.sum(evidence.num_valid)),
-        recovered=cell.training.fits[TRAINED_AND_PIXELS].recovered,
-        description=describe(evidence, resampled, clusters, deciding, config) if described else None,
+        num_valid=float(np.sum(cell.num_valid)),
+        recovered=cell.arms[JOINT].fitted.recovered,
+        description=_describe(cell, resampled, clusters, deciding, config) if described else None,
     )
+
+
+def _forms(cell: Cell) -> tuple[Form, ...]:
+    """Return the forms of untrained, the one of lowest cross-validated loss first; of equal ones by name."""
+    forms = [
+        Form(form, arms, float(np.mean([cell.arms[arm].fitted.solution.cv_loss for arm in arms])))
+        for form, arms in cell.untrained.items()
+    ]
+    return tuple(sorted(forms, key=lambda form: (form.cv_loss, form.name)))
+
+
+def _compare(name: str, above: tuple[str, ...], resampled: Mapping[str, Series], config: VerdictConfig) -> Comparison:
+    series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
+    compared = interval(series, config.level)
+    needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
+    detectable = config.margin + needed * compared.standard_error
+    return Comparison(name, above, JOINT, compared, p_value(series, config.margin), detectable)
 
 
 def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
@@ -129,41 +178,209 @@ def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
         outcome = Outcome.NOT_LEARNED
     else:
         outcome = Outcome.INCONCLUSIVE
-    concluded = replace(verdict, outcome=outcome)
-    return replace(concluded, reason=reason(concluded, config))
+    return replace(verdict, outcome=outcome, reason=_reason(outcome, verdict, config))
 
 
-def _compare(name: str, above: tuple[str, ...], resampled: Resampled, config: VerdictConfig) -> Comparison:
-    series: Series = mean([resampled.log_ratio(arm, TRAINED_AND_PIXELS) for arm in above])
-    fit = fitted(series)
-    log_ratio = interval(fit, config.level)
-    needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
-    detectable = config.margin + needed * log_ratio.standard_error
-    return Comparison(name, above, TRAINED_AND_PIXELS, log_ratio, p_value(fit, config.margin), detectable)
+def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
+    """Return what has to hold before a verdict means anything: of fits, splits and clusters, never of a test loss."""
+    # The common null has a grid of its own.
+    fits = {name: arm.fitted for name, arm in cell.arms.items() if name != COMMON_NULL}
+    solutions = {name: fit.solution for name, fit in fits.items()}
 
-
-def _forms(cell: Cell) -> tuple[Form, ...]:
-    """Forms of untrained, the one of lowest cross-validated loss first; of equal ones by name."""
-    found = [
-        Form(form, arms, float(np.mean([cell.training.fits[arm].cv_loss for arm in arms])))
-        for form, arms in cell.evidence.untrained.items()
+    constant = solutions[CONSTANT].plain_train_loss
+    # `not <=` here and below: a loss that is no number fails too.
+    worse = [
+        f"{arm} {each.plain_train_loss:.4g}"
+        for arm, each in solutions.items()
+        if not each.plain_train_loss <= constant * (1 + _ROUNDING)
     ]
-    return tuple(sorted(found, key=lambda form: (form.cv_loss, form.name)))
-
-
-def _with_valid_pixels(evidence: Evidence) -> Evidence:
-    kept = np.flatnonzero(np.asarray(evidence.num_valid) > 0)
-    if len(kept) == len(evidence.clusters):
-        return evidence
-    shuffled = evidence.shuffled
-    if shuffled is not None:
-        shuffled = Shuffled(shuffled.squared_error[kept], shuffled.constant_squared_error[kept])
-    return Evidence(
-        [evidence.clusters[index] for index in kept.tolist()],
-        evidence.num_valid[kept],
-        {arm: values[kept] for arm, values in evidence.squared_error.items()},
-        shuffled,
-        {arm: values[kept] for arm, values in evidence.aligned_error.items()},
-        evidence.clusters_are,
-        [evidence.recordings[index] for index in kept.tolist()] if evidence.recordings else (),
+    excess = {arm: each.excess_loss for arm, each in solutions.items()}
+    worst = max(excess, key=lambda arm: math.inf if math.isnan(excess[arm]) else excess[arm])
+    # No direction is lost, save those that features and pixels have in common.
+    lost = [
+        f"{arm} {solutions[arm].rank} of {fit.expected_rank}"
+        for arm, fit in fits.items()
+        if solutions[arm].rank < fit.expected_rank
+    ]
+    # A twin that changes nothing was not read, unless cross-validation itself left it out by the largest penalty.
+    same = [
+        arm
+        for arm, fit in fits.items()
+        if UNTRAINED.fullmatch(arm)
+        and fit.features_penalty != max(PENALTIES)
+        and math.isclose(fit.solution.val_loss, solutions[PIXELS].val_loss, rel_tol=_EQUAL)
+        and math.isclose(fit.solution.cv_loss, solutions[PIXELS].cv_loss, rel_tol=_EQUAL)
+    ]
+    apart = "no scene and no image is in two splits"
+    if cell.leaked:
+        more = ", ..." if len(cell.leaked) > 3 else ""
+        apart = f"{len(cell.leaked)} found in two splits: {', '.join(cell.leaked[:3])}{more}"
+    return (
+        Gate(
+            "no fit worse than constant",
+            not worse,
+            f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}",
+        ),
+        Gate(
+            "fits converged",
+            excess[worst] <= config.max_excess_loss,
+            f"excess loss at most {excess[worst]:.2%} ({worst}), of {config.max_excess_loss:.2%} or less",
+        ),
+        Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}"),
+        _above_parts(fits),
+        Gate("twins differ from pixels", not same, f"equal to the pixels: {', '.join(same) or 'none'}"),
+        enough_clusters(num_clusters, cell.clusters.kind, config),
+        Gate("splits apart", not cell.leaked, apart),
     )
+
+
+def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictConfig) -> Gate:
+    """Return whether the clusters are enough for a verdict, which is known before anything is measured."""
+    passed = num_clusters >= config.min_clusters
+    detail = f"{counted(num_clusters, clusters)}, of {config.min_clusters} or more"
+    if clusters == "recording" and not passed:
+        detail += ": blocks of one recording are no independent scenes; clusters=block takes them as such"
+    return Gate("enough clusters", passed, detail)
+
+
+def _above_parts(fits: Mapping[str, FittedArm]) -> Gate:
+    """No joint arm does worse than one of its parts by more than the part's standard error."""
+    worse = []
+    joints = [arm for arm in fits if arm.endswith(f"+{PIXELS}")]
+    for arm in joints:
+        for part in (PIXELS, arm.removesuffix(f"+{PIXELS}")):
+            if part not in fits:
+                continue
+            joint, alone = fits[arm].solution, fits[part].solution
+            for kind, loss, other, error in (
+                ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
+                ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
+            ):
+                if not loss <= other + error:
+                    worse.append(f"{arm} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
+    detail = f"worse: {'; '.join(worse) or 'none'}"
+    if any(math.isinf(fit.solution.val_error) for fit in fits.values()):
+        detail += "; not tested on validation, which is of one fold"
+    return Gate("no joint arm worse than its part", not worse, detail)
+
+
+def _describe(
+    cell: Cell,
+    resampled: Mapping[str, Series],
+    clusters: Int64[np.ndarray, " images"],
+    untrained: tuple[str, ...],
+    config: VerdictConfig,
+) -> Description:
+    """Return the figures that decide nothing. resampled: what `_measure` sums. untrained: of the deciding form."""
+
+    def ratio(above: str, below: str) -> Interval:
+        return interval(log_ratio(resampled[above], resampled[below]), config.level).exponential()
+
+    def figures(arm: str) -> ArmFigures:
+        # R2 = 1 - MSE / MSE[constant], so that its bounds change places.
+        rest = ratio(arm, CONSTANT)
+        r2 = Interval(1 - rest.estimate, 1 - rest.high, 1 - rest.low, rest.standard_error)
+        return ArmFigures(arm, ratio(arm, _NUM_VALID), ratio(_aligned(arm), _NUM_VALID), r2)
+
+    def by_image(above: str) -> Float64[np.ndarray, " images"]:
+        one, other = cell.arms[above].squared_error, cell.arms[JOINT].squared_error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(one == other, 0.0, np.log(one) - np.log(other))
+
+    def median(values: Float64[np.ndarray, " images"]) -> Interval:
+        """Lower median, with the percentiles of up to 1,000 draws of clusters."""
+        draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.seed)
+        tail = (1 - config.level) / 2
+        estimate, low, high = (
+            float(np.quantile(of, level, method="inverted_cdf"))
+            for of, level in ((values, 0.5), (draws, tail), (draws, 1 - tail))
+        )
+        spread = float(np.std(draws, ddof=1)) if np.all(np.isfinite(draws)) else math.inf
+        return Interval(estimate, low, high, spread)
+
+    return Description(
+        tuple(figures(arm) for arm in cell.arms),
+        ratio(TRAINED, NULL),
+        _selectivity(resampled, config.level) if cell.shuffled else None,
+        median(by_image(PIXELS)),
+        median(np.mean([by_image(arm) for arm in untrained], axis=0)),
+    )
+
+
+def _aligned(arm: str) -> str:
+    """Name the sums of an arm's errors after alignment."""
+    return f"{arm}, aligned"
+
+
+def _selectivity(resampled: Mapping[str, Series], level: float) -> Interval:
+    true = log_ratio(resampled[TRAINED], resampled[CONSTANT])
+    control = log_ratio(resampled[_SHUFFLED], resampled[_SHUFFLED_CONSTANT])
+    # (1 - ratio) on the truth minus (1 - ratio) on the shuffled truth.
+    with np.errstate(over="ignore"):
+        gain = Series(
+            math.exp(min(control.estimate, 700.0)) - math.exp(min(true.estimate, 700.0)),
+            np.exp(control.draws) - np.exp(true.draws),
+            np.exp(control.left_out) - np.exp(true.left_out),
+        )
+    return interval(gain, level)
+
+
+def _reason(outcome: Outcome, verdict: Verdict, config: VerdictConfig) -> str:
+    """Say why, in one plain sentence with the figures that decided, as ratios of losses."""
+    margin = _times(config.margin)
+    if outcome is Outcome.INVALID:
+        failed = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
+        return f"Nothing can be concluded, because a condition failed ({failed})."
+    if outcome is Outcome.LEARNED:
+        return (
+            f"Without what the encoder adds to the pixels the loss is {_ratio(verdict.beyond_pixels)} as high, and "
+            f"with an untrained encoder in its place {_ratio(verdict.learned)}, both above the margin of {margin}."
+        )
+    if outcome is Outcome.NOT_LEARNED and (decided := verdict.below(config.margin)):
+        what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
+        return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {margin}."
+    if verdict.p <= config.alpha / 2:
+        return (
+            f"The effect is above the margin of {margin} by itself, but not after correction for "
+            f"{verdict.num_tested} questions at once (p = {verdict.adjusted_p:.2g}, above {config.alpha / 2:.2g})."
+        )
+    for each in (verdict.beyond_pixels, verdict.learned):
+        if each.log_ratio.high < config.margin:
+            missed = "what an effect of that size comes to here was not measured"
+            if not math.isnan(verdict.recovered):
+                missed = (
+                    "probes of so few training scenes miss much of an effect of that size: planted in these features, "
+                    f"one of {margin} comes to {_times(verdict.recovered)}"
+                )
+            return (
+                f"{each.name.capitalize()}: the loss is {_ratio(each)} as high, below the margin of {margin}, but "
+                f"{missed}."
+            )
+    undecided = next(each for each in verdict.comparisons if each.p > config.alpha / 2)
+    power = "it hangs on a single cluster"
+    if math.isfinite(undecided.smallest_detectable):
+        power = (
+            f"only an effect of {_times(undecided.smallest_detectable)} or more would have been found in "
+            f"{verdict.num_clusters} clusters with {POWER:.0%} power"
+        )
+    return (
+        f"{undecided.name.capitalize()}: the loss is {_ratio(undecided)} as high, neither clearly above nor clearly "
+        f"below the margin of {margin}; {power}."
+    )
+
+
+def _ratio(comparison: Comparison) -> str:
+    log = comparison.log_ratio
+    return f"{_times(log.estimate)} ({_number(log.low)} to {_number(log.high)})"
+
+
+def _times(log_ratio: float) -> str:
+    return f"{_number(log_ratio)} times"
+
+
+def _number(log_ratio: float) -> str:
+    if log_ratio > math.log(1e6):
+        return "more than a million"
+    ratio = math.exp(log_ratio)
+    # Three decimals, so that a bound can be told from a margin close to it.
+    return f"{ratio:.3f}" if ratio < 10 else f"{ratio:.3g}"

@@ -1,4 +1,7 @@
-"""The interval of a figure and its p: at each end the farther of BCa and t.
+"""Intervals of a figure and its p: clusters drawn in pairs, and at each end the farther of BCa and t.
+
+A draw is how often each cluster was drawn; every arm sees the same draws, and the sums of all arms in all draws are one
+product, counts (draws x clusters) @ sums (clusters x arms). A loss is a ratio of sums, so that nothing finer is needed.
 
 BCa (Efron 1987; Davison and Hinkley 1997, 5.3) puts the bound of the one-sided level a at the level
 
@@ -26,16 +29,17 @@ Defined, because they happen:
 """
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
-
-from idl.verdict.resampling import Series
 
 # Of a figure of about 1, far above the rounding of sums and far below any spread that matters.
 _ROUNDING = 1e-12
+# Counts made at once: 1.6 MB stay in the processor's cache, 1.6 times as fast as 16 MB.
+_BLOCK = 200_000
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,88 @@ class Interval:
     high: float
     standard_error: float
 
+    def exponential(self) -> "Interval":
+        """Return the interval of exp(figure); the standard error to first order."""
+        estimate, low, high = (math.exp(min(value, 700.0)) for value in (self.estimate, self.low, self.high))
+        high = math.inf if math.isinf(self.high) and self.high > 0 else high
+        return Interval(estimate, low, high, estimate * self.standard_error if estimate > 0 else self.standard_error)
+
 
 @dataclass(frozen=True)
-class Fitted:
-    """What both intervals and both p need of a series.
+class Series:
+    """A figure, its values in the draws, and with each cluster left out in turn."""
 
-    draws: equal to the estimate where they are so but for rounding.
+    estimate: float
+    draws: Float64[np.ndarray, " draws"]
+    left_out: Float64[np.ndarray, " clusters"]
+
+
+def log_ratio(above: Series, below: Series) -> Series:
+    """Return ln(above / below) of sums that `resample` gives; 0 where both are 0, infinite where one is."""
+
+    def difference(one: Float64[np.ndarray, "*n"], other: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+        with np.errstate(invalid="ignore"):
+            return np.where(one == other, 0.0, one - other)
+
+    estimate = difference(np.asarray(above.estimate), np.asarray(below.estimate))
+    draws, left_out = difference(above.draws, below.draws), difference(above.left_out, below.left_out)
+    return Series(float(estimate), draws, left_out)
+
+
+def mean(series: Sequence[Series]) -> Series:
+    """Return the average of figures of the same draws."""
+    return Series(
+        float(np.mean([each.estimate for each in series])),
+        np.mean([each.draws for each in series], axis=0),
+        np.mean([each.left_out for each in series], axis=0),
+    )
+
+
+def cluster_numbers(clusters: Sequence[str]) -> Int64[np.ndarray, " images"]:
+    """Return clusters as numbers from 0, in the order of their labels: the order of the images does not count."""
+    return np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def resample(
+    sums: Mapping[str, Float64[np.ndarray, " images"]], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+) -> dict[str, Series]:
+    """Return the logarithm of each of `sums`: over all clusters, over `draws` draws of them, with each one left out.
+
+    A sum of 0 has -inf.
+    clusters: numbers from 0, none left out. Time grows with draws x clusters: images only count within a cluster.
     """
+    num_clusters = int(clusters.max()) + 1
+    by_cluster = np.stack([np.bincount(clusters, values, num_clusters) for values in sums.values()], axis=1)
+    counts = drawn_counts(num_clusters, draws, seed)
+    drawn = np.concatenate([block.astype(np.float64) @ by_cluster for block in counts])
+    # Sums before and after each, not total - each: where one cluster is nearly everything, the rest would be rounding.
+    zero = np.zeros_like(by_cluster[:1])
+    before = np.concatenate([zero, np.cumsum(by_cluster[:-1], axis=0)])
+    left_out = before + np.concatenate([np.cumsum(by_cluster[:0:-1], axis=0)[::-1], zero])
+    with np.errstate(divide="ignore"):
+        logs = [np.log(values) for values in (by_cluster.sum(axis=0), drawn.T.copy(), left_out.T.copy())]
+    return {
+        name: Series(float(total), in_draws, without)
+        for name, total, in_draws, without in zip(sums, *logs, strict=True)
+    }
+
+
+def drawn_counts(
+    num_clusters: int, draws: int, seed: int, *, block: int = _BLOCK
+) -> Iterator[Int64[np.ndarray, "block clusters"]]:
+    """Yield how often each cluster is drawn, about `block` counts at a time; the draws do not depend on that."""
+    generator = np.random.default_rng([seed, 0xB007])
+    rows = max(1, block // num_clusters)
+    for first in range(0, draws, rows):
+        count = min(rows, draws - first)
+        chosen = generator.integers(0, num_clusters, size=(count, num_clusters))
+        chosen += np.arange(count)[:, None] * num_clusters
+        yield np.bincount(chosen.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What both intervals and both p need of a series. draws: equal to the estimate where they are but for rounding."""
 
     estimate: float
     draws: Float64[np.ndarray, " draws"]
@@ -63,20 +142,19 @@ class Fitted:
     degrees: int
 
 
-def fitted(series: Series) -> Fitted:
-    """Take bias, acceleration and standard error of a series."""
+def _fitted(series: Series) -> _Fitted:
     estimate = series.estimate
     draws = _snapped(series.draws, estimate)
     below = np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)
     end = 1 / (len(draws) + 1)
     bias = float(ndtri(min(max(below / len(draws), end), 1 - end)))
     acceleration, standard_error = _jackknife(_snapped(series.left_out, estimate))
-    return Fitted(estimate, draws, bias, acceleration, standard_error, len(series.left_out) - 1)
+    return _Fitted(estimate, draws, bias, acceleration, standard_error, len(series.left_out) - 1)
 
 
-def interval(series: Series | Fitted, level: float) -> Interval:
-    """Two-sided interval at `level`: at each end the farther of BCa and t."""
-    fit = fitted(series) if isinstance(series, Series) else series
+def interval(series: Series, level: float) -> Interval:
+    """Return the two-sided interval at `level`: at each end the farther of BCa and t."""
+    fit = _fitted(series)
     if not math.isfinite(fit.standard_error):
         return Interval(fit.estimate, -math.inf, math.inf, math.inf)
     tail = (1 - level) / 2
@@ -86,9 +164,9 @@ def interval(series: Series | Fitted, level: float) -> Interval:
     return Interval(fit.estimate, low, high, fit.standard_error)
 
 
-def p_value(series: Series | Fitted, margin: float) -> float:
-    """One-sided p of "the figure is `margin` or less": the larger of BCa's and t's."""
-    fit = fitted(series) if isinstance(series, Series) else series
+def p_value(series: Series, margin: float) -> float:
+    """Return the one-sided p of "the figure is `margin` or less": the larger of BCa's and t's."""
+    fit = _fitted(series)
     if not math.isfinite(fit.standard_error):
         return 1.0
     distance = fit.estimate - margin
@@ -99,19 +177,19 @@ def p_value(series: Series | Fitted, margin: float) -> float:
     return max(of_t, _bca_p(fit, margin))
 
 
-def _bca(fit: Fitted, tail: float) -> tuple[float, float]:
+def _bca(fit: _Fitted, tail: float) -> tuple[float, float]:
     count = len(fit.draws)
     low = math.floor((count + 1) * _bca_level(fit, float(ndtri(tail))))
     high = math.ceil((count + 1) * _bca_level(fit, float(ndtri(1 - tail))))
-    wanted = [rank - 1 for rank in (low, high) if 1 <= rank <= count]
-    ordered = np.partition(fit.draws, wanted) if wanted else fit.draws
+    ranks = [rank - 1 for rank in (low, high) if 1 <= rank <= count]
+    ordered = np.partition(fit.draws, ranks) if ranks else fit.draws
     return (
         -math.inf if low < 1 else float(ordered[min(low, count) - 1]),
         math.inf if high > count else float(ordered[max(high, 1) - 1]),
     )
 
 
-def _bca_level(fit: Fitted, z: float) -> float:
+def _bca_level(fit: _Fitted, z: float) -> float:
     w = fit.bias + z
     scale = 1 - fit.acceleration * w
     if scale <= 0:
@@ -119,7 +197,7 @@ def _bca_level(fit: Fitted, z: float) -> float:
     return float(ndtr(fit.bias + w / scale))
 
 
-def _bca_p(fit: Fitted, margin: float) -> float:
+def _bca_p(fit: _Fitted, margin: float) -> float:
     """Solve b(p) = share of draws up to the margin for p."""
     share = (1 + np.count_nonzero(fit.draws <= margin)) / (len(fit.draws) + 1)
     u = float(ndtri(share)) - fit.bias
@@ -132,7 +210,7 @@ def _bca_p(fit: Fitted, margin: float) -> float:
 
 
 def _jackknife(left_out: Float64[np.ndarray, " clusters"]) -> tuple[float, float]:
-    """Acceleration and standard error from the values with each cluster left out."""
+    """Return acceleration and standard error from the values with each cluster left out."""
     count = len(left_out)
     if count < 2:
         return 0.0, math.inf
@@ -149,3 +227,30 @@ def _snapped(values: Float64[np.ndarray, " n"], estimate: float) -> Float64[np.n
     if math.isinf(estimate):
         return values
     return np.where(np.abs(values - estimate) <= _ROUNDING * (1 + abs(estimate)), estimate, values)
+
+
+def draws_of_median(
+    values: Float64[np.ndarray, " images"], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+) -> Float64[np.ndarray, " draws"]:
+    """Return the lower median of the images of each draw: the smallest value that at least half do not exceed."""
+    order, num_clusters = np.argsort(values, kind="stable"), int(clusters.max()) + 1
+    places = []
+    for counts in drawn_counts(num_clusters, draws, seed, block=max(1, _BLOCK // len(values)) * num_clusters):
+        # Images of a draw, in the order of their values: the first place up to which at least half of them lie.
+        reached = np.cumsum(counts.astype(np.int32)[:, clusters[order]], axis=1, dtype=np.int32)
+        places.append(np.argmax(2 * reached >= reached[:, -1:], axis=1))
+    return values[order][np.concatenate(places)]
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return adjusted p (Holm 1979): the i-th smallest of m counts m - i + 1 times, and none less than one before it.
+
+    Rejecting where the adjusted p is at most a bounds the chance of any false rejection by a, however the p depend
+    on each other.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return tuple(adjusted)

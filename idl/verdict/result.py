@@ -1,10 +1,90 @@
-"""What a verdict says, as plain values."""
+"""A question with its evidence, and the verdict on it, whose fields verdict.json has by name."""
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
-from idl.verdict.evidence import ClusterKind, counted
+import numpy as np
+from jaxtyping import Float64
+
+from idl.verdict.baselines import MeasuredArm
 from idl.verdict.intervals import Interval
+from idl.verdict.settings import VerdictConfig
+
+# Of verdict.json. 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are;
+# recovered; forms by cross-validated loss.
+SCHEMA_VERSION = 4
+UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
+
+# What is drawn as a whole. A recording has consecutive frames; a block is a piece of one.
+ClusterKind = Literal["scene", "scan", "recording", "block"]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What is drawn as a whole.
+
+    of_image: what each image belongs to. kind: what that is. recordings: of each image, where clusters are blocks.
+    """
+
+    of_image: tuple[str, ...]
+    kind: ClusterKind
+    recordings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One question of a grid, an encoder at one k, with the losses of every arm on the same pixels of the test split.
+
+    name: for people ("convnext, k = 10"); a grid has each name once.
+    arms: by name: "constant", "null", "pixels", "trained", "trained+pixels" and at least one
+      "untrained-FORM-SEED+pixels"; any other is described, and decides nothing.
+    num_valid: valid pixels of each image, times the target's outputs. An image without one counts for nothing, and so
+      does a cluster of such images.
+    shuffled: "trained" and "constant", fitted to and measured on the truth of images of other scenes, for the
+      selectivity; empty where there is none.
+    leaked: scenes and images that are in more than one split.
+    Raises ValueError for errors that are not one finite sum of 0 or more an image.
+    """
+
+    name: str
+    arms: Mapping[str, MeasuredArm]
+    num_valid: Float64[np.ndarray, " images"]
+    clusters: Clustering
+    shuffled: Mapping[str, MeasuredArm] = field(default_factory=dict)
+    leaked: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, arm in (*self.arms.items(), *self.shuffled.items()):
+            for errors in (arm.squared_error, arm.aligned_error):
+                if errors.shape != (len(self.clusters.of_image),) or not np.all(np.isfinite(errors) & (errors >= 0)):
+                    raise ValueError(f"{self.name}, {name}: errors are not one finite sum of 0 or more an image.")
+
+    @property
+    def untrained(self) -> Mapping[str, tuple[str, ...]]:
+        """Joint untrained arms by form ("random", "permuted"), in the order of their seeds."""
+        by_form: dict[str, list[tuple[int, str]]] = {}
+        for arm in self.arms:
+            if match := UNTRAINED.fullmatch(arm):
+                by_form.setdefault(match["form"], []).append((int(match["seed"]), arm))
+        return {form: tuple(arm for _, arm in sorted(seeds)) for form, seeds in sorted(by_form.items())}
+
+    def subset(self, kept: Sequence[int]) -> "Cell":
+        """Return the cell of some of the images."""
+
+        def of_arms(arms: Mapping[str, MeasuredArm]) -> dict[str, MeasuredArm]:
+            parts = {name: (arm.squared_error[kept], arm.aligned_error[kept]) for name, arm in arms.items()}
+            return {name: MeasuredArm(arms[name].fitted, *errors) for name, errors in parts.items()}
+
+        of_image, recordings = (
+            tuple(labels[index] for index in kept if labels)
+            for labels in (self.clusters.of_image, self.clusters.recordings)
+        )
+        clusters = replace(self.clusters, of_image=of_image, recordings=recordings)
+        return Cell(self.name, of_arms(self.arms), self.num_valid[kept], clusters, of_arms(self.shuffled), self.leaked)
 
 
 class Outcome(StrEnum):
@@ -18,7 +98,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition without which nothing is concluded. detail: what was found, for people."""
+    """A condition without which nothing is concluded. detail: the figures, for people."""
 
     name: str
     passed: bool
@@ -56,29 +136,29 @@ class ArmFigures:
     """An arm on the test split.
 
     mse: mean squared error, target units squared. aligned_mse: the same once every image's prediction has the scale
-      and shift that fit its truth best, which leaves errors of structure; None where it was not measured.
-    r2: about the constant arm, if there.
+      and shift that fit its truth best, which leaves errors of structure.
+    r2: about the constant arm.
     """
 
     name: str
     mse: Interval
-    aligned_mse: Interval | None
-    r2: Interval | None
+    aligned_mse: Interval
+    r2: Interval
 
 
 @dataclass(frozen=True)
 class Description:
-    """Figures that decide nothing. None where their arms are not there.
+    """Figures that decide nothing.
 
     arms: in the order of the evidence.
     trained_over_null: MSE[trained] / MSE[null].
-    selectivity: R2 of trained on the truth minus R2 of the shuffled arm on shuffled truth.
+    selectivity: R2 of trained on the truth minus R2 of the shuffled arm on shuffled truth; None without such an arm.
     beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; standard errors are those of
       the draws. Of the deciding form, the seeds' ratios averaged image by image.
     """
 
     arms: tuple[ArmFigures, ...]
-    trained_over_null: Interval | None
+    trained_over_null: Interval
     selectivity: Interval | None
     beyond_pixels_by_image: Interval
     learned_by_image: Interval
@@ -97,7 +177,7 @@ class Verdict:
     num_clusters, num_recordings, num_images, num_valid: those with a valid pixel; valid pixels.
     recovered: log ratio that an effect of the margin's size, planted in the features, comes to on these images; nan
       where that was not measured.
-    description: None where it was not asked for.
+    description: None where none was requested.
     """
 
     cell: str
@@ -119,6 +199,13 @@ class Verdict:
     num_valid: float
     recovered: float
     description: Description | None
+
+    @property
+    def described(self) -> Description:
+        """The description. Raises ValueError where none was requested."""
+        if self.description is None:
+            raise ValueError(f"{self.cell}: reached without its description")
+        return self.description
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -166,3 +253,38 @@ class Verdict:
                 "that is no larger than the margin (in simulations of 10 clusters in 5.4 % of cases instead of 2.5 %)."
             )
         return " ".join(filter(None, (self.block_caution, few))) or None
+
+
+def counted(num: int, kind: str) -> str:
+    """Return a number of clusters for people: "1 recording", "12 scenes"."""
+    return f"{num} {kind}{'' if num == 1 else 's'}"
+
+
+def document(verdicts: Sequence[Verdict], config: VerdictConfig, fixed: Mapping[str, object]) -> dict[str, object]:
+    """Return what `json.dumps` writes: one of `Verdict` a cell, the rules, and what was fixed besides.
+
+    fixed: as in `VerdictConfig.digest`. A number that is infinite (no bound; the logarithm of a loss of exactly 0) is
+    null.
+    """
+    cells = [
+        {**asdict(verdict), "smallest_detectable": verdict.smallest_detectable, "caution": verdict.caution}
+        for verdict in verdicts
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "digest": config.digest(fixed),
+        "fixed": plain(fixed),
+        "config": plain(asdict(config)),
+        "cells": plain(cells),
+    }
+
+
+def plain(value: object) -> object:
+    """Return nested mappings, sequences and numbers as JSON holds them: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, str) else value

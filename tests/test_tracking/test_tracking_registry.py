@@ -3,19 +3,17 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from mlflow.models import get_model_info
 from torch import Tensor, nn
 
 from idl.errors import InputError
 from idl.report import Championship, ModelVersion
 from idl.tracking import fetch_weights, registered_encoder, start
-from idl.tracking.registry import crown
+from idl.tracking.registry import promote
 
 EXAMPLE = np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
 
@@ -144,35 +142,41 @@ class Registry:
         tags = {**conditions, "val_loss": repr(val_loss)}
         created = self.client.create_model_version(self.name, "file:///nowhere", tags=tags)
         number = int(created.version)
-        return crown(self.client, self.name, number, Championship(dataset, conditions, val_loss))
+        return promote(self.client, self.name, number, Championship(dataset, conditions, val_loss))
 
     @property
     def aliases(self) -> dict[str, int]:
         return {k: int(v) for k, v in self.client.get_registered_model(self.name).aliases.items()}
 
 
-def test_lowest_loss_wins_and_the_older_of_equals_stays(store: str):
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # Conditions that differ, val_loss, and who is champion then.
+        [((), 0.5, 1), ((), 0.7, 1), ((), 0.25, 3), ((), 0.25, 3), ((), 9e-5, 5), ((), float("nan"), 5)],
+        [((), float("nan"), None), ((), 0.9, 2)],
+        *[[((), 0.5, 1), ((condition,), 0.1, 1), ((), 0.4, 3)] for condition in ROOMS],
+    ],
+)
+def test_lowest_loss_under_equal_conditions_wins_and_the_older_of_equals_stays(
+    store: str, steps: list[tuple[tuple[str, ...], float, int | None]]
+):
     registry = Registry()
-    for val_loss, champion in [(0.5, 1), (0.7, 1), (0.25, 3), (0.25, 3), (9e-5, 5), (float("nan"), 5)]:
-        assert registry.add("rooms", ROOMS, val_loss) == ""
-        assert registry.aliases == {"champion": champion, "champion-rooms": champion}
+    for others, val_loss, champion in steps:
+        note = registry.add("rooms", ROOMS | dict.fromkeys(others, "other"), val_loss)
+        assert ("measured under other conditions" in note) is bool(others)
+        assert ("no finite val_loss" in note) is (champion is None)
+        aliases = {} if champion is None else {"champion": champion, "champion-rooms": champion}
+        assert registry.aliases == aliases
 
 
-def test_first_version_without_a_number_is_no_champion(store: str):
-    registry = Registry()
-    assert "no finite val_loss" in registry.add("rooms", ROOMS, float("nan"))
-    assert registry.aliases == {}
-
-
-@pytest.mark.parametrize("condition", list(ROOMS))
-def test_other_conditions_do_not_compete(store: str, condition: str):
+def test_plain_champion_stays_with_its_first_dataset(store: str):
     registry = Registry()
     registry.add("rooms", ROOMS, 0.5)
-    note = registry.add("rooms", ROOMS | {condition: "other"}, 0.1)
-    assert note.startswith("champion-rooms stays with version 1, which was measured under other conditions")
-    assert registry.aliases == {"champion": 1, "champion-rooms": 1}
+    registry.add("nyu", NYU, 0.05)
+    assert registry.aliases == {"champion": 1, "champion-rooms": 1, "champion-nyu": 2}
     registry.add("rooms", ROOMS, 0.4)
-    assert registry.aliases == {"champion": 3, "champion-rooms": 3}
+    assert registry.aliases == {"champion": 3, "champion-rooms": 3, "champion-nyu": 2}
 
 
 def test_a_deleted_alias_or_version_is_free_for_the_next(store: str):
@@ -184,16 +188,6 @@ def test_a_deleted_alias_or_version_is_free_for_the_next(store: str):
     registry.client.delete_model_version(registry.name, "2")
     registry.add("rooms", ROOMS, 0.6)
     assert registry.aliases == {"champion": 1, "champion-rooms": 1}
-
-
-def test_plain_champion_stays_with_its_first_dataset(store: str):
-    registry = Registry()
-    registry.add("rooms", ROOMS, 0.5)
-    registry.add("nyu", NYU, 0.1)
-    assert registry.aliases == {"champion": 1, "champion-rooms": 1, "champion-nyu": 2}
-    registry.add("nyu", NYU, 0.05)
-    registry.add("rooms", ROOMS, 0.4)
-    assert registry.aliases == {"champion": 4, "champion-rooms": 4, "champion-nyu": 3}
 
 
 def test_processes_that_register_together_agree(store: str):
@@ -216,38 +210,3 @@ def test_processes_that_register_together_agree(store: str):
     champion = registry.client.get_model_version(registry.name, str(registry.aliases["champion-rooms"]))
     assert champion.tags["val_loss"] == "0.2"
     assert registry.aliases["champion"] == registry.aliases["champion-rooms"]
-
-
-@pytest.mark.parametrize("damage", [None, "program", "sum"])
-def test_an_equal_model_is_copied_and_a_damaged_copy_is_not(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
-):
-    exports = tmp_path / "exports"
-    calls: list[str] = []
-    save = mlflow.pytorch.save_model  # pyright: ignore[reportPrivateImportUsage]
-
-    def counted(**settings: Any) -> None:
-        calls.append("exported")
-        save(**settings)
-
-    monkeypatch.setattr("mlflow.pytorch.save_model", counted)
-    version = encoder_version()
-    with start("train") as recorder:
-        first = recorder.register(version, exports)
-        (kept,) = exports.iterdir()
-        if damage == "program":
-            (kept / "data" / "model.pt2").write_bytes(b"half")
-        elif damage == "sum":
-            (kept / "idl.sha256").unlink()
-        second = recorder.register(version, exports)
-        files = {"encoder.safetensors": b"other"}
-        other = recorder.register(encoder_version(files=files, module=version.module), exports)
-    assert len(calls) == (2 if damage is None else 3)
-    assert len(list(exports.iterdir())) == 2
-    image = torch.rand(3, 3, 40, 56)
-    for registered in (first, second, other):
-        loaded = mlflow.pytorch.load_model(registered.uri)  # pyright: ignore[reportPrivateImportUsage]
-        with torch.no_grad():
-            torch.testing.assert_close(loaded(image), version.module(image))
-    identities = {get_model_info(uri).model_id for uri in (first.uri, second.uri, other.uri)}
-    assert len(identities) == 3

@@ -1,9 +1,10 @@
-"""Every run gets a last status, whatever ends it."""
+"""Every run gets a last status, whatever ends it; a resumed one is the same run; readers of test scenes count."""
 
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -11,7 +12,7 @@ import pytest
 from mlflow.entities import Run
 
 from idl.errors import InputError
-from idl.tracking import Terminated, start
+from idl.tracking import Terminated, count_test_readers, start
 from idl.tracking.runs import child
 
 
@@ -19,32 +20,33 @@ def read(run_id: str) -> Run:
     return mlflow.MlflowClient().get_run(run_id)
 
 
-def test_run_is_finished_under_its_name_and_experiment(store: str):
+def interrupted() -> str:
+    """A run that was ended by Ctrl-C; return its id."""
+    run_id = ""
+    with suppress(KeyboardInterrupt), start("autoencoder", "theirs", "autoencoder rooms") as recorder:
+        run_id = recorder.run_id
+        recorder.log_curves({"loss": {3: 2.0}})
+        raise KeyboardInterrupt
+    return run_id
+
+
+def test_run_is_finished_under_its_name_and_experiment(
+    store: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client, before = mlflow.MlflowClient(), signal.getsignal(signal.SIGTERM)
     with start("probe", None, "probe convnext depth rooms") as recorder:
         assert read(recorder.run_id).info.status == "RUNNING"
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
     run = read(recorder.run_id)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "probe convnext depth rooms")
-    assert mlflow.MlflowClient().get_experiment(run.info.experiment_id).name == "idl"
+    assert client.get_experiment(run.info.experiment_id).name == "idl"
     assert run.data.tags["idl.entry_point"] == "probe"
-
-
-def test_experiment_by_name_and_by_environment(store: str, monkeypatch: pytest.MonkeyPatch):
-    client = mlflow.MlflowClient()
-    with start("probe", "mine") as first, pytest.raises(Exception, match="already active"), start("probe"):
-        pass
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    with start("probe") as second:
-        pass
-    assert client.get_experiment(first.experiment_id).name == "mine"
-    assert second.experiment_id == first.experiment_id
-
-
-def test_deleted_experiment_is_bad_input(store: str):
-    with start("probe", "gone") as recorder:
-        pass
-    mlflow.MlflowClient().delete_experiment(recorder.experiment_id)
-    with pytest.raises(InputError, match=r"experiment gone: is deleted"), start("probe", "gone"):
-        pass
+    with start("probe") as recorder:
+        assert recorder.hint.startswith("mlflow ui --backend-store-uri sqlite")
+    assert client.get_experiment(recorder.experiment_id).name == "mine"
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_deleted_experiment_is_bad_input(store: str):
         (SystemExit(0), "FINISHED"),
     ],
 )
-def test_exception_decides_the_status_and_goes_on(store: str, error: BaseException, status: str):
+def test_exception_decides_the_status_and_goes_on(store: str, error: BaseException, status: str) -> None:
     run_ids = []
     with pytest.raises(type(error)) as caught, start("probe") as recorder:  # noqa: PT012
         run_ids.append(recorder.run_id)
@@ -71,40 +73,19 @@ def test_exception_decides_the_status_and_goes_on(store: str, error: BaseExcepti
     assert mlflow.active_run() is None
 
 
-def test_handler_of_sigterm_is_put_back(store: str):
-    before = signal.getsignal(signal.SIGTERM)
-    with start("probe"):
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_run_of_mlflow_run_is_resumed(store: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("named", "kept"), [("bustling-fox-123", "probe convnext"), ("figure 3", "figure 3")])
+def test_run_of_mlflow_run_is_resumed(store: str, monkeypatch: pytest.MonkeyPatch, named: str, kept: str) -> None:
     client = mlflow.MlflowClient()
     experiment = client.create_experiment("theirs")
-    given = client.create_run(experiment, run_name="bustling-fox-123").info.run_id
+    given = client.create_run(experiment, run_name=named).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     with start("probe", "another", "probe convnext") as recorder:
         assert (recorder.run_id, recorder.experiment_id) == (given, experiment)
-    run = read(given)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "probe convnext")
+    assert (read(given).info.status, read(given).info.run_name) == ("FINISHED", kept)
     assert client.get_experiment_by_name("another") is None
 
 
-def test_name_that_a_person_gave_is_kept(store: str, monkeypatch: pytest.MonkeyPatch):
-    given = mlflow.MlflowClient().create_run("0", run_name="figure 3").info.run_id
-    monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    with start("probe", None, "probe convnext"):
-        pass
-    assert read(given).info.run_name == "figure 3"
-
-
-def test_run_of_another_store_is_bad_input(store: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(InputError, match="no such run at sqlite"), start("probe"):
-        pass
-
-
-def test_children_are_nested_and_end_on_their_own(store: str):
+def test_children_are_nested_and_end_on_their_own(store: str) -> None:
     with start("sweep") as parent:
         with child(parent, "trial 0") as first:
             first.log_curves({"val_loss": {0: 0.5}})
@@ -117,17 +98,53 @@ def test_children_are_nested_and_end_on_their_own(store: str):
     assert read(parent.run_id).data.metrics == {"val_loss": 0.25}
 
 
-def test_file_that_is_no_database(clean: Path, monkeypatch: pytest.MonkeyPatch):
-    (clean / "notes.db").write_text("no database " * 1000)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clean}/notes.db")
-    with pytest.raises(InputError, match=r"cannot be opened .*not a database"), start("probe"):
+def test_a_resumed_run_is_the_same_run(store: str) -> None:
+    run_id = interrupted()
+    assert read(run_id).info.status == "KILLED"
+    with pytest.raises(InputError), start("autoencoder", resume=run_id):
+        raise InputError("training diverged at step 3.")
+    assert read(run_id).data.tags["idl.error"] == "training diverged at step 3."
+    with start("autoencoder", "another", "another name", resume=run_id) as recorder:
+        assert recorder.run_id == run_id
+        assert read(run_id).info.status == "RUNNING"
+        recorder.log_curves({"loss": {4: 1.0}})
+    run = read(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "autoencoder rooms")
+    # It was overcome.
+    assert "idl.error" not in run.data.tags
+    history = mlflow.MlflowClient().get_metric_history(run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(3, 2.0), (4, 1.0)]
+
+
+def test_a_run_of_mlflow_run_says_where_it_goes_on(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, client = interrupted(), mlflow.MlflowClient()
+    given = client.create_run("0", run_name="bustling-fox-123").info.run_id
+    for resumed, note in ((run_id, run_id), (given, None)):
+        monkeypatch.setenv("MLFLOW_RUN_ID", given)
+        client.set_tag(given, "idl.resumed", "")
+        with start("autoencoder", resume=resumed) as recorder:
+            assert recorder.run_id == resumed
+        assert read(given).data.tags["idl.resumed"] == (note or "")
+    assert read(given).data.tags["mlflow.note.content"] == f"Goes on in run {run_id}."
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "no id", "../mlflow.db", "deleted"])
+def test_a_run_or_experiment_that_is_not_there_is_bad_input(
+    store: str, monkeypatch: pytest.MonkeyPatch, run_id: str
+) -> None:
+    words = "no such run at sqlite"
+    if run_id == "deleted":
+        run_id, words = interrupted(), "is deleted. Run `mlflow runs restore"
+        mlflow.MlflowClient().delete_run(run_id)
+    with pytest.raises(InputError, match=rf"resume={run_id}: {words}"), start("autoencoder", resume=run_id):
         pass
-
-
-def test_nothing_on_the_terminal(store: str, capfd: pytest.CaptureFixture[str]):
-    with start("probe", "loud") as recorder:
-        assert recorder.hint.startswith("mlflow ui --backend-store-uri sqlite")
-    assert capfd.readouterr() == ("", "")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(InputError, match=r"MLFLOW_RUN_ID=0+: no such run"), start("probe"):
+        pass
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    mlflow.MlflowClient().delete_experiment(mlflow.MlflowClient().create_experiment("gone"))
+    with pytest.raises(InputError, match="experiment gone: is deleted"), start("probe", "gone"):
+        pass
 
 
 def python(code: str) -> "subprocess.Popen[str]":
@@ -156,7 +173,7 @@ def started_together(code: str, num: int) -> list[str]:
     return [output for output, _ in answers]
 
 
-def test_sigterm_ends_the_run_as_killed(store: str):
+def test_sigterm_ends_the_run_as_killed(store: str) -> None:
     code = (
         "import time\n"
         "from idl.tracking import start\n"
@@ -174,7 +191,7 @@ def test_sigterm_ends_the_run_as_killed(store: str):
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch: pytest.MonkeyPatch):
+def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clean}/fresh.db")
     code = (
         "import mlflow\n"
@@ -189,3 +206,42 @@ def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch:
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
     assert len({run.info.run_id for run in runs}) == 4
     assert len({run.info.experiment_id for run in runs}) == 1
+
+
+SCENES = "0000001 0000002 0000003"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "scenes", "is_reader"),
+    [
+        ("probe", SCENES, True),
+        ("evaluate", "0000000 0000003 0000009", True),
+        ("verdict", "0000002", True),
+        ("probe", "0000004 0000005", False),
+        # A hash is a word.
+        ("probe", "000000 00000010", False),
+        ("prepare", SCENES, False),
+        ("probe", "", False),
+    ],
+)
+def test_whoever_tested_one_of_these_scenes_counts(store: str, entry_point: str, scenes: str, is_reader: bool) -> None:
+    assert leave(entry_point, scenes)
+    assert count_test_readers(SCENES) == int(is_reader)
+
+
+def leave(entry_point: str, scenes: str, experiment: str = "one") -> str:
+    """Return the id of a run that tested these scenes."""
+    with start(entry_point, experiment) as recorder:
+        if scenes:
+            recorder.tag("test_scenes", scenes)
+        return recorder.run_id
+
+
+def test_a_run_counts_once_wherever_it_is_and_its_children_do_not(store: str) -> None:
+    assert count_test_readers(SCENES) == 0
+    leave("probe", SCENES)
+    mlflow.MlflowClient().delete_run(leave("probe", SCENES, experiment="two"))
+    with start("compare") as recorder, child(recorder, "null") as inside:
+        for each in (recorder, inside):
+            each.tag("test_scenes", SCENES)
+    assert count_test_readers(SCENES) == 3

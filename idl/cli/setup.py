@@ -1,0 +1,231 @@
+"""From typed settings to a store, an encoder, a device and a tracked run, and what every command writes at its end."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from idl import cache, tracking
+from idl.cli.options import AUTO, requested, shown
+from idl.data.crops import with_crops
+from idl.data.datasets import DatasetConfig, fetch, native_reader, open_store, require
+from idl.data.datasets import reader as find_reader
+from idl.data.preparation import store_path
+from idl.data.splits import Split, split_store
+from idl.data.store import Store
+from idl.distributed import World, joined, local_device, this_process
+from idl.encoders import Encoder, EncoderConfig, build
+from idl.errors import InputError
+from idl.probe_config import ProbeConfig
+from idl.progress import Progress, silent, terminal
+from idl.report import Run, RunReport
+from idl.settings import setting
+from idl.targets import target as find_target
+
+# Layers that every dataset has.
+ALWAYS = ("depth", "rgb", "valid")
+RESULTS = (
+    *("train_loss", "val_loss", "exact_val_loss", "test_loss", "loss_over_null", "test_rmse", "test_angle_mean_deg"),
+    *("test_r2", "excess_loss", "num_trials", "untrained_val_loss", "best_val_loss", "best_val_psnr"),
+    *("best_val_accuracy", "best_val_mean_average_precision", "images_per_s_overall"),
+)
+# Options that decide no result.
+PLACES = ("cache", "experiment", "workers")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a command computes, keeps its files and logs."""
+
+    device: str = setting(AUTO, "Where to compute: auto, cpu or cuda.")
+    workers: int = setting(0, "Processes that prepare a dataset; 0: one a core.", at_least=0)
+    cache: str = setting("", "Folder of prepared datasets, features and statistics [$IDL_CACHE or ~/.cache/idl].")
+    experiment: str = setting("", "MLflow experiment [idl]; under `mlflow run`, its --experiment-name counts.")
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of prepared datasets, features, statistics and checkpoints."""
+        return Path(self.cache).expanduser() if self.cache else cache.default_folder()
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that prepare a dataset: by default one for each core that this process may use."""
+        # Not every system tells which cores those are.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.workers or cores or 1
+
+
+def tracked_run(
+    entry_point: str, name: str, run: RunSettings, resume: str = ""
+) -> AbstractContextManager[tracking.Recorder]:
+    """Return the context of a tracked run. resume: id of the run to continue, "" for a new one."""
+    return tracking.start(entry_point, run.experiment or None, name, resume=resume or None)
+
+
+@contextmanager
+def shared_run(
+    entry_point: str, name: str, run: RunSettings, resume: str = ""
+) -> Iterator[tuple[World, tracking.Recorder | None]]:
+    """Run the block on every rank that torchrun started; rank 0 alone has a tracked run."""
+    tracked = tracked_run(entry_point, name, run, resume) if this_process().is_first else nullcontext()
+    # Joined last: which rank failed is known before the run gets its last status.
+    with tracked as recorder, joined(device_of(run.device)) as world:
+        yield world, recorder
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device called "auto", "cpu" or "cuda". Raises InputError where there is no such device."""
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device={name}: no such device. Pass auto, cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device={name}: not supported. Pass auto, cpu or cuda.")
+    device = local_device(device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name}: no such CUDA device here. Pass device=cpu or device=auto.")
+    # float32 means float32: cuDNN's convolutions would otherwise keep ten bits of the mantissa.
+    torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def check_dataset(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> None:
+    """Raise InputError where the dataset, its crops or the target's layer cannot be had, before anything is made.
+
+    Fetches the published files first where that is requested.
+    """
+    target = find_target(probe.target)
+    # On every rank: those that come second wait for the first.
+    fetch(dataset, progress_shown())
+    if probe.test_images:
+        native_reader(dataset, probe.test_images)
+    else:
+        require(dataset)
+    layers = ALWAYS if target.layer in ALWAYS else layers_of(dataset, run)
+    if target.layer not in layers:
+        raise InputError(
+            f"target={target.name}: dataset={dataset.dataset} has no layer {target.layer!r}. "
+            f"It has: {', '.join(layers)}."
+        )
+
+
+def layers_of(dataset: DatasetConfig, run: RunSettings) -> tuple[str, ...]:
+    """Return the layers that a dataset has or, from one sample, will have when it is prepared."""
+    if dataset.dataset.endswith(".h5"):
+        return Store.open(Path(dataset.dataset).expanduser()).layers
+    reader = find_reader(dataset)
+    prepared = store_path(reader, dataset.build_protocol(), run.cache_folder / "datasets")
+    if prepared.exists():
+        return Store.open(prepared).layers
+    return tuple(sorted({*ALWAYS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers)}))
+
+
+def store_of(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> Store:
+    """Return the prepared dataset, with the requested crops as its test images, and print its warnings."""
+    folder = run.cache_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cache={folder}: cannot be made ({error.strerror}). Pass another folder.") from error
+    store = open_store(dataset, folder / "datasets", workers=run.num_workers, progress=progress_shown())
+    for note in store.notes:
+        warn(note)
+    if not probe.test_images:
+        return store
+    tested = split_store(store, probe.split, probe.split_seed).indices["test"]
+    return with_crops(store, native_reader(dataset, probe.test_images), tested, probe.test_images, probe.test_seed)
+
+
+def encoder_of(config: EncoderConfig, run: RunSettings) -> Encoder:
+    """Return the encoder, with weights from the registry where they are there, and print its warnings."""
+    if config.weights.startswith("models:/"):
+        # A folder a URI: two probes at once must not read each other's weights.
+        folder = run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
+        config = replace(config, registry_file=tracking.fetch_weights(config.weights, folder))
+    encoder = build(config, device_of(run.device))
+    if encoder.origin.warning:
+        warn(encoder.origin.warning)
+    if config.registry_file is not None:
+        _warn_of_other_settings(encoder, config.registry_file.with_name("origin.json"))
+    return encoder
+
+
+def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
+    registered = json.loads(origin.read_text()) if origin.exists() else {}
+    if registered.get("digest", encoder.digest) == encoder.digest:
+        return
+    now = {key: str(value) for key, value in encoder.describe().items()}
+    names = [key for key in ("stage", "encoder_args", "mean", "std") if str(registered.get(key)) != now.get(key)]
+    warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
+
+
+def progress_shown() -> Progress:
+    """Return the progress on the terminal on rank 0, and none elsewhere."""
+    return terminal if this_process().is_first else silent
+
+
+def warn(line: str) -> None:
+    """Write a warning to standard error, on rank 0 alone."""
+    if this_process().is_first:
+        click.echo(f"warning: {line}", err=True)
+
+
+def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: Split) -> None:
+    """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run.
+
+    recorder: None on the ranks that have none.
+    """
+    if recorder is None:
+        return
+    tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.looks(store)}
+    for name, value in tags.items():
+        recorder.tag(name, value)
+
+
+def log_report(recorder: tracking.Recorder, report: RunReport, settings: Any) -> None:
+    """Log a report with the command's settings, and print which of its metrics are not finite.
+
+    The settings that differ from their defaults are parameters, but for those that decide no result; all of them are in
+    `config.json`.
+    """
+    config = json.loads(json.dumps(asdict(settings), default=str), object_hook=_without_passwords)
+    deciding = {name: value for name, value in requested().items() if name not in PLACES}
+    params = {**report.params, **deciding}
+    left_out = recorder.log(replace(report, params=params, config={**report.config, **config}))
+    if left_out:
+        warn(f"not finite, and not logged: {', '.join(left_out)}")
+
+
+def _without_passwords(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: shown(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, settings: Any) -> None:
+    """Log the run, register its model, and print its results."""
+    log_report(recorder, run.report, settings)
+    lineage = tracking.registered_encoder(encoder.digest)
+    if lineage:
+        recorder.tag("encoder_model", lineage)
+    version = recorder.register(run.model)
+    print_result(run.report, recorder.hint)
+    click.echo(f"model: {version.uri}{''.join(f' @{alias}' for alias in version.aliases)}")
+    if version.note:
+        warn(version.note)
+
+
+def print_result(report: RunReport, hint: str, names: Sequence[str] = RESULTS) -> None:
+    """Print the metrics called `names` that the report has, and where the run is."""
+    there = [name for name in names if name in report.metrics]
+    width = max(map(len, there), default=0)
+    for name in there:
+        click.echo(f"{name:>{width}}  {report.metrics[name]:.5g}")
+    click.echo(f"run: {hint}")

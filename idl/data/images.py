@@ -1,0 +1,329 @@
+"""Pictures and depth maps: read from files, and brought to a protocol's size.
+
+They are read here only, for datasets, `doctor`, `predict` and `evaluate` alike. RGB is resized with antialiasing; depth
+is averaged over measured pixels only.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, Shaped, UInt8
+from PIL import ExifTags, Image, ImageOps
+
+from idl.errors import InputError
+from idl.progress import Progress
+from idl.protocol import Crop, Protocol
+
+# Of pictures, and of depth maps and masks; in lower case.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MAP_SUFFIXES = (".png", ".npy")
+
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+# (rank, cells): the native pixels that a cell overlaps, and over which share of its length.
+_Overlaps = tuple[Int64[np.ndarray, "rank cells"], Float64[np.ndarray, "rank cells"]]
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a picture as a viewer shows it: upright, in 8-bit RGB, on white where it is transparent.
+
+    Grey of 16 bits, or of floats in [0, 1], is scaled to 8, and becomes three equal channels.
+    Raises InputError, naming the file, where it cannot be read or its values have no known range.
+    """
+    with _opened(path, "image") as image:
+        image.load()
+        if _orientation(image) != 1:
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in _DEEP_MODES:
+            image = Image.fromarray(_eight_bits(path, np.asarray(image)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def rgb_size(path: Path) -> tuple[int, int]:
+    """Return the height and width that `read_rgb` gives of a PNG or JPEG, pixels, without decoding it.
+
+    Raises InputError, naming the file, where its head is not that of a picture.
+    """
+    with _opened(path, "image") as image:
+        is_turned = _may_be_turned(path, image) and _orientation(image) in (5, 6, 7, 8)
+        return (image.width, image.height) if is_turned else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation tag, 1 (upright) where there is none or the tags are damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except SyntaxError:
+        return 1
+
+
+def _may_be_turned(path: Path, image: Image.Image) -> bool:
+    """Tell a PNG without tags, which Pillow would decode (25 ms of 1024 x 768) to look for some behind the pixels."""
+    if image.format != "PNG" or {"exif", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys():
+        return True
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16))
+        end = file.read()
+    return any(chunk in end for chunk in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+
+
+def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels"]:
+    """Return the numbers of a PNG or .npy as they are stored: (H, W) for one channel, else (H, W, channels).
+
+    Raises InputError, naming the file, where it cannot be read or has another shape.
+    """
+    if path.suffix.lower() == ".npy":
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _unreadable(path, "map", error) from error
+        if not isinstance(values, np.ndarray):
+            raise InputError(f"{path}: an archive of arrays, expected one array. Replace it or take it out.")
+    else:
+        with _opened(path, "map") as image:
+            values = np.asarray(image)
+    if channels == 1 and values.shape[2:] == (1,):
+        values = values[:, :, 0]
+    if values.shape[2:] != ((channels,) if channels > 1 else ()) or values.ndim < 2:
+        expected = "one number a pixel (H, W)" if channels == 1 else f"(H, W, {channels})"
+        raise InputError(f"{path}: has shape {values.shape}, expected {expected}.")
+    return values
+
+
+def read_depth(
+    path: Path, depth_scale: float | None = None, invalid_values: Sequence[int] = ()
+) -> tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Return a depth map in metres, and which pixels were measured; what stands at the others does not matter.
+
+    Floats are metres, missing where they are not finite or not above 0. Integers of 16 bits or more are divided by
+    `depth_scale`, units per metre, and missing where they are one of `invalid_values`.
+    depth_scale: None where integers are not expected.
+    Raises InputError, naming the file, where it cannot be read or is of another type.
+    """
+    values = read_map(path)
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):
+            return values.astype(np.float32, copy=False), np.isfinite(values) & (values > 0)
+    if depth_scale is None:
+        raise InputError(f"{path}: depth is {values.dtype}, expected float32 metres. Replace it or take it out.")
+    # Pillow gives 16-bit PNG as uint16 or int32; 8 bits hold a picture of depth, not depth.
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 2 or values.min() < 0:
+        raise InputError(
+            f"{path}: depth is {values.dtype}, expected a 16-bit PNG with depth_scale units per metre, or float "
+            ".npy in metres."
+        )
+    return (values / depth_scale).astype(np.float32), ~np.isin(values, invalid_values)
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
+    """Return where a mask of any type of number is above 0; what is not a number is not.
+
+    Raises InputError, naming the file, where it cannot be read or holds no numbers.
+    """
+    values = read_map(path)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{path}: the mask is {values.dtype}, expected numbers, 1 where valid. Replace it.")
+    return values > 0
+
+
+def require_size(path: Path, what: str, values: np.ndarray, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Raise InputError where a map has another size than its picture. path: of the map. what: it is, for people."""
+    if values.shape[:2] != image.shape[:2]:
+        raise InputError(
+            f"{path}: {what} is {values.shape[1]} x {values.shape[0]}, its RGB image {image.shape[1]} x "
+            f"{image.shape[0]}. Register them to one size."
+        )
+
+
+def _eight_bits(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    """Scale grey values of 16 bits, or floats in [0, 1]."""
+    top = 1.0 if values.dtype.kind == "f" else 65535.0
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
+        values_found = f"{values.dtype} from {values.min():g} to {values.max():g}"
+        raise InputError(f"{path}: has {values_found}, expected 0 to {top:g}. Save it with 8 or 16 bits a channel.")
+    return (values / top * 255 + 0.5).astype(np.uint8)
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            # Of damaged tags, and from 89 million pixels on; from 179 million on Pillow refuses.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path) as image:
+                yield image
+    except _UNREADABLE as error:
+        raise _unreadable(path, what, error) from error
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).replace(repr(str(path)), "it").split())[:160]
+    return InputError(f"{path}: not a readable {what} ({reason}). Replace it or take it out.")
+
+
+def resize_rgb(rgb: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a picture at the protocol's size, resized with antialiasing (bicubic, over the cell's footprint)."""
+    image = Image.fromarray(rgb)
+    if protocol.crop is not None:
+        top, bottom, left, right = protocol.crop
+        # Cut, not boxed: at the edge of a box the filter still reads beyond it, NYU's white border for one.
+        image = image.crop((left, top, right, bottom))
+    box = centred_box(image.height, image.width, None, protocol.size)
+    return np.asarray(image.resize((protocol.width, protocol.resolution), Image.Resampling.BICUBIC, box=box))
+
+
+def resize_depth(
+    depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol
+) -> tuple[Float32[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Return metres at the protocol's size, 0 where not valid, and the mask.
+
+    A cell is the average of the valid pixels under it, and valid where enough of its area was: no invented pixel
+    enters an average.
+    depth_m: metres; what stands at invalid pixels does not matter, NaN included.
+    valid: as measured; the protocol's erosion is done here.
+    """
+    valid = eroded(valid, protocol.erosion)
+    cells = _cells(valid.shape, protocol)
+    share = _averaged(valid.astype(np.float64), *cells)
+    total = _averaged(np.where(valid, depth_m, 0).astype(np.float64), *cells)
+    # The share of a wholly valid cell is 1 up to rounding.
+    kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0)
+    return np.where(kept, total / np.where(kept, share, 1), 0).astype(np.float32), kept
+
+
+def resize_normals(
+    normals: Float32[np.ndarray, "H W 3"], defined: Bool[np.ndarray, "H W"], protocol: Protocol
+) -> Float16[np.ndarray, "height width 3"]:
+    """Return unit normals at the protocol's size: the averages of those defined under each cell, of unit length again.
+
+    (0, 0, 0) where less of the cell than the protocol's share was defined, or its normals cancel.
+    defined: where there is a normal; erosion is the caller's.
+    """
+    cells = _cells(defined.shape, protocol)
+    # float32, as half precision is what is kept.
+    share = _averaged(defined.astype(np.float32), *cells)
+    total = _averaged(np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0)), *cells)
+    length = np.sqrt(np.square(total).sum(axis=0))
+    # Below a thousandth of the share, what is left of opposite normals is rounding.
+    kept = (share >= protocol.min_valid_share - 1e-5) & (share > 0) & (length > 1e-3 * share)
+    return np.moveaxis(np.where(kept, total / np.where(kept, length, 1), 0), 0, -1).astype(np.float16)
+
+
+def native_truth(
+    depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol
+) -> Float32[np.ndarray, "H W"]:
+    """Return the layer "native_depth": metres where valid after the protocol's erosion, else 0."""
+    return np.where(eroded(valid, protocol.erosion), depth_m, 0).astype(np.float32)
+
+
+def within_range(
+    depth_m: Float32[np.ndarray, "*size"], valid: Bool[np.ndarray, "*size"], protocol: Protocol
+) -> tuple[Float32[np.ndarray, "*size"], Bool[np.ndarray, "*size"]]:
+    """Return depth, metres, and its mask as a store has them: outside the protocol's range 0 and not valid."""
+    kept = valid & (depth_m >= protocol.min_depth_m) & (depth_m <= protocol.max_depth_m)
+    return np.where(kept, depth_m, np.float32(0)), kept
+
+
+def eroded(valid: Bool[np.ndarray, "H W"], reach: int) -> Bool[np.ndarray, "H W"]:
+    """Return the valid pixels whose (2 reach + 1)-sided square holds no invalid one; beyond the image is nothing."""
+    missing = ~valid
+    # Shifts take 2 ms of 1024 x 768, scipy's filters 10.
+    for axis in (0, 1):
+        grown = missing.copy()
+        for step in range(1, min(reach, missing.shape[axis] - 1) + 1):
+            before, after = [slice(None)] * 2, [slice(None)] * 2
+            before[axis], after[axis] = slice(None, -step), slice(step, None)
+            grown[tuple(after)] |= missing[tuple(before)]
+            grown[tuple(before)] |= missing[tuple(after)]
+        missing = grown
+    return ~missing
+
+
+def centred_box(
+    height: int, width: int, crop: Crop | None, size: tuple[int, int] = (1, 1)
+) -> tuple[float, float, float, float]:
+    """Return the centred part of the (cropped) image that becomes the store's image: left, top, right, bottom, pixels.
+
+    It is the largest of the shape of `size` (height, width; a square unless said): resizing an image so that it
+    covers `size`, and cropping the centre, is resizing this box.
+    crop: (top, bottom, left, right), as in Protocol; None: the whole image.
+    """
+    top, bottom, left, right = crop or (0, height, 0, width)
+    # Products of whole numbers: the whole of a frame of that shape is exactly the whole of it.
+    if (bottom - top) * size[1] <= (right - left) * size[0]:
+        box_height, box_width = bottom - top, (bottom - top) * size[1] / size[0]
+    else:
+        box_height, box_width = (right - left) * size[0] / size[1], right - left
+    x, y = left + (right - left - box_width) / 2, top + (bottom - top - box_height) / 2
+    return x, y, x + box_width, y + box_height
+
+
+def _cells(shape: tuple[int, ...], protocol: Protocol) -> tuple[_Overlaps, _Overlaps]:
+    """Return what the protocol's cells overlap of a map of (height, width) `shape`, along rows and along columns."""
+    height, width = shape
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
+    return _overlaps(top, bottom, height, protocol.resolution), _overlaps(left, right, width, protocol.width)
+
+
+# A crop's sides are its own: rows and columns of one, and of those that are made beside it.
+@lru_cache(maxsize=64)
+def _overlaps(start: float, stop: float, num_pixels: int, num_cells: int) -> _Overlaps:
+    """Return the overlap of each cell of [start, stop) with each native pixel that it touches, over its own length."""
+    edges = np.linspace(start, stop, num_cells + 1)
+    most = int(np.ceil((stop - start) / num_cells)) + 1
+    pixel = np.floor(edges[:-1]).astype(np.int64) + np.arange(most)[:, None]
+    overlap = np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel)
+    # Beyond the last pixel nothing overlaps but by rounding.
+    pixel = np.minimum(pixel, num_pixels - 1)
+    return pixel, np.clip(overlap, 0, None) * num_cells / (stop - start)
+
+
+def _averaged(
+    values: Float[np.ndarray, "*maps H W"], rows: _Overlaps, columns: _Overlaps
+) -> Float[np.ndarray, "*maps height width"]:
+    """Average over cells, each map by itself, in the type of `values`."""
+    # A cell touches two to four pixels a side: a product with the matrix of all overlaps took ten times as long.
+    for pixels, shares in (rows, columns):
+        shares = shares.astype(values.dtype)[..., None]
+        total = values[..., pixels[0], :] * shares[0]
+        for pixel, share in zip(pixels[1:], shares[1:], strict=True):
+            total += values[..., pixel, :] * share
+        values = np.ascontiguousarray(np.swapaxes(total, -1, -2))
+    return values
+
+
+def repeats(
+    read: Callable[[int], UInt8[np.ndarray, "H W 3"] | None], indices: Sequence[int], progress: Progress, label: str
+) -> Iterator[tuple[int, int]]:
+    """Yield (position, position of the first that equals it) for each image of `indices` that repeats an earlier one.
+
+    read: returns the image of an index, or None where there is none to compare; it is called from several threads,
+    and its errors are raised here.
+    Pixels are compared, not files: a copy at another compression is the same image. An image all of one colour, which
+    a camera that drops out gives again and again, is no repeat.
+    """
+    first: dict[bytes, int] = {}
+    # Decoding and hashing leave Python's lock. What a thread hands back is 16 bytes, however far it runs ahead.
+    with progress(label, len(indices)) as advance, ThreadPoolExecutor() as pool:
+        for position, digest in enumerate(pool.map(lambda index: _pixel_digest(read(index)), indices)):
+            if digest is not None and (earlier := first.setdefault(digest, position)) != position:
+                yield position, earlier
+            advance(1)
+
+
+def _pixel_digest(pixels: UInt8[np.ndarray, "H W 3"] | None) -> bytes | None:
+    if pixels is None or (pixels == pixels[0, 0]).all():
+        return None
+    # With its shape: two images of other sizes may have the same bytes.
+    content = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    content.update(np.ascontiguousarray(pixels).data)
+    return content.digest()

@@ -1,0 +1,381 @@
+"""Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from idl.errors import InputError
+from idl.figures.canvas import (
+    ANGLE_MAP,
+    DEPTH_MAP,
+    ERROR_MAP,
+    FEATURE_MAP,
+    FIELD_MAP,
+    INK,
+    Colour,
+    Limits,
+    Map,
+    Mask,
+    Page,
+    Rgb,
+    Vectors,
+    colourise,
+    normals_to_rgb,
+    photograph,
+    resized,
+)
+
+MARGIN, GAP, LABEL_WIDTH, LINE = 16, 10, 100, 20
+TITLE_HEIGHT, BAR_HEIGHT, BAR_WIDTH = 34, 46, 360
+PANEL_HEIGHT, BALL_SIDE = 256, 40
+PANEL_TOP = MARGIN + TITLE_HEIGHT + LINE
+BAR_TOP = PANEL_TOP + PANEL_HEIGHT + 10
+# Sides of tiles that show what a trial predicts, and a network under training.
+TILE_SIDE, NETWORK_SIDE = 112, 192
+COLUMNS, MAX_MAPS = 6, 23
+# Labels of an image stand in so many columns.
+LABEL_COLUMNS = 2
+# By whether a label was said, and whether it is true. The colour is not all that tells them apart.
+MARKS: dict[tuple[bool, bool], tuple[str, str, Colour]] = {
+    (True, True): ("", "found", INK),
+    (False, True): ("\N{MINUS SIGN} ", "missed", (200, 60, 40)),
+    (True, False): ("+ ", "not there", (40, 90, 180)),
+}
+
+
+@dataclass(frozen=True)
+class PanelParts:
+    """The tiles of a panel without their words, and the keys to the colours of the values and of the errors."""
+
+    rgb: Rgb
+    truth: Rgb
+    prediction: Rgb
+    error: Rgb
+    value_key: Rgb
+    error_key: Rgb
+
+
+class Band(NamedTuple):
+    """Rows of tiles by their labels. names: over the columns, or one over all of them."""
+
+    rows: Mapping[str, Sequence[Rgb]]
+    names: Sequence[str] = ()
+
+
+def panel_parts(panel: Rgb) -> PanelParts:
+    """Take any of the panels below apart, to be laid out anew."""
+    width = (panel.shape[1] - 2 * MARGIN - 3 * GAP) // 4
+    lefts = [MARGIN + i * (width + GAP) for i in range(4)]
+    rgb, truth, prediction, error = (panel[PANEL_TOP:, left : left + width][:PANEL_HEIGHT].copy() for left in lefts)
+    keys = panel[BAR_TOP - 2 : BAR_TOP + BAR_HEIGHT - 2]
+    value_key, error_key = (keys[:, lefts[i] : lefts[j] + width].copy() for i, j in ((1, 2), (3, 3)))
+    return PanelParts(rgb, truth, prediction, error, value_key, error_key)
+
+
+def depth_panel(
+    rgb: Rgb,
+    truth_m: Map,
+    prediction_m: Map,
+    valid: Mask,
+    depth_range_m: Limits,
+    error_range_m: float,
+    title: str,
+    caption: str = "",
+) -> Rgb:
+    """Draw RGB, true depth, predicted depth and the signed error, prediction - truth, all in metres; near is bright."""
+    return field_panel(
+        rgb, truth_m, prediction_m, valid, depth_range_m, error_range_m, "m", title, caption, is_depth=True
+    )
+
+
+def field_panel(
+    rgb: Rgb,
+    truth: Map,
+    prediction: Map,
+    valid: Mask,
+    value_range: Limits,
+    error_range: float,
+    unit: str,
+    title: str,
+    caption: str = "",
+    *,
+    is_depth: bool = False,
+) -> Rgb:
+    """Draw RGB, truth, prediction and the signed error, prediction - truth, of a field in `unit`; high is bright.
+
+    Both share `value_range`; the error runs from -error_range (blue, too low) to +error_range (red, too high). The
+    caller fixes the ranges, never the image, so that panels stand side by side. Truth and error are hatched where not
+    `valid`; the prediction is shown everywhere. unit: "" for none. is_depth: near is bright.
+    """
+    height, width = _size(PANEL_HEIGHT, truth)
+    true, predicted, mask = (resized(each, height, width) for each in (truth, prediction, valid))
+    # Two infinities have no difference; NaN is hatched.
+    with np.errstate(invalid="ignore"):
+        error = predicted - true
+    colours, error_limits = DEPTH_MAP if is_depth else FIELD_MAP, (-error_range, error_range)
+    tiles = {
+        "truth": colourise(true, mask, value_range, colours),
+        "prediction": colourise(predicted, np.ones_like(mask), value_range, colours),
+        f"error: blue too {'near' if is_depth else 'low'}, red too {'far' if is_depth else 'high'}": colourise(
+            error, mask, error_limits, ERROR_MAP
+        ),
+    }
+    page, lefts = _panel(rgb, tiles, title, caption)
+    page.colour_bar(lefts[1], BAR_TOP, 2 * width + GAP, value_range, colours, unit)
+    page.colour_bar(lefts[3], BAR_TOP, width, error_limits, ERROR_MAP, unit, signed=True)
+    return page.pixels()
+
+
+def normals_panel(
+    rgb: Rgb, truth: Vectors, prediction: Vectors, valid: Mask, error_range_deg: float, title: str
+) -> Rgb:
+    """Draw RGB, true normals, predicted normals and the angle between them, 0 to `error_range_deg` degrees.
+
+    Normals are in camera coordinates (x right, y down, z forward), of any length. Truth and error are hatched
+    where not `valid` or where the true normal is zero.
+    """
+    height, width = _size(PANEL_HEIGHT, truth)
+    true, predicted, mask = (resized(each, height, width) for each in (truth, prediction, valid))
+    mask = mask & np.any(true != 0, axis=2)
+    tiles = {
+        "true normals": normals_to_rgb(true, mask),
+        "prediction": normals_to_rgb(predicted, np.ones_like(mask)),
+        "angle between them": colourise(_angle_deg(true, predicted), mask, (0.0, error_range_deg), ANGLE_MAP),
+    }
+    page, lefts = _panel(rgb, tiles, title)
+    page.tile(_ball(), lefts[1], BAR_TOP - 2)
+    for line, words in enumerate(("red: facing right, green: facing up,", "blue: facing the camera")):
+        page.text(words, lefts[1] + BALL_SIDE + 10, BAR_TOP + 2 + 17 * line)
+    page.colour_bar(lefts[3], BAR_TOP, width, (0.0, error_range_deg), ANGLE_MAP, "°")
+    return page.pixels()
+
+
+def _panel(rgb: Rgb, tiles: dict[str, Rgb], title: str, caption: str = "") -> tuple[Page, list[int]]:
+    """Return the RGB and the tiles by their labels in a row, a caption under the RGB, and the left edges of all."""
+    height, width = next(iter(tiles.values())).shape[:2]
+    row = Band({"": [photograph(rgb, height, width), *tiles.values()]}, ["image", *tiles])
+    page, lefts = _sheet([row], title, foot=BAR_HEIGHT - GAP), [MARGIN + i * (width + GAP) for i in range(4)]
+    page.paragraph(caption, MARGIN, BAR_TOP - 2, width, max_lines=2)
+    return page, lefts
+
+
+def _ball() -> Rgb:
+    """Return a ball seen from the front, coloured by its normals, on white: the key to the colours."""
+    y, x = (np.mgrid[:BALL_SIDE, :BALL_SIDE] + 0.5) / BALL_SIDE * 2 - 1
+    squared = x**2 + y**2
+    normals = np.stack([x, y, -np.sqrt(np.maximum(1 - squared, 0))], axis=2)
+    inside = squared < 1
+    return np.where(inside[..., None], normals_to_rgb(normals, inside), np.uint8(255))
+
+
+def _angle_deg(a: Vectors, b: Vectors) -> Map:
+    """Return the angle between vectors of any length in degrees; 90 where one of them is zero."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    dot = np.einsum("hwc,hwc->hw", a, b)
+    lengths = np.sqrt(np.einsum("hwc,hwc->hw", a, a) * np.einsum("hwc,hwc->hw", b, b))
+    cosine = np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths > 0)
+    return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def contact_sheet(
+    rgb: Sequence[Rgb],
+    depth_m: Sequence[Map],
+    valid: Sequence[Mask],
+    normals: Sequence[Vectors] | None,
+    depth_range_m: Limits,
+    names: Sequence[str],
+) -> Rgb:
+    """Draw images in bands of six, each over its depth and, where given, its normals.
+
+    All depths share `depth_range_m` in metres, near is bright; pixels that are not valid are hatched.
+    Raises InputError where there is no image.
+    """
+    if not rgb:
+        raise InputError("contact sheet: no image was given. Choose a split that has images.")
+    size = _size(144, rgb[0])
+    rows = {"image": _photographs(rgb, size), "depth": _coloured(depth_m, valid, size, depth_range_m)}
+    if normals is not None:
+        rows["normals"] = _coloured(normals, valid, size, depth_range_m)
+    return _sheet(_bands(rows, names), bar=(depth_range_m, DEPTH_MAP, "m")).pixels()
+
+
+def feature_panel(rgb: Rgb, features: Float[np.ndarray, "channels h w"], title: str) -> Rgb:
+    """Draw the image and its leading feature maps, at most 23, as a grid of tiles.
+
+    Each map has its own scale: its median is white, and orange (above) and purple (below) are saturated where
+    the 2 % farthest from the median begin. Cells are drawn as squares of their own, not interpolated.
+    """
+    size = _size(160, rgb)
+    tiles = _photographs([rgb], size)
+    for values in features[:MAX_MAPS].astype(np.float32):
+        tiles += _coloured([values], [np.isfinite(values)], size, _robust_limits(values), FEATURE_MAP)
+    return _sheet(_bands({"": tiles}, ["image", *map(str, range(1, len(tiles)))]), title).pixels()
+
+
+def _robust_limits(values: Map) -> Limits:
+    """Return the median plus and minus the 98th percentile of the distance from it: outliers saturate."""
+    finite = values[np.isfinite(values)]
+    centre = float(np.median(finite)) if finite.size else 0.0
+    reach = float(np.percentile(np.abs(finite - centre), 98)) if finite.size else 0.0
+    # A map that is constant but for rounding is drawn in the middle colour rather than as its noise.
+    reach = max(reach, 1e-5 * abs(centre)) or 1.0
+    return centre - reach, centre + reach
+
+
+def cue_strip(
+    labels: Sequence[str],
+    names: Sequence[str],
+    rgb: Sequence[UInt8[np.ndarray, "edits H W 3"]],
+    predictions: Sequence[Float[np.ndarray, "edits out H W"]],
+    kind: Literal["depth", "normals", "field"],
+    limits: Limits,
+    unit: str,
+    title: str,
+) -> Rgb:
+    """Draw each image under every edit in a row, and beneath each what the probe makes of it.
+
+    labels: of the edits. names, rgb, predictions: one an image; predictions in `unit`, coloured over `limits`, or
+    normals, of which neither counts. Of several outputs of a field the first is shown.
+    """
+    size = _size(128, rgb[0][0])
+    colours = DEPTH_MAP if kind == "depth" else FIELD_MAP
+    bands = []
+    for name, pictures, values in zip(names, rgb, predictions, strict=True):
+        maps = np.moveaxis(values, 1, -1) if kind == "normals" else values[:, 0]
+        rows = {"image": _photographs(pictures, size), "prediction": _coloured(maps, None, size, limits, colours)}
+        bands.append(Band(rows, [name]))
+    return _sheet(bands, title, labels, None if kind == "normals" else (limits, colours, unit)).pixels()
+
+
+def trial_sheet(
+    rgb: UInt8[np.ndarray, "images H W 3"],
+    truth: Float[np.ndarray, "images H W *three"],
+    valid: Bool[np.ndarray, "images H W"],
+    limits: Limits,
+) -> Rgb:
+    """Draw images above their truth, with an empty row below for what a trial predicts.
+
+    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share this page: `with_predictions`
+    fills it in, in a tenth of the time.
+    """
+    size = (TILE_SIDE, TILE_SIDE)
+    empty = [np.full((*size, 3), 255, np.uint8)] * len(rgb)
+    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits), "prediction": empty}
+    return _sheet([Band(rows)], " ").pixels()
+
+
+def with_predictions(
+    sheet: Rgb, prediction: Float[np.ndarray, "images side side *three"], limits: Limits, title: str
+) -> Rgb:
+    """Return a `trial_sheet` with a trial's predictions: metres or normals, TILE_SIDE pixels wide."""
+    page = Page(Image.fromarray(sheet))
+    page.title(title, MARGIN, MARGIN - 2)
+    top = MARGIN + TITLE_HEIGHT + 2 * (TILE_SIDE + GAP)
+    for i, pixels in enumerate(_coloured(prediction, None, (TILE_SIDE, TILE_SIDE), limits)):
+        page.tile(pixels, MARGIN + LABEL_WIDTH + i * (TILE_SIDE + GAP), top)
+    return page.pixels()
+
+
+def reconstructions(rgb: Sequence[Rgb], made: Sequence[Rgb]) -> Rgb:
+    """Draw images in one row, and under each what came back of it."""
+    size = (NETWORK_SIDE, NETWORK_SIDE)
+    return _sheet([Band({"image": _photographs(rgb, size), "reconstruction": _photographs(made, size)})]).pixels()
+
+
+def recognised(
+    rgb: Sequence[Rgb],
+    said: Bool[np.ndarray, "images labels"],
+    truth: Bool[np.ndarray, "images labels"],
+    names: Sequence[str],
+) -> Rgb:
+    """Draw images in one row, and under each its labels: found, missed, and said of what is not there.
+
+    A label has one place, so that steps can be compared; it is blank where it is rightly not said.
+    """
+    side, lines = NETWORK_SIDE, -(-len(names) // LABEL_COLUMNS)
+    page = _sheet([Band({"image": _photographs(rgb, (side, side))})], foot=LINE * max(lines, len(MARKS)))
+    top = MARGIN + side + GAP
+    for line, (sign, words, colour) in enumerate(MARKS.values()):
+        page.text(sign + words, MARGIN + LABEL_WIDTH - 10, top + line * LINE, colour=colour, anchor="ra")
+    for column, index in np.argwhere(said | truth):
+        sign, _, colour = MARKS[bool(said[column, index]), bool(truth[column, index])]
+        left = MARGIN + LABEL_WIDTH + column * (side + GAP) + index // lines * (side // LABEL_COLUMNS)
+        y, width = top + index % lines * LINE, side // LABEL_COLUMNS - 4
+        page.text(f"{sign}{names[index]}", left, y, colour=colour, width=width)
+    return page.pixels()
+
+
+def _size(height: int, picture: np.ndarray) -> tuple[int, int]:
+    """Return the height, and the width that keeps a picture's proportions."""
+    return height, max(1, round(height * picture.shape[1] / picture.shape[0]))
+
+
+def _photographs(rgb: Iterable[Rgb], size: tuple[int, int]) -> list[Rgb]:
+    return [photograph(each, *size) for each in rgb]
+
+
+def _coloured(
+    values: Iterable[np.ndarray],
+    valid: Sequence[Mask] | np.ndarray | None,
+    size: tuple[int, int],
+    limits: Limits,
+    colours: str = DEPTH_MAP,
+) -> list[Rgb]:
+    """Return maps, or normals, as tiles; hatched where not valid, which is nowhere if that is None."""
+    tiles = []
+    for i, each in enumerate(values):
+        large = resized(each, *size)
+        visible = np.ones(size, bool) if valid is None else resized(valid[i], *size)
+        is_normals = large.ndim == 3
+        tiles.append(normals_to_rgb(large, visible) if is_normals else colourise(large, visible, limits, colours))
+    return tiles
+
+
+def _bands(rows: Mapping[str, Sequence[Rgb]], names: Sequence[str]) -> list[Band]:
+    """Return rows of any length as bands of at most COLUMNS tiles."""
+    cuts = [slice(first, first + COLUMNS) for first in range(0, len(names), COLUMNS)]
+    return [Band({label: tiles[cut] for label, tiles in rows.items()}, names[cut]) for cut in cuts]
+
+
+def _sheet(
+    bands: Sequence[Band],
+    title: str = "",
+    heads: Sequence[str] = (),
+    bar: tuple[Limits, str, str] | None = None,
+    foot: int = 0,
+) -> Page:
+    """Draw bands of tiles, all of one size, one below the other.
+
+    heads: over the columns of all bands. bar: limits, colour map and unit of the key to the colours, at the bottom.
+    foot: pixels to leave free at the bottom.
+    """
+    height, width = next(iter(bands[0].rows.values()))[0].shape[:2]
+    is_labelled = any(any(band.rows) for band in bands)
+    left, top = MARGIN + LABEL_WIDTH * is_labelled, MARGIN + TITLE_HEIGHT * bool(title) + LINE * bool(heads)
+    columns = max(len(tiles) for band in bands for tiles in band.rows.values())
+    tall = sum(LINE * bool(band.names) + len(band.rows) * (height + GAP) + GAP for band in bands)
+    # A bar with its numbers needs some width, however few the tiles.
+    across = max(columns * (width + GAP) - GAP, 120)
+    page = Page.blank(left + across + MARGIN, top + tall + BAR_HEIGHT * bool(bar) + foot + MARGIN - GAP)
+    page.title(title, MARGIN, MARGIN - 2)
+    for column, words in enumerate(heads):
+        page.text(words, left + column * (width + GAP), top - LINE - 2, 14, width=width)
+    for rows, names in bands:
+        for column, words in enumerate(names):
+            page.text(words, left + column * (width + GAP), top, 12, width=width if len(names) > 1 else across)
+        top += LINE * bool(names)
+        for label, tiles in rows.items():
+            page.text(label, left - 10, top + height // 2, anchor="rm")
+            for column, pixels in enumerate(tiles):
+                page.tile(pixels, left + column * (width + GAP), top)
+            top += height + GAP
+        top += GAP
+    if bar is not None:
+        limits, colours, unit = bar
+        page.text("depth" if colours == DEPTH_MAP else "", left - 10, top + GAP + 6, anchor="rm")
+        page.colour_bar(left, top + GAP, min(BAR_WIDTH, across), limits, colours, unit)
+    return page

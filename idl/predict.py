@@ -1,0 +1,323 @@
+"""A registered model on photographs: found, predicted at their own size, written.
+
+The picture is written last and holds, in its head, what it was made from, by which model and how: it marks the image
+as done.
+"""
+
+import glob
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8, UInt16
+from PIL import Image, PngImagePlugin
+
+from idl.data.images import PICTURE_SUFFIXES, rgb_size
+from idl.errors import InputError
+from idl.evaluate import Model, padded
+from idl.figures.canvas import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
+from idl.settings import setting
+
+RECORD_KEY = "idl"
+# 0 and 65535 mean "no depth" in the usual 16-bit maps, and in this project's own `folder` dataset.
+NEAREST, FARTHEST, BEYOND = 1, 65534, 65535
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """How predictions are written. Whatever is no depth is .npy: (H, W), or (H, W, outputs); normals have no range."""
+
+    format: Literal["png", "npy"] = setting("png", "Depth as 16-bit PNG, or as metres in .npy.")
+    depth_scale: float = setting(1000.0, "Units per metre in a PNG; 1000: millimetres, up to 65.534 m.")
+    near: float | None = setting(
+        None,
+        "Depth at the bright end of the colours (or least value of a field); auto: as in its run's pictures.",
+    )
+    far: float | None = setting(None, "Depth at their dark end (or greatest value of a field), likewise.")
+
+    def require(self) -> None:
+        """Raise InputError where the scale is none."""
+        if not 0 < self.depth_scale < math.inf:
+            raise InputError(f"depth_scale={self.depth_scale:g}: expected units a metre, more than 0.")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """An image file, and the path without a suffix that its outputs have under the output folder."""
+
+    path: Path
+    key: str
+
+
+def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
+    """Return the images of files, folders (with all that is below) and patterns ("walk/**/*.png").
+
+    out: the output folder; what lies in it is no input, unless it is named itself.
+
+    An image keeps its path below the folder that was named, a file or a pattern's match its name; where two would
+    have the same outputs, both get as many of their folders in front as tell them apart, and the suffix if need be.
+    An image that is named twice comes once.
+
+    Raises InputError: a place that is not there, nothing found, a file that is no image, `out` is a folder of
+    images that was named.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            if path.resolve() == out.resolve():
+                raise InputError(f"{path}: is the output folder too. Pass another out.")
+            matches = [(each, each.relative_to(path)) for each in sorted(path.rglob("*")) if _is_input(each, path, out)]
+        elif path.is_file():
+            matches = [(path, Path(path.name))]
+        else:
+            hits = sorted(Path(hit) for hit in glob.glob(str(path), recursive=True))  # noqa: PTH207  (it may be absolute)
+            matches = [(hit, Path(hit.name)) for hit in hits if _is_input(hit, hit.parent, out)]
+            if not matches and not glob.has_magic(str(path)):
+                raise InputError(f"{path}: no such image or folder.")
+        for each, relative in matches:
+            # Named as it was found, known by where it really lies.
+            found.setdefault(each.resolve(), (Path(os.path.abspath(each)), relative))  # noqa: PTH100  (keeps links)
+    if not found:
+        named = ", ".join(places) or "no place was named"
+        raise InputError(f"images: none found ({named}). Pass images, folders or a pattern such as 'walk/*.png'.")
+    for path, _ in found.values():
+        rgb_size(path)  # raises InputError where it is no image
+    return tuple(Photograph(path, key) for (path, _), key in zip(found.values(), _keys([*found.values()]), strict=True))
+
+
+def _is_input(path: Path, folder: Path, out: Path) -> bool:
+    """Tell images from other files, from what is hidden below `folder` and from outputs."""
+    if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+        return False
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    # An output folder around the named one does not make its images outputs.
+    is_around = folder.resolve().is_relative_to(out.resolve())
+    return is_around or not path.resolve().is_relative_to(out.resolve())
+
+
+def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
+    """Return a key for each (absolute path, path below what was named)."""
+    num_parts = [len(relative.parts) for _, relative in found]
+    has_suffix = [False] * len(found)
+    while True:
+        keys = [
+            "/".join((*path.parts[-num_parts[number] : -1], path.name if has_suffix[number] else path.stem))
+            for number, (path, _) in enumerate(found)
+        ]
+        groups: dict[str, list[int]] = {}
+        for number, key in enumerate(keys):
+            groups.setdefault(key, []).append(number)
+        clashes = [numbers for numbers in groups.values() if len(numbers) > 1]
+        if not clashes:
+            return keys
+        for numbers in clashes:
+            is_one_folder = len({found[number][0].parent for number in numbers}) == 1
+            for number in numbers:
+                if is_one_folder:
+                    has_suffix[number] = True
+                else:
+                    # The root is no part of a name.
+                    num_parts[number] = min(num_parts[number] + 1, len(found[number][0].parts) - 1)
+
+
+def predict_map(
+    model: Model, rgb: UInt8[np.ndarray, "H W 3"], resolution: int, stride: int, is_direction: bool = False
+) -> Float32[np.ndarray, "out H W"]:
+    """Return the prediction for a whole photograph, at its own size.
+
+    model: RGB in [0, 1] (batch, 3, h, w) in, its map at (h, w) out.
+    resolution: side of the images that the model was fitted on, pixels: the short side is brought to it, as there.
+    stride: pixels a cell of the model's grid.
+    is_direction: the map is to have unit length everywhere.
+    Returns what the model does: metres (1, H, W), unit normals (3, H, W), or a field in its own unit.
+    """
+    height, width = rgb.shape[:2]
+    scale = resolution / min(height, width)
+    tall, wide = max(resolution, round(height * scale)), max(resolution, round(width * scale))
+    # The filter that the images of a dataset were brought to size with.
+    resized = np.asarray(Image.fromarray(rgb).resize((wide, tall), Image.Resampling.BICUBIC))
+    image = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        small = padded(model, image, stride)
+        # antialias: it is the plain bilinear upsampling for a large photograph, and an average for a small one.
+        map_ = F.interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0]
+    return (F.normalize(map_, dim=0) if is_direction else map_).numpy()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What predictions come from.
+
+    model: `models:/NAME/VERSION`. logged_model: the one behind it, which no other registry has.
+    kind: of the target, "depth", "normals" or "field". unit: of a field, "1" for none.
+    shown_range: of the pictures of its run, metres or a field's unit.
+    """
+
+    model: str
+    logged_model: str
+    target: str
+    kind: str
+    unit: str
+    shown_range: tuple[float, float]
+
+    @property
+    def is_normals(self) -> bool:
+        """Tell directions from distances."""
+        return self.kind == "normals"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The output folder of one model under one configuration."""
+
+    path: Path
+    source: Source
+    config: PredictionConfig
+
+    def __post_init__(self) -> None:
+        near, far = self.limits
+        if not -math.inf < near < far < math.inf:
+            raise InputError(f"near={near:g}, far={far:g}: expected near < far. Pass near=, far= or both.")
+
+    @staticmethod
+    def require(path: Path) -> None:
+        """Raise InputError unless the folder is there or can be made, and files in it. Writes nothing."""
+        above = path.absolute()
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise InputError(f"out={path}: {above} is no folder. Pass another out.")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise InputError(f"out={path}: nothing can be written to {above}. Pass another out.")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Values at the ends of the colours, metres or a field's unit."""
+        (near, far), config = self.source.shown_range, self.config
+        return near if config.near is None else config.near, far if config.far is None else config.far
+
+    @property
+    def farthest_m(self) -> float:
+        """The largest depth that a PNG holds, metres."""
+        return FARTHEST / self.config.depth_scale
+
+    @property
+    def legend(self) -> str:
+        """Say in one line what the values and the colours mean."""
+        source, (near, far) = self.source, self.limits
+        if source.is_normals:
+            return "values: x right, y down, z forward; colours: red facing right, green up, blue the camera"
+        if source.kind == "depth":
+            values = "metres" if self.config.format == "npy" else f"{self.config.depth_scale:g} units a metre"
+            return f"values: {values}; colours: bright {near:g} m to dark {far:g} m"
+        unit = "" if source.unit == "1" else f" {source.unit}"
+        return f"values: {source.target}{unit and f' in{unit}'}; colours: dark {near:g} to bright {far:g}{unit}"
+
+    def is_done(self, photograph: Photograph) -> bool:
+        """Tell whether the outputs of an image are there.
+
+        Raises InputError where files of these names are there that come from another image, model or configuration.
+        """
+        values, picture = self._files(photograph)
+        if not picture.exists():
+            return False
+        there, record = _record_of(picture), self._record(photograph)
+        differing = [name for name in record if there.get(name) != record[name]]
+        if differing:
+            raise InputError(
+                f"{picture}: is there already, from another {' and '.join(differing)}. "
+                "Pass --overwrite, or another out."
+            )
+        return values.exists()
+
+    def write(self, photograph: Photograph, map_: Float32[np.ndarray, "out H W"]) -> int:
+        """Write one image's prediction, and return how many of its pixels were too far for the format."""
+        num_beyond = 0
+        values, picture = self._files(photograph)
+        values.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        if values.suffix == ".png":
+            units, num_beyond = to_units(map_[0], self.config.depth_scale)
+            Image.fromarray(units).save(content, "PNG")
+        else:
+            np.save(content, map_[0] if len(map_) == 1 else np.ascontiguousarray(np.moveaxis(map_, 0, -1)))
+        everywhere = np.ones(map_.shape[1:], dtype=bool)
+        if self.source.is_normals:
+            colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
+        else:
+            # As in the pictures of runs: a field is not to be taken for a depth.
+            palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
+            colours = colourise(map_[0], everywhere, self.limits, palette)
+        # No other image's values may ever lie beside a picture, whenever this is broken off.
+        picture.unlink(missing_ok=True)
+        _replace(values, content.getvalue())
+        _replace(picture, _png(colours, self._record(photograph)))
+        return num_beyond
+
+    def _record(self, photograph: Photograph) -> dict[str, object]:
+        """Return what decides an image's outputs, by name."""
+        record: dict[str, object] = {
+            "image": hashlib.sha256(photograph.path.read_bytes()).hexdigest()[:16],
+            "model": f"{self.source.model} ({self.source.logged_model})",
+            "target": self.source.target,
+        }
+        if not self.source.is_normals:
+            record |= {"near": self.limits[0], "far": self.limits[1]}
+        if self.source.kind == "depth":
+            record["format"] = self.config.format
+            if self.config.format == "png":
+                record["depth_scale"] = self.config.depth_scale
+        return record
+
+    def _files(self, photograph: Photograph) -> tuple[Path, Path]:
+        """Return where an image's values are, and its picture."""
+        is_depth = self.source.kind == "depth"
+        name = f"depth.{self.config.format}" if is_depth else f"{self.source.target}.npy"
+        return self.path / f"{photograph.key}_{name}", self.path / f"{photograph.key}_colour.png"
+
+
+def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[np.ndarray, "H W"], int]:
+    """Return depth in units of 1/scale metres, and the number of pixels that are too far for 16 bits.
+
+    Those are 65535; 0 is not used, so that both numbers stay what they are elsewhere: no depth.
+    """
+    units = np.rint(depth_m.astype(np.float64) * scale)
+    is_beyond = ~(units <= FARTHEST)
+    return np.where(is_beyond, BEYOND, np.clip(units, NEAREST, FARTHEST)).astype(np.uint16), int(is_beyond.sum())
+
+
+def _png(pixels: UInt8[np.ndarray, "H W 3"], record: Mapping[str, object]) -> bytes:
+    head = PngImagePlugin.PngInfo()
+    head.add_text(RECORD_KEY, json.dumps(record, sort_keys=True))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", pnginfo=head)
+    return content.getvalue()
+
+
+def _record_of(picture: Path) -> Mapping[str, object]:
+    """Return what a picture's head says; nothing where it is not one of ours."""
+    try:
+        with Image.open(picture) as image:
+            return json.loads(image.info.get(RECORD_KEY, "{}"))
+    except (OSError, SyntaxError, ValueError):
+        return {}
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

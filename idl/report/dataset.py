@@ -1,0 +1,75 @@
+"""The report of a prepared dataset, and of every run the splits that it read."""
+
+from typing import Literal
+
+import numpy as np
+
+from idl import __version__, figures
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.probes.exact import Solution
+from idl.report import DatasetInput, RunReport
+from idl.targets import Target
+
+NUM_SHEET_IMAGES = 18
+CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
+    "train": "training",
+    "val": "validation",
+    "test": "testing",
+}
+
+
+def dataset_inputs(store: Store, split: Split, names: tuple[str, ...] = tuple(CONTEXTS)) -> tuple[DatasetInput, ...]:
+    """Return the splits that a run read."""
+    return tuple(
+        DatasetInput(
+            store.name,
+            store.digest,
+            store.source,
+            CONTEXTS[name],
+            len(split.indices[name]),
+            len(split.scenes[name]),
+        )
+        for name in names
+    )
+
+
+def prepare_report(store: Store, split: Split, target: Target, constant: Solution) -> RunReport:
+    """Return what a dataset looks like: a contact sheet, its numbers, and the losses of a constant prediction."""
+    order = split.indices["train"][:NUM_SHEET_IMAGES]
+    shown = store.read([layer for layer in ("rgb", "depth", "valid", "normals") if layer in store.layers], order)
+    sheet = figures.contact_sheet(
+        list(shown["rgb"]),
+        list(shown["depth"]),
+        list(shown["valid"]),
+        list(shown["normals"].astype(np.float32)) if "normals" in shown else None,
+        (0.0, store.shown_depth_m),
+        names=tuple(store.names[index] for index in order),
+    )
+    counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
+    description = (
+        f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
+        f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
+        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {figures.squared(target.unit)}: "
+        f"what every probe has to fall below. Layers: {', '.join(store.layers)}."
+    )
+    return RunReport(
+        params={**counts, **{f"num_{name}_scenes": len(scenes) for name, scenes in split.scenes.items()}},
+        metrics={
+            "train_loss": constant.train_loss,
+            "val_loss": constant.val_loss,
+            "num_images": store.num_images,
+        },
+        figures={"contact_sheet.png": sheet},
+        panels={"contact_sheet": sheet},
+        datasets=dataset_inputs(store, split),
+        description=description + "".join(f"\n\n> {note}" for note in store.notes),
+        tags={
+            "dataset": store.name,
+            "dataset_digest": store.digest,
+            "protocol_digest": store.protocol.digest,
+            "split_digest": split.digest,
+            "store": str(store.path),
+            "idl.version": __version__,
+        },
+    )

@@ -1,0 +1,184 @@
+"""The reports of an encoder by itself and of a training, and an encoder's version in the registry."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from idl import __version__, figures
+from idl.data.loading import images_of
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.probes.exact import Solution
+from idl.report import Image, ModelVersion, Run, RunReport
+from idl.report.dataset import dataset_inputs
+from idl.targets import Target
+
+
+def model_slug(encoder_name: str) -> str:
+    """Return an encoder's name in the letters that a registered model may have: "timm:resnet18" is "resnet18"."""
+    return encoder_name.removeprefix("timm:").replace(":", "-").replace("/", "-")
+
+
+def example() -> np.ndarray:
+    """Return the input that a model is exported with: (2, 3, 64, 64), RGB in [0, 1]."""
+    # Batch 2 and 64 x 64: torch.export would fix a batch of 1, and a 480 x 640 example adds 93 MB of JSON.
+    return np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
+
+
+def origin_json(encoder: Encoder) -> bytes:
+    """Return where an encoder came from and how it is set, for the registry."""
+    described = {"digest": encoder.digest, "origin": asdict(encoder.origin), **encoder.describe()}
+    return json.dumps(described, indent=1, default=str).encode()
+
+
+def encoder_params(encoder: Encoder) -> dict[str, object]:
+    """Return what an encoder came to, by names that no option has."""
+    return {
+        "architecture": encoder.origin.architecture,
+        "weights_loaded": encoder.origin.weights,
+        "weights_digest": encoder.origin.weights_digest,
+        **({} if encoder.stage is None else {"encoder_level": encoder.stage}),
+        "encoder_stride": encoder.stride,
+        "encoder_channels": encoder.channels,
+    }
+
+
+def run_tags(store: Store, encoder: Encoder) -> dict[str, str]:
+    """Return the tags by which runs are found again."""
+    return {
+        "encoder": encoder.name,
+        "encoder_digest": encoder.digest,
+        "weights": encoder.origin.weights,
+        "task": encoder.origin.task,
+        "dataset": store.name,
+        "dataset_digest": store.digest,
+        "idl.version": __version__,
+    }
+
+
+def encoder_run(store: Store, split: Split, target: Target, encoder: Encoder, constant: Solution) -> Run:
+    """Return an encoder's origin, a panel of its feature maps and the losses of a constant; and its version."""
+    origin = encoder.origin
+    description = (
+        f"The frozen encoder **{encoder.name}**: {origin.architecture}, weights: {origin.weights} ({origin.source}, "
+        f"digest `{origin.weights_digest}`), trained for: {origin.task}. It gives {encoder.channels} channels at "
+        f"stride {encoder.stride}. The losses are those of a constant {target.name} on {store.name}, the line that a "
+        "probe on this encoder has to fall below."
+    ) + (f"\n\n> {origin.warning}" if origin.warning else "")
+    name, panel = _feature_panel(store, split, encoder)
+    report = RunReport(
+        params=encoder_params(encoder),
+        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss},
+        figures={"features.png": panel},
+        panels={f"features/{name}": panel},
+        datasets=dataset_inputs(store, split, ("train", "val")),
+        description=description,
+        tags=run_tags(store, encoder) | {"target": target.name},
+    )
+    return Run(report, encoder_version(encoder, description))
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    encoder: of the trained weights. step, num_steps: steps done, and those that were planned.
+    is_converged: it ended before its last step.
+    metrics: of the kept weights on the validation images, by name; untrained: the same before the first step.
+    images_per_s: training throughput; None where nothing was left to train.
+    files: weights and their card, by name.
+    """
+
+    encoder: Encoder
+    step: int
+    num_steps: int
+    is_converged: bool
+    metrics: Mapping[str, float]
+    untrained: Mapping[str, float]
+    images_per_s: float | None
+    files: Mapping[str, bytes]
+
+
+def training_run(store: Store, split: Split, config: Mapping[str, object], result: TrainingResult) -> Run:
+    """Return the kept weights' figures beside the untrained network's and a panel of feature maps; and the version.
+
+    The curves were logged while it trained. config: its settings as they were resolved.
+    """
+    encoder = result.encoder
+    name, panel = _feature_panel(store, split, encoder)
+    metrics = {f"best_val_{name}": value for name, value in result.metrics.items()}
+    metrics |= {f"untrained_val_{name}": value for name, value in result.untrained.items()}
+    metrics["num_steps"] = result.step
+    if result.images_per_s is not None:
+        metrics["images_per_s_overall"] = result.images_per_s
+    end = (
+        f"It had converged after {result.step} of {result.num_steps} steps"
+        if result.is_converged
+        else f"It ended after all of its {result.step} steps"
+    )
+    named = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g} (untrained {result.untrained[name]:.4g})"
+        for name, value in result.metrics.items()
+    )
+    description = (
+        f"**{encoder.name}** ({encoder.origin.architecture}), trained for {encoder.origin.task} on "
+        f"{len(split.indices['train'])} images of {store.name} ({store.source}). {end}. "
+        f"On {len(split.scenes['val'])} validation scenes: {named}."
+    )
+    report = RunReport(
+        params=encoder_params(encoder),
+        metrics=metrics,
+        figures={"features.png": panel},
+        panels={f"features/{name}": panel},
+        datasets=dataset_inputs(store, split, ("train", "val")),
+        description=description,
+        tags=run_tags(store, encoder) | {"converged": str(result.is_converged).lower()},
+        config=config,
+    )
+    return Run(report, encoder_version(encoder, description, result.files))
+
+
+def _feature_panel(store: Store, split: Split, encoder: Encoder) -> tuple[str, Image]:
+    """Return the name of the first validation image, and the picture of its feature maps."""
+    index = split.indices["val"][0]
+    rgb = store.read(("rgb",), [index])["rgb"]
+    with torch.inference_mode():
+        features = encoder(images_of(torch.from_numpy(rgb).to(encoder.device)))[0].cpu().numpy()
+    name = store.names[index]
+    return name, figures.feature_panel(rgb[0], features, title=f"{encoder.name}: {name}")
+
+
+def encoder_version(encoder: Encoder, description: str = "", files: Mapping[str, bytes] | None = None) -> ModelVersion:
+    """Return the encoder as `idl-encoder-<name>`, with its weights and origin. files: further ones, by name."""
+    origin = encoder.origin
+    # Of timm's models the names that timm gives, so that the file is a checkpoint of the architecture.
+    state = {name.removeprefix("model."): t.contiguous() for name, t in encoder.network.state_dict().items()}
+    # With these the weights need no encoder_args where they are loaded again.
+    config = json.dumps(encoder.encoder_args, sort_keys=True)
+    metadata = {"task": origin.task, "architecture": origin.architecture, "config": config}
+    return ModelVersion(
+        name=f"idl-encoder-{model_slug(encoder.name)}",
+        module=encoder.exportable(),
+        example=example(),
+        description=description,
+        tags={
+            "encoder": encoder.name,
+            "encoder_digest": encoder.digest,
+            "architecture": origin.architecture,
+            "weights": origin.weights,
+            "weights_digest": origin.weights_digest,
+            "task": origin.task,
+            "stride": str(encoder.stride),
+            "channels": str(encoder.channels),
+        },
+        files={
+            "encoder.safetensors": save(state, metadata=metadata),
+            "origin.json": origin_json(encoder),
+            **(files or {}),
+        },
+    )

@@ -1,0 +1,109 @@
+"""How each kind of target is shown: the range of its colours, its panels, and its metrics in words."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from idl import cache, figures
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.evaluate import Evaluation, PanelValues
+from idl.fitting import read_target
+from idl.protocol import Averaging
+from idl.report import Image
+from idl.targets import Target
+
+NORMALS_ERROR_DEG = 90.0
+PERCENTILES = (1.0, 99.0)
+NUM_IMAGES = 256
+# Every fourth row and column: a million values in all are plenty for a percentile.
+STEP = 4
+IMAGES_AT_A_TIME = 8
+
+
+def shown_range(store: Store, split: Split, target: Target, folder: Path) -> tuple[float, float]:
+    """Return the range of values that pictures of a target show, one for every run of a dataset.
+
+    Depth: metres, from 0 to what the store says. Normals: degrees of error. A field: the 1st to the 99th percentile of
+    its truth (the first output's) in the training split, kept in `folder`.
+    """
+    if target.kind == "depth":
+        return 0.0, store.shown_depth_m
+    if target.kind == "normals":
+        return 0.0, NORMALS_ERROR_DEG
+    path = folder / f"{target.key}-{store.digest}-{store.protocol.digest}-{split.digest}.range"
+    content = cache.read(path)
+    if content is None:
+        content = json.dumps(_percentiles(store, split.indices["train"], target)).encode()
+        cache.write(path, content)
+    low, high = json.loads(content)
+    return low, high
+
+
+def _percentiles(store: Store, indices: Sequence[int], target: Target) -> tuple[float, float]:
+    """Measure them on images spread evenly; where they coincide, the range is widened until it is one."""
+    positions = np.unique(np.linspace(0, len(indices) - 1, min(NUM_IMAGES, len(indices))).round().astype(int))
+    found: list[np.ndarray] = []
+    for first in range(0, len(positions), IMAGES_AT_A_TIME):
+        part = [indices[position] for position in positions[first : first + IMAGES_AT_A_TIME]]
+        layers = {name: torch.from_numpy(each) for name, each in store.read((target.layer, "valid"), part).items()}
+        truth, valid = read_target(target, layers)
+        found.append(truth[:, 0, ::STEP, ::STEP][valid[:, ::STEP, ::STEP]].numpy())
+    values = np.concatenate(found)
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(each) for each in np.percentile(values, PERCENTILES))
+    if low == high:
+        # A rare value, such as that of an edge, may lie outside both percentiles.
+        low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def panels(shown: Iterable[PanelValues], target: Target, limits: tuple[float, float], caption: str) -> dict[str, Image]:
+    """Return a picture an image: itself, its truth, its prediction and the error.
+
+    Keys are equal where two runs' panels may stand side by side: depth and log-depth are both in metres, while two
+    fields of one layer have different units. limits: of the colours, see `shown_range`.
+    """
+    folder = target.name if target.kind == "field" else target.layer
+    return {f"{folder}/{values.name}": _panel(values, target, limits, caption) for values in shown}
+
+
+def _panel(values: PanelValues, target: Target, limits: tuple[float, float], caption: str) -> Image:
+    maps = (values.rgb, values.truth, values.prediction, values.valid)
+    if target.kind == "depth":
+        return figures.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
+    if target.kind == "normals":
+        truth, prediction = (np.moveaxis(each, 0, -1) for each in (values.truth, values.prediction))
+        return figures.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
+    what = target.name if target.num_outputs == 1 else f"{target.name}, output 1 of {target.num_outputs}"
+    error_range = (limits[1] - limits[0]) / 2
+    return figures.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
+
+
+def quality(summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
+    """Return the metrics that say most, in the average `averaging`, in words for a bracket in a sentence."""
+    suffix, average = ("", "an image") if averaging == "image" else ("_pooled", "over all pixels")
+    if target.kind == "normals":
+        return f"mean angle {summary['angle_mean_deg' + suffix]:.1f}° {average}"
+    rmse, r2 = summary["rmse" + suffix], summary["r2"]
+    if target.kind == "field":
+        return f"RMSE {' '.join(filter(None, (f'{rmse:.4g}', _unit(target))))} {average}, R² {r2:.3f}"
+    return f"RMSE {rmse:.3f} m {average}, δ<1.25 {summary['delta1' + suffix]:.3f}, R² {r2:.3f}"
+
+
+def per_image_table(store: Store, order: Sequence[int], test: Evaluation) -> dict[str, list[object]]:
+    """Return the columns of the table with a row an image: names, valid pixels, and all metrics."""
+    table: dict[str, list[object]] = {
+        "image": [store.names[index] for index in order],
+        "scene": [store.scenes[index] for index in order],
+        "num_valid": test.num_valid.astype(int).tolist(),
+    }
+    return table | {name: values.tolist() for name, values in test.sums.per_image().items()}
+
+
+def _unit(target: Target) -> str:
+    return "" if target.unit == "1" else target.unit

@@ -1,1 +1,0 @@
-"""A study: one or several frozen encoders, one feature, and for each the answer whether it was learned."""

@@ -1,0 +1,255 @@
+"""A study in a database, to which any number of workers add finished trials."""
+
+import hashlib
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
+from optuna.importance import get_param_importances
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from idl.databases import is_unequivocal, locked, reason_of, sqlite_path, without_password
+from idl.errors import InputError
+
+FILE = "studies.db"
+# Attributes of a study: what it is of, its largest k, how many workers came, and the trial that was tested.
+SUBJECT, LAST_K, NUM_WORKERS, TESTED = "subject", "last_k", "num_workers", "tested"
+# Attribute of a trial: the number of the worker that trained it.
+WORKER = "worker"
+# Trials below which importances are noise.
+LEAST_FOR_IMPORTANCES = 10
+# By default a connection to a machine that does not answer, or no longer does, is waited for by minutes.
+_LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
+_SQLITE = {"timeout": 60}
+_CONNECT = {"postgresql+psycopg": _LIBPQ, "postgresql+psycopg2": _LIBPQ, "sqlite": _SQLITE, "sqlite+pysqlite": _SQLITE}
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where studies are kept. address: its URL, with the password. connect: arguments of a connection."""
+
+    storage: RDBStorage
+    address: str
+    connect: Mapping[str, object]
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Let no other worker into a block of this name meanwhile. Raises InputError as `explained`."""
+        with ExitStack() as stack:
+            with self.explained():
+                stack.enter_context(locked(self.address, name, self.connect))
+            yield
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise InputError where the database is lost within the block."""
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise InputError(
+                f"storage={without_password(self.address)}: lost, or no longer fit to be written "
+                f"({reason_of(error, self.address)}). What it was told is kept. See to the database and run again."
+            ) from error
+
+
+@contextmanager
+def opened(address: str, folder: Path) -> Iterator[Database]:
+    """Open a database of studies, and make its tables where it has none; workers that start together do so in turn.
+
+    address: a URL; "": a file in `folder`. Raises InputError where it cannot be opened.
+    """
+    if not address:
+        folder.mkdir(parents=True, exist_ok=True)
+        address = URL.create("sqlite", database=str(folder.absolute() / FILE)).render_as_string()
+    shown = without_password(address)
+    try:
+        url = make_url(address)
+    except (SQLAlchemyError, ValueError):
+        url = None
+    is_in_memory = address.startswith("sqlite") and sqlite_path(address) is None
+    if url is None or is_in_memory or not is_unequivocal(address):
+        # What the error says may hold a part of the password.
+        raise InputError(
+            f"storage={shown}: not the URL of a database. Pass postgresql://user@host/name (in a password / is %2F, ? "
+            "is %3F, @ is %40) or sqlite:///FILE."
+        )
+    if url.drivername == "postgresql":
+        # The driver that `pip install '.[postgres]'` brings; which one goes without saying depends on SQLAlchemy.
+        url = url.set(drivername="postgresql+psycopg")
+    address, connect = url.render_as_string(hide_password=False), _CONNECT.get(url.drivername, {})
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings(), locked(address, connect=connect):
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # A connection that was dropped while a batch trained is opened again.
+            storage = RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, OSError) as error:
+        optuna.logging.set_verbosity(verbosity)
+        raise InputError(
+            f"storage={shown}: cannot be opened ({reason_of(error, address)}). Start it, install its driver (pip "
+            "install '.[postgres]'), or pass another."
+        ) from error
+    try:
+        yield Database(storage, address, connect)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        with suppress(SQLAlchemyError):
+            storage.remove_session()
+        storage.engine.dispose()
+
+
+@dataclass(frozen=True)
+class SharedStudy:
+    """A study as one of its workers sees it. All its trials are finished: each is added as a whole.
+
+    worker: its number, from 0. Methods raise InputError where the database is lost.
+    """
+
+    database: Database
+    study: optuna.Study
+    worker: int
+
+    @classmethod
+    def joined(cls, database: Database, name: str, subject: Mapping[str, str]) -> "SharedStudy":
+        """Make the study, or join the one of that name.
+
+        name: "": a new one, named by the time. subject: what all its trials have in common, by name.
+        Raises InputError where the study is of another subject, or was not made by a sweep.
+        """
+        name = name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        with database.locked("tables"), database.explained():
+            study = _study(database.storage, name)
+            if SUBJECT not in study.user_attrs:
+                study.set_user_attr(SUBJECT, dict(subject))
+            _require_equal(study, subject)
+            worker = study.user_attrs.get(NUM_WORKERS, 0)
+            study.set_user_attr(NUM_WORKERS, worker + 1)
+            return cls(database, study, worker)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.study_name
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the trials of all workers by number."""
+        with self.database.explained():
+            trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial for trial in trials if WORKER in trial.user_attrs]
+
+    def draw(
+        self, count: int, distributions: dict[str, BaseDistribution], sampler: str, seed: int
+    ) -> list[dict[str, Any]]:
+        """Draw the settings of `count` trials on a copy of the study in memory.
+
+        What is drawn depends on the seed, the number of trials, what is known by then, and the worker: a worker that
+        is alone with a study draws the same trials again, and workers with one seed draw different ones.
+        """
+        known = self.trials()
+        copy, drawn = _in_memory(known), []
+        for number in range(len(known), len(known) + count):
+            own = int(np.random.SeedSequence((seed, number, self.worker)).generate_state(1)[0])
+            copy.sampler = TPESampler(seed=own) if sampler == "tpe" else RandomSampler(seed=own)
+            drawn.append(copy.ask(distributions).params)
+        return drawn
+
+    def add(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Add finished trials of this worker, each as a whole; returns them with their numbers."""
+        for trial in trials:
+            trial.set_user_attr(WORKER, self.worker)
+        with self.database.explained():
+            self.study.add_trials(trials)
+        mine = [trial for trial in self.trials() if trial.user_attrs[WORKER] == self.worker]
+        return mine[-len(trials) :]
+
+    def last_k(self) -> int | None:
+        """The largest k of the study's trials; None where no worker knows it yet."""
+        with self.database.explained():
+            return self.study.user_attrs.get(LAST_K)
+
+    def agree_on_last_k(self, k: int) -> int:
+        """Return the largest k of the study's trials: the first worker's, which depends on its memory."""
+        with self.database.locked("tables"), self.database.explained():
+            if LAST_K not in self.study.user_attrs:
+                self.study.set_user_attr(LAST_K, k)
+            return self.study.user_attrs[LAST_K]
+
+    def tested_in(self, number: int) -> str | None:
+        """Return the run that has tested this trial; None where none has."""
+        with self.database.explained():
+            tested = self.study.user_attrs.get(TESTED, {})
+        return tested["run"] if tested.get("trial") == number else None
+
+    def concluded(self, num_trials: int) -> tuple[int, str] | None:
+        """Return the number of the best of so many trials, and the run that tested it; None: there is more to do."""
+        trials = self.trials()[:num_trials]
+        if len(trials) < num_trials:
+            return None
+        best = min(trials, key=lambda each: each.value if each.value is not None else np.inf)
+        run_id = self.tested_in(best.number)
+        return None if run_id is None else (best.number, run_id)
+
+    def note_tested(self, number: int, run_id: str) -> None:
+        """Note that a run has tested and registered this trial."""
+        with self.database.explained():
+            self.study.set_user_attr(TESTED, {"trial": number, "run": run_id})
+
+    @contextmanager
+    def concluding(self) -> Iterator[None]:
+        """Let no other worker test the best meanwhile; where one is killed at that, the next one may."""
+        with self.database.locked(hashlib.sha256(self.name.encode()).hexdigest()[:16]):
+            yield
+
+
+def importances_of(trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """Return the share of each searched setting in what makes a trial good; empty where too few trials tell."""
+    sound = [trial for trial in trials if np.isfinite(trial.value or 0.0)]
+    if len(sound) < LEAST_FOR_IMPORTANCES:
+        return {}
+    searched = sorted(name for name, each in sound[0].distributions.items() if not each.single())
+    return dict(get_param_importances(_in_memory(sound), params=searched)) if searched else {}
+
+
+def _in_memory(trials: Sequence[FrozenTrial]) -> optuna.Study:
+    study = optuna.create_study()
+    study.add_trials(trials)
+    return study
+
+
+def _study(storage: RDBStorage, name: str) -> optuna.Study:
+    """Return the study of that name, made where there is none. Raises InputError where it is no sweep's."""
+    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    another = "Pass another study name."
+    if len(study.directions) > 1:
+        raise InputError(f"study {name}: has {len(study.directions)} objectives; a sweep has one. {another}")
+    if study.direction != optuna.study.StudyDirection.MINIMIZE:
+        raise InputError(f"study {name}: is made to maximise; a sweep minimises. {another}")
+    # One without trials was made for workers by hand, or its worker was killed at once.
+    if SUBJECT not in study.user_attrs and study.get_trials(deepcopy=False):
+        raise InputError(f"study {name}: its trials were not made by this version of sweep. {another}")
+    return study
+
+
+def _require_equal(study: optuna.Study, subject: Mapping[str, str]) -> None:
+    noted: dict[str, str] = study.user_attrs[SUBJECT]
+    differing = [
+        f"{each} is {noted.get(each) or 'not searched'} there, {subject.get(each) or 'not searched'} here"
+        for each in sorted(noted.keys() | subject.keys())
+        if noted.get(each) != subject.get(each)
+    ]
+    if differing:
+        raise InputError(f"study {study.study_name}: {'; '.join(differing)}. Pass another study name.")

@@ -1,0 +1,278 @@
+"""Images with one cue removed, and what a frozen probe makes of them.
+
+Edits are batched functions of RGB in [0, 1]. Luminance is Y = 0.2126 R + 0.7152 G + 0.0722 B (Rec. 709) of the stored,
+gamma-encoded values, which video calls luma; chroma is RGB - Y. Encoded rather than linear light, because the question
+is which of its numbers a network reads, and these are its numbers: every edit of colour is linear in them, so a probe
+that is linear in Y does not see grey or a rotated hue at all; and nothing amplifies the noise of dark pixels, as a
+decoding does near black.
+
+Where an edit leaves [0, 1], the pixel's chroma is scaled down until it fits: luminance is kept exactly, which clipping
+would not do.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from torch import Tensor
+
+from idl.data.loading import batches, images_of
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.fitting import read_target
+from idl.probes.grid import upsample
+from idl.probes.linear_probe import LinearProbe
+from idl.progress import Progress
+from idl.targets import Target
+from idl.verdict.settings import CuesConfig
+
+CLEAN = "clean"
+GREY, HUE, FLAT, LOW_PASS, TILES, TURNED = "grey", "hue rotated", "luminance flat", "low-passed", "tiles", "upside down"
+# Each edit, and what it takes away.
+REMOVED: Mapping[str, str] = {
+    GREY: "colour",
+    HUE: "hue",
+    FLAT: "light and dark",
+    LOW_PASS: "texture",
+    TILES: "layout",
+    TURNED: "vertical position",
+}
+LUMINANCE = (0.2126, 0.7152, 0.0722)
+# Every colour becomes its opposite.
+_HUE_DEGREES = 180.0
+# Of the low-pass, pixels.
+_SIGMA = 4.0
+Images = Float[Tensor, "batch 3 H W"]
+Maps = Float[Tensor, "batch channels h w"]
+
+
+def luminance(rgb: Images) -> Float[Tensor, "batch 1 H W"]:
+    """Return the channels weighted by Rec. 709."""
+    weights = torch.tensor(LUMINANCE, dtype=rgb.dtype, device=rgb.device)
+    return torch.einsum("c,bchw->bhw", weights, rgb)[:, None]
+
+
+def grey(rgb: Images) -> Images:
+    """Return images without colour: every channel is the luminance."""
+    return luminance(rgb).expand_as(rgb).contiguous()
+
+
+def hue_rotated(rgb: Images, degrees: float) -> Images:
+    """Rotate the chroma in the plane of colours without luminance, before anything is fitted into [0, 1].
+
+    Distances in that plane are those of RGB. Luminance stays, and the rotation by -degrees undoes it.
+    """
+    length = math.sqrt(sum(weight**2 for weight in LUMINANCE))
+    x, y, z = (weight / length for weight in LUMINANCE)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # Rodrigues, about the luminance's normal, which the plane is perpendicular to.
+    rows = [
+        [cos + x * x * (1 - cos), x * y * (1 - cos) - z * sin, x * z * (1 - cos) + y * sin],
+        [y * x * (1 - cos) + z * sin, cos + y * y * (1 - cos), y * z * (1 - cos) - x * sin],
+        [z * x * (1 - cos) - y * sin, z * y * (1 - cos) + x * sin, cos + z * z * (1 - cos)],
+    ]
+    rotation = torch.tensor(rows, dtype=rgb.dtype, device=rgb.device)
+    level = luminance(rgb)
+    return level + torch.einsum("ij,bjhw->bihw", rotation, rgb - level)
+
+
+def luminance_flattened(rgb: Images) -> Images:
+    """Give every pixel its image's mean luminance and its own chroma, before anything is fitted into [0, 1]."""
+    level = luminance(rgb)
+    return rgb - level + level.mean(dim=(2, 3), keepdim=True)
+
+
+def fitted(rgb: Images) -> Images:
+    """Bring colours into [0, 1] by scaling the chroma of those outside; their luminance, in [0, 1], stays."""
+    level = luminance(rgb).clamp(0, 1)
+    chroma = rgb - level
+    room = torch.where(chroma > 0, 1 - level, level)
+    # 0 / 0 has all the room that there is.
+    share = (room / chroma.abs().clamp(min=1e-12)).amin(dim=1, keepdim=True).clamp(max=1)
+    # Clamped for rounding alone.
+    return (level + share * chroma).clamp(0, 1)
+
+
+def low_passed(rgb: Images, sigma: float) -> Images:
+    """Blur by a Gaussian of `sigma` pixels, the image mirrored at its edges: the mean of each channel stays.
+
+    Of a wave of w pixels exp(-2 (pi sigma / w)^2) is left: at sigma 4, a third at 17 pixels, a hundredth at 8.
+    """
+    rows, columns = (_blur(side, sigma).to(rgb) for side in rgb.shape[2:])
+    return (rows @ rgb @ columns.T).clamp(0, 1)
+
+
+@lru_cache(maxsize=8)
+def _blur(side: int, sigma: float) -> Float[Tensor, "side side"]:
+    """Blur along one side as a matrix: taps beyond an edge are mirrored, so that rows and columns sum to 1."""
+    reach = math.ceil(4 * sigma)
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma) ** 2)
+    taps = taps / taps.sum()
+    places = (torch.arange(side)[:, None] + torch.arange(-reach, reach + 1)) % (2 * side)
+    places = torch.where(places < side, places, 2 * side - 1 - places)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, taps.expand(side, -1).contiguous())
+
+
+def tile_orders(num_tiles: int, seeds: Sequence[int]) -> Int64[Tensor, "batch tiles"]:
+    """Draw for each seed which tile comes to each place: one random cycle, so that no tile of several stays."""
+    orders = torch.empty(len(seeds), num_tiles, dtype=torch.int64)
+    for row, seed in enumerate(seeds):
+        cycle = torch.randperm(num_tiles, generator=torch.Generator().manual_seed(seed))
+        orders[row, cycle] = cycle.roll(1)
+    return orders
+
+
+def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Maps:
+    """Put tile orders[i, j] of image i at place j, row by row; what is no whole tile, right and below, stays."""
+    rows, columns = maps.shape[2] // tile, maps.shape[3] // tile
+    whole = maps[:, :, : rows * tile, : columns * tile]
+    tiles = whole.unflatten(3, (columns, tile)).unflatten(2, (rows, tile)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    chosen = orders.to(maps.device)[:, :, None, None, None].expand_as(tiles)
+    moved = tiles.gather(1, chosen).unflatten(1, (rows, columns)).permute(0, 3, 1, 4, 2, 5)
+    result = maps.clone()
+    result[:, :, : rows * tile, : columns * tile] = moved.flatten(4, 5).flatten(2, 3)
+    return result
+
+
+def unshuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Maps:
+    """Put every tile back to where `shuffled` took it from."""
+    return shuffled(maps, orders.argsort(dim=1), tile)
+
+
+def upside_down(maps: Maps) -> Maps:
+    """Turn the rows round, and nothing else: what is left stays left."""
+    return maps.flip(2)
+
+
+def _same(maps: Maps) -> Maps:
+    return maps
+
+
+# Those that are alike for every image; tiles are not.
+_EDITS: Mapping[str, Callable[[Images], Images]] = {
+    CLEAN: _same,
+    GREY: grey,
+    HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
+    FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
+    LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
+    TURNED: upside_down,
+}
+
+
+def _seed(name: str) -> int:
+    """Return an image's own seed, whatever images stand beside it."""
+    return int.from_bytes(hashlib.blake2b(f"0 {name}".encode(), digest_size=7).digest(), "big")
+
+
+@dataclass(frozen=True)
+class CueExample:
+    """A test image under each edit and what the probe makes of it, as the picture stands, not mapped back.
+
+    rgb: the clean image first, then as `REMOVED`. prediction: as the target decodes it, each (out, H, W).
+    """
+
+    name: str
+    rgb: UInt8[np.ndarray, "edits H W 3"]
+    prediction: Float32[np.ndarray, "edits out H W"]
+
+
+@dataclass(frozen=True)
+class CuePredictions:
+    """What a probe makes of images clean and under every edit.
+
+    errors: squared errors by edit, summed over each image's valid pixels and outputs, target units squared.
+    constant_errors: of the best constant.
+    predicted, true: `pixel_sums` of the clean images; None where the target has several outputs.
+    """
+
+    num_valid: Float64[np.ndarray, " images"]
+    errors: Mapping[str, Float64[np.ndarray, " images"]]
+    constant_errors: Float64[np.ndarray, " images"]
+    predicted: Float64[np.ndarray, "images 6"] | None
+    true: Float64[np.ndarray, "images 6"] | None
+    examples: tuple[CueExample, ...]
+
+
+def predict(
+    store: Store,
+    indices: Sequence[int],
+    encoder: Encoder,
+    probe: LinearProbe,
+    target: Target,
+    config: CuesConfig,
+    progress: Progress,
+) -> CuePredictions:
+    """Predict every image clean and under every edit, and measure that image by image."""
+    probe = copy.deepcopy(probe).to(encoder.device)
+    height, width = store.protocol.size
+    grid = (height // encoder.stride, width // encoder.stride)
+    # Whole cells, and at least two tiles along each side where there are two cells.
+    cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
+    count = min(config.num_examples, len(indices))
+    shown = {int((part + 0.5) * len(indices) / config.num_examples) for part in range(count)}
+    errors: dict[str, list[np.ndarray]] = {}
+    moments, predicted, true = [], [], []
+    examples: list[CueExample] = []
+    first = 0
+    layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
+    with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
+        for read in batches(store, layers, indices, config.batch_size):
+            truth, valid = (each.to(encoder.device) for each in read_target(target, read))
+            rgb = images_of(read["rgb"].to(encoder.device))
+            names = [store.names[index] for index in indices[first : first + len(rgb)]]
+            held = [row for row in range(len(rgb)) if first + row in shown]
+            pictures, values = [], []
+            orders = tile_orders((grid[0] // cells) * (grid[1] // cells), [_seed(name) for name in names])
+            edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
+            # What brings a prediction on the grid to where the clean image has it.
+            backs = {TILES: partial(unshuffled, orders=orders, tile=cells), TURNED: upside_down}
+            for name in (CLEAN, *REMOVED):
+                edited = edits[name](rgb)
+                on_grid = probe(encoder(edited))
+                prediction = upsample(backs.get(name, _same)(on_grid).contiguous(), height, width)
+                error = torch.where(valid[:, None], prediction - truth, 0).square_()
+                errors.setdefault(name, []).append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
+                if held:
+                    pictures.append((edited[held] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+                    decoded = target.decode(upsample(on_grid[held].contiguous(), height, width))
+                    values.append(decoded.float().cpu().numpy())
+                if name == CLEAN and target.num_outputs == 1:
+                    level = luminance(rgb)
+                    predicted.append(pixel_sums(prediction, level, valid))
+                    true.append(pixel_sums(truth, level, valid))
+                advance(len(rgb))
+            y = torch.where(valid[:, None], truth, 0).double()
+            of_truth = (y.sum(dim=(2, 3)), y.square().sum(dim=(2, 3)), valid.sum(dim=(1, 2)).double()[:, None])
+            moments.append([each.cpu() for each in of_truth])
+            for place, row in enumerate(held):
+                stacks = (np.stack([each[place] for each in of_edits]) for of_edits in (pictures, values))
+                examples.append(CueExample(names[row], *stacks))
+            first += len(rgb)
+    sums, squares, count = (torch.cat(parts) for parts in zip(*moments, strict=True))
+    mean = sums.sum(dim=0) / count.sum().clamp(min=1)
+    of_constant = (squares - 2 * mean * sums + count * mean**2).clamp(min=0).sum(dim=1)
+    return CuePredictions(
+        count[:, 0].numpy(),
+        {name: np.concatenate(parts) for name, parts in errors.items()},
+        of_constant.numpy(),
+        np.concatenate(predicted) if predicted else None,
+        np.concatenate(true) if true else None,
+        tuple(examples),
+    )
+
+
+def pixel_sums(
+    values: Float[Tensor, "batch 1 H W"], level: Float[Tensor, "batch 1 H W"], valid: Bool[Tensor, "batch H W"]
+) -> Float64[np.ndarray, "batch 6"]:
+    """Sum 1, x, y, x^2, y^2 and xy over each image's valid pixels; x the luminance `level`, y the values."""
+    mask = valid[:, None].double()
+    # Values are 0 where they are not valid, but a prediction is not.
+    x, y = level.double() * mask, torch.where(valid[:, None], values, 0).double()
+    parts = [each.sum(dim=(1, 2, 3)) for each in (mask, x, y, x * x, y * y, x * y)]
+    return torch.stack(parts, dim=1).cpu().numpy()

@@ -1,0 +1,365 @@
+"""Which cue does a frozen probe read: its loss on test images with one cue removed, against the clean ones.
+
+What a probe knows is its lead: how much lower its loss is than that of the best constant on the same images. An edit
+matters where it costs more than READ_SHARE of the lead, and does not where it costs less, by the interval over clusters
+of the loss against that threshold; where the interval holds the threshold, nothing is said. A ratio to the clean loss
+alone would miss what weak probes read: one that is 1.5 % better than a constant cannot lose much, but it may lose all.
+A probe whose own lead is not beyond doubt reads nothing that could be named. Then:
+
+- colour is read where grey or a rotated hue matters, and not where neither does.
+- texture is read where the low-pass matters.
+- brightness is read where a flat luminance matters. The texture of luminance goes with it: where texture is read,
+  texture explains what flattening does unless that is more than EXPLAINED times what the low-pass does.
+- position is read where turning the image upside down matters. Only the vertical position is asked about, and what
+  has a top and a bottom goes with it, such as light from above.
+- layout is read where shuffled tiles matter. Tiles change their position too: where position is read, position explains
+  what shuffling does unless that is more than EXPLAINED times what turning does.
+
+What an edit does is the loss that it adds to the clean images'; one is more than another where the lower end of the
+interval, with the losses paired by cluster, says so. With features that add up, EXPLAINED = 2 asks that brightness
+alone is worth more than texture alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from idl.data.splits import Split
+from idl.data.store import Store
+from idl.encoders import Encoder
+from idl.errors import InputError
+from idl.probes.linear_probe import LinearProbe
+from idl.progress import Progress, silent
+from idl.targets import Kind, Target
+from idl.verdict.cue_edits import CLEAN, FLAT, GREY, HUE, LOW_PASS, REMOVED, TILES, TURNED, CueExample, predict
+from idl.verdict.intervals import Interval, Series, cluster_numbers, drawn_counts, interval, log_ratio, resample
+from idl.verdict.settings import CuesConfig
+
+# A quarter: a reader of light and dark alone was measured to lose a sixth by the low-pass, which mixes neighbours.
+READ_SHARE = 0.25
+# The low-pass leaves edges, so that it takes less than all texture: of a reader of texture alone, flattening was
+# measured to do 1.3 times as much harm. To a reader of height alone shuffling did 0.6 times as much as turning.
+EXPLAINED = 2.0
+CONSTANT = "constant"
+_THRESHOLD = "threshold"
+# Variance below this share of the mean square is rounding: what does not vary goes with nothing, 0.
+_ROUNDING = 1e-10
+
+
+class Cue(StrEnum):
+    """What an image may tell of a scene."""
+
+    COLOUR = "colour"
+    BRIGHTNESS = "brightness"
+    TEXTURE = "texture"
+    LAYOUT = "layout"
+    POSITION = "position"
+
+
+_DECIDED_BY: Mapping[Cue, tuple[str, ...]] = {
+    Cue.COLOUR: (GREY, HUE),
+    Cue.BRIGHTNESS: (FLAT,),
+    Cue.TEXTURE: (LOW_PASS,),
+    Cue.LAYOUT: (TILES,),
+    Cue.POSITION: (TURNED,),
+}
+# What goes with a cue when that is removed, and the edit of that.
+_EXPLAINED_BY: Mapping[Cue, tuple[Cue, str]] = {
+    Cue.BRIGHTNESS: (Cue.TEXTURE, LOW_PASS),
+    Cue.LAYOUT: (Cue.POSITION, TURNED),
+}
+
+
+_NAMES = {
+    Cue.COLOUR: "colour",
+    Cue.BRIGHTNESS: "light and dark",
+    Cue.TEXTURE: "texture and fine edges",
+    Cue.LAYOUT: "the layout of larger parts",
+    Cue.POSITION: "which way up the image is",
+}
+# What a higher value is called, and a lower one.
+_DIRECTIONS = {
+    "depth": ("farther", "nearer"),
+    "log-depth": ("farther", "nearer"),
+    "inverse-depth": ("nearer", "farther"),
+}
+# A correlation below this is called none: it accounts for 1 % of the variance.
+_CORRELATED = 0.1
+
+
+class Reading(StrEnum):
+    """What is said of a cue.
+
+    IMPLIED: the loss rises, but no more than the loss of another cue, which goes with this one, explains.
+    """
+
+    READ = "read"
+    NOT_READ = "not read"
+    IMPLIED = "implied"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class EditLoss:
+    """The loss on images that were edited in one way.
+
+    name: "grey", ... removed: the cue that is gone, in words.
+    loss: mean squared error in target units squared, pooled over pixels.
+    log_ratio: ln(loss / loss of the clean images), with its interval over clusters.
+    lost: share of the probe's lead that is lost, (loss - clean) / (constant - clean); above 1 where the probe does
+      worse than the constant. NaN where it has no lead.
+    log_over_read: ln(loss / the loss from which on the cue counts as read), with its interval.
+    """
+
+    name: str
+    removed: str
+    loss: float
+    log_ratio: Interval
+    lost: float
+    log_over_read: Interval
+
+    @property
+    def ratio(self) -> Interval:
+        """Loss over that of the clean images."""
+        return self.log_ratio.exponential()
+
+
+@dataclass(frozen=True)
+class CueFinding:
+    """What is said of one cue. edit: the one that decides. explained_by: the cue that implies it, or None."""
+
+    cue: Cue
+    reading: Reading
+    edit: EditLoss
+    explained_by: Cue | None = None
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson's correlation with luminance over valid pixels, with its interval over clusters.
+
+    within: of what each image's pixels lie above that image's means, pooled. overall: of all pixels.
+    """
+
+    within: Interval
+    overall: Interval
+
+
+@dataclass(frozen=True)
+class CueTable:
+    """Which cues a frozen probe reads.
+
+    encoder, target: names. unit: of the target's own space. kind: how the target is shown.
+    clean_loss: mean squared error on the images as they are, target units squared.
+    constant: loss of the best constant on these images, as one more edit: what is left where all is gone. The probe's
+      lead is how much lower its clean loss is.
+    edits, findings: one an edit and one a cue.
+    predicted, true: with luminance; None where the target has several outputs.
+    num_images: that were measured.
+    """
+
+    encoder: str
+    target: str
+    unit: str
+    kind: Kind
+    clean_loss: float
+    constant: EditLoss
+    edits: tuple[EditLoss, ...]
+    findings: tuple[CueFinding, ...]
+    predicted: Correlation | None
+    true: Correlation | None
+    num_images: int
+    examples: tuple[CueExample, ...]
+
+    @property
+    def leads(self) -> bool:
+        """Whether the probe is better than the best constant beyond doubt: whether it reads anything."""
+        return self.constant.log_ratio.low > 0
+
+    @property
+    def sentences(self) -> tuple[str, str]:
+        """Two sentences that say what the probe reads: the first what it does, the second what it does not."""
+        subject = f"For {self.target}, the probe on {self.encoder}"
+        first = f"{subject} is not better than a constant beyond doubt, so that it reads no cue that could be named."
+        if self.leads:
+            below = _share(1 - 1 / self.constant.ratio.estimate)
+            read = self._costs(self.named(Reading.READ)) or "none of the cues beyond doubt"
+            first = f"{subject}, whose loss is {below} below that of a constant, reads {read}."
+        second = []
+        if not_read := self.named(Reading.NOT_READ):
+            less = f"which cost less than {READ_SHARE:.0%} of the lead"
+            second.append(f"it does not read {self._costs(not_read)}, {less}")
+        for finding in self.named(Reading.IMPLIED):
+            explained_by = _NAMES[finding.explained_by or finding.cue]
+            second.append(f"{self._costs([finding])} cannot be told from {explained_by}")
+        if undecided := self.named(Reading.UNDECIDED):
+            second.append(f"of {self._costs(undecided)} nothing can be said")
+        second += _of_luminance(self.target, self.predicted, self.true)
+        words = "; ".join(second) or "there is none of the cues that it does not read"
+        return first, f"{words[:1].upper()}{words[1:]}."
+
+    def _costs(self, findings: Sequence[CueFinding]) -> str:
+        """List cues with what each costs: a share of the lead over a constant, where there is a lead."""
+        parts = []
+        for finding in findings:
+            edit = finding.edit
+            has_share = self.leads and not math.isnan(edit.lost)
+            cost = f"{_share(edit.lost)} of the lead" if has_share else f"loss {edit.ratio.estimate:.4g} times as high"
+            parts.append(f"{_NAMES[finding.cue]} ({cost})")
+        return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+    def named(self, reading: Reading) -> tuple[CueFinding, ...]:
+        """Return the cues of which `reading` is said, that of the highest loss first."""
+        findings = [finding for finding in self.findings if finding.reading is reading]
+        return tuple(sorted(findings, key=lambda finding: -finding.edit.log_ratio.estimate))
+
+
+def cues(
+    store: Store,
+    split: Split,
+    encoder: Encoder,
+    probe: LinearProbe,
+    target: Target,
+    config: CuesConfig,
+    *,
+    clusters: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> CueTable:
+    """Measure the frozen `probe` on test images with one cue removed at a time, against the clean truth.
+
+    A prediction for tiles that were shuffled, or for an image upside down, is mapped back on the encoder's grid,
+    before it is upsampled: a probe of single cells that the edit does not touch keeps its loss exactly.
+    encoder, probe: as they were fitted. clusters: what each test image belongs to, in the split's order; None: scenes.
+    Time is that of encoding each image once clean and once for every edit.
+    Raises InputError where no test image has a valid pixel.
+    """
+    order = split.indices["test"]
+    spread = np.linspace(0, len(order) - 1, min(config.max_images, len(order)))
+    chosen: list[int] = np.unique(spread.round().astype(int)).tolist()
+    of_image: Sequence[str] = [store.scenes[index] for index in order] if clusters is None else clusters
+    made = predict(store, [order[position] for position in chosen], encoder, probe, target, config, progress)
+
+    keep = made.num_valid > 0
+    if not keep.any():
+        raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
+    numbers = cluster_numbers([of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept])
+    losses = {name: errors[keep] for name, errors in made.errors.items()}
+    losses[CONSTANT] = made.constant_errors[keep]
+    losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
+    for cue, (_, by) in _EXPLAINED_BY.items():
+        for edit in _DECIDED_BY[cue]:
+            # a - clean > EXPLAINED (b - clean), written so that both sides are sums of what is not negative.
+            losses[f"{edit} > {by}"] = losses[edit] + (EXPLAINED - 1) * losses[CLEAN]
+            losses[f"{by} < {edit}"] = EXPLAINED * losses[by]
+    resampled = resample(losses, numbers, draws=config.rules.draws, seed=config.rules.seed)
+    num_values = float(made.num_valid.sum()) * target.num_outputs
+    mean = {name: float(values.sum()) / num_values for name, values in losses.items()}
+    lead = mean[CONSTANT] - mean[CLEAN]
+
+    def between(above: str, below: str) -> Interval:
+        return interval(log_ratio(resampled[above], resampled[below]), config.rules.level)
+
+    def measured(name: str, removed: str) -> EditLoss:
+        lost = (mean[name] - mean[CLEAN]) / lead if lead > 0 else math.nan
+        return EditLoss(name, removed, mean[name], between(name, CLEAN), lost, between(name, _THRESHOLD))
+
+    constant = measured(CONSTANT, "everything")
+    by_name = {name: measured(name, removed) for name, removed in REMOVED.items()}
+    predicted, true = (
+        None if sums is None else _correlation(sums[keep], numbers, config) for sums in (made.predicted, made.true)
+    )
+    return CueTable(
+        encoder=encoder.name,
+        target=target.name,
+        unit=target.unit,
+        kind=target.kind,
+        clean_loss=mean[CLEAN],
+        constant=constant,
+        edits=tuple(by_name.values()),
+        findings=find(by_name, lambda a, b: between(f"{a} > {b}", f"{b} < {a}"), leads=constant.log_ratio.low > 0),
+        predicted=predicted,
+        true=true,
+        num_images=len(chosen),
+        examples=made.examples,
+    )
+
+
+def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval], leads: bool) -> tuple[CueFinding, ...]:
+    """Return what is said of every cue.
+
+    edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
+      is more than EXPLAINED times what the second adds. leads: whether the probe has a lead.
+    """
+    findings = {cue: _alone(cue, [edits[name] for name in names], leads) for cue, names in _DECIDED_BY.items()}
+    for cue, (explains, by_edit) in _EXPLAINED_BY.items():
+        are_read = findings[cue].reading is findings[explains].reading is Reading.READ
+        if are_read and exceeds(findings[cue].edit.name, by_edit).low <= 0:
+            findings[cue] = replace(findings[cue], reading=Reading.IMPLIED, explained_by=explains)
+    return tuple(findings.values())
+
+
+def _alone(cue: Cue, edits: list[EditLoss], leads: bool) -> CueFinding:
+    worst = max(edits, key=lambda edit: edit.log_ratio.estimate)
+    if not leads:
+        return CueFinding(cue, Reading.UNDECIDED, worst)
+    matters = [edit for edit in edits if edit.log_over_read.low > 0]
+    if matters:
+        return CueFinding(cue, Reading.READ, max(matters, key=lambda edit: edit.log_ratio.estimate))
+    reading = Reading.NOT_READ if all(edit.log_over_read.high < 0 for edit in edits) else Reading.UNDECIDED
+    return CueFinding(cue, reading, worst)
+
+
+def _correlation(
+    sums: Float64[np.ndarray, "images 6"], clusters: Int64[np.ndarray, " images"], config: CuesConfig
+) -> Correlation:
+    """Correlate within images and over all, from `pixel_sums` of images that have a valid pixel."""
+    count, x, y, xx, yy, xy = sums.T
+    about = np.stack([xx - x * x / count, yy - y * y / count, xy - x * y / count], axis=1)
+    flat = (about[:, :2] <= _ROUNDING * sums[:, 3:5]).any(axis=1)
+    about[flat, 2] = 0
+    # Sums about each image's own means come with a count of 0.
+    within = np.concatenate([sums[:, :3] * 0, about], axis=1)
+
+    def correlated(of_images: Float64[np.ndarray, "images 6"]) -> Interval:
+        num_clusters = int(clusters.max()) + 1
+        by_cluster = np.stack([np.bincount(clusters, column, num_clusters) for column in of_images.T], axis=1)
+        total = by_cluster.sum(axis=0, keepdims=True)
+        counts = drawn_counts(num_clusters, config.rules.draws, config.rules.seed)
+        drawn = np.concatenate([block @ by_cluster for block in counts])
+        series = Series(float(_pearson(total)[0]), _pearson(drawn), _pearson(total - by_cluster))
+        return interval(series, config.rules.level)
+
+    return Correlation(correlated(within), correlated(sums))
+
+
+def _pearson(sums: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, " n"]:
+    """Correlate about the means of the sums; sums about means come with a count of 0."""
+    count, x, y, xx, yy, xy = sums.T
+    count = np.where(count > 0, count, 1)
+    variance_x, variance_y, both = xx - x * x / count, yy - y * y / count, xy - x * y / count
+    varies = (variance_x > _ROUNDING * xx) & (variance_y > _ROUNDING * yy)
+    root = np.sqrt(np.where(varies, variance_x * variance_y, 1))
+    return np.where(varies, np.clip(both / root, -1, 1), 0)
+
+
+def _of_luminance(target: str, predicted: Correlation | None, true: Correlation | None) -> list[str]:
+    """Say which way the prediction goes with luminance within images, and which way the truth does; [] of neither."""
+    if predicted is None or true is None:
+        return []
+    within = predicted.within
+    words = f"(correlation within an image {within.estimate:+.2f}, of the truth {true.within.estimate:+.2f})"
+    higher, lower = _DIRECTIONS.get(target, ("higher", "lower"))
+    if max(abs(within.low), abs(within.high)) < _CORRELATED:
+        return [f"lighter pixels are predicted no different from darker ones {words}"]
+    if abs(within.estimate) >= _CORRELATED and not within.low <= 0 <= within.high:
+        return [f"lighter pixels are predicted {higher if within.estimate > 0 else lower} {words}"]
+    return [f"whether lighter pixels are predicted {higher} or {lower} cannot be told {words}"]
+
+
+def _share(value: float) -> str:
+    """Write a share with two digits."""
+    return f"{value:.0%}" if abs(value) >= 0.095 else f"{value:.1%}"

@@ -1,0 +1,234 @@
+"""The page: one HTML document that needs nothing else. What it says and how stands in `page.html.j2` and `page.css`.
+
+Here is what the template cannot do by itself: numbers as text, axes and curves, pictures as data URIs, tables.
+"""
+
+import base64
+import io
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from operator import attrgetter
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image as Pillow
+
+from idl.figures import squared
+from idl.figures.canvas import ticks
+from idl.report import Image
+from idl.verdict.intervals import Interval
+from idl.verdict.page.content import Answer, EncoderPart, PageContent
+
+# Of an interval, the columns of a table.
+_PARTS = {"estimate": "estimate", "low": "low", "high": "high", "standard error": "standard_error"}
+# Ratios at which a logarithmic axis may have a label.
+_RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000)
+_MOST_RATIOS, _MOST_KS = 6, 7
+# How the curves are drawn of arms that read no features, which have one loss for all k, and of the joint arms, whose
+# losses are known at the ks that were asked for. The names are classes of `page.css`.
+_LINES = {"constant": "c3", "position": "c3 dash", "null": "c3 dots"}
+_POINTS = {"pixels": "c3 point", "trained+pixels": "c0 point"}
+_DASH, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
+
+def page(content: PageContent) -> str:
+    """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame."""
+    return _template().render(content=content, rules=asdict(content.rules)).strip() + "\n"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("idl.verdict.page", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (number, fixed, cell, data_uri, squared)
+    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, math.exp, math.log, zip)
+    environment.filters |= {each.__name__: each for each in filters}
+    environment.globals |= {each.__name__: each for each in functions}
+    return environment.get_template("page.html.j2")
+
+
+def number(value: float | None) -> str:
+    """Return four digits, a whole number with all of them, a dash for what is not known or not finite."""
+    if value is None or not math.isfinite(value):
+        return _DASH
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+        text = f"{int(value):,}"
+    else:
+        text = f"{value:.4g}"
+    return "0" if text == "-0" else text.replace("-", _MINUS)
+
+
+def fixed(value: float) -> str:
+    """Return three digits, zeros at the end too, so that values below one another can be compared."""
+    return f"{value:#.3g}".removesuffix(".").replace("-", _MINUS) if math.isfinite(value) else _DASH
+
+
+def cell(value: object) -> str:
+    """Return a value as it stands in a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(each) for each in value)
+    return number(value) if value is None or isinstance(value, int | float) else str(value)
+
+
+def times(log_ratio: float) -> str:
+    """Return a ratio, of its logarithm."""
+    if not abs(log_ratio) < math.log(1e6):
+        return "none" if math.isnan(log_ratio) else "\N{INFINITY}" if log_ratio > 0 else "0"
+    ratio = math.exp(log_ratio)
+    # Three decimals, so that a bound can be told from a margin close to it.
+    return f"{_TIMES}{ratio:.3f}" if ratio < 10 else f"{_TIMES}{fixed(ratio)}"
+
+
+def data_uri(pixels: Image) -> str:
+    """Return pixels as PNG; one of 256 colours or fewer by a table of them, without loss, in a third of the bytes."""
+    height, width = pixels.shape[:2]
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    colours, index = np.unique(packed, return_inverse=True)
+    image = Pillow.fromarray(pixels)
+    if len(colours) <= 256:
+        image = Pillow.fromarray(index.reshape(height, width).astype(np.uint8), "P")
+        image.putpalette([each >> shift & 255 for each in colours.tolist() for shift in (16, 8, 0)])
+    written = io.BytesIO()
+    image.save(written, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+
+
+def same_answers(answers: Iterable[Answer]) -> list[list[Answer]]:
+    """Return neighbours with the same answer together: one sentence serves them."""
+    return [list(group) for _, group in itertools.groupby(answers, attrgetter("verdict.outcome", "meaning"))]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From a value to a place between 0 and 100. ticks: values and their labels. mark: a value with a dashed line.
+
+    is_ratio: values are logarithms of ratios.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    mark: float | None = None
+    is_ratio: bool = False
+
+    def place(self, value: float) -> str:
+        """Return the place, at an end for what lies beyond."""
+        inside = self.low if math.isnan(value) else min(max(value, self.low), self.high)
+        return f"{100 * (inside - self.low) / (self.high - self.low):.2f}"
+
+    def text(self, value: float) -> str:
+        """Return a value of this axis as it is written beside it."""
+        return times(value) if self.is_ratio else fixed(value)
+
+
+def loss_axis(intervals: Sequence[Interval]) -> Axis:
+    """From 0, to the largest estimate and the most of every interval: a few that reach far do not press the others."""
+    estimates = [each.estimate for each in intervals if math.isfinite(each.estimate)]
+    highs = [each.high for each in intervals if math.isfinite(each.high)]
+    end = min(max(highs, default=1.0), 1.8 * max(estimates, default=1.0)) or 1.0
+    return Axis(0.0, 1.02 * end, _labelled(ticks(0.0, end)))
+
+
+def ratio_axis(intervals: Sequence[Interval], margin: float) -> Axis:
+    """Of log ratios, labelled as ratios, with the margin marked."""
+    ends = [value for each in intervals for value in (each.low, each.estimate, each.high) if math.isfinite(value)]
+    # Beyond a factor of a thousand nothing is told apart.
+    low, high = max(min([-0.05, *ends]), -math.log(1e3)), min(max([margin + 0.05, *ends]), math.log(1e3))
+    pad = 0.03 * (high - low)
+    inside = [ratio for ratio in _RATIOS if low - pad <= math.log(ratio) <= high + pad]
+    # Labels need a tenth of the width, and 1 is always there.
+    kept = [1.0]
+    for ratio in sorted(inside, key=lambda each: (each not in (0.5, 2, 10, 100), abs(math.log(each)))):
+        if all(abs(math.log(ratio / each)) > 0.13 * (high - low) for each in kept) and len(kept) < _MOST_RATIOS:
+            kept.append(ratio)
+    labels = tuple((math.log(ratio), f"{_TIMES}{ratio:g}") for ratio in sorted(kept))
+    return Axis(low - pad, high + pad, labels, margin, is_ratio=True)
+
+
+def _labelled(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
+    return tuple((value, f"{value:.3g}".replace("-", _MINUS)) for value in values)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Losses of one arm over k. which: "cross-validated" or "training". look: classes that it is drawn by."""
+
+    arm: str
+    which: str
+    look: str
+    points: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Losses over k. across: the axis of ln k. up: that of the losses."""
+
+    lines: list[Line]
+    across: Axis
+    up: Axis
+
+
+def curve_chart(encoder: EncoderPart) -> CurveChart:
+    """Return the losses of one encoder over k, on a logarithmic axis. Raises ValueError without curves."""
+    lines = []
+    for place, curve in enumerate(encoder.curves):
+        # Cross-validation chose the penalty: its loss, not the training loss, is compared between arms.
+        points = [*zip(curve.k, curve.cv_loss, strict=True)]
+        lines.append(Line(curve.name, "cross-validated", f"c{min(place, 2)} val", points))
+        if place == 0:
+            lines.append(Line(curve.name, "training", "c0 dots", [*zip(curve.k, curve.train_loss, strict=True)]))
+    last = max(max(curve.k) for curve in encoder.curves)
+    at = [(arm.name, answer.k, arm.cv_loss) for answer in encoder.answers for arm in answer.fits]
+    for name, look in (_LINES | _POINTS).items():
+        points = [(k, loss) for arm, k, loss in at if arm == name]
+        if points and name in _LINES:
+            points = [(1, points[-1][1]), (last, points[-1][1])]
+        if points:
+            lines.append(Line(name, "cross-validated", look, points))
+    last = max(2, *(k for line in lines for k, _ in line.points))
+    top = 1.06 * (max((y for line in lines for _, y in line.points if math.isfinite(y)), default=0.0) or 1.0)
+    powers = [1 << power for power in range(last.bit_length())]
+    ks = powers[:: -(-len(powers) // _MOST_KS)]
+    # The last k has a label where the one before leaves room.
+    ks += [last] if last >= 1.7 * ks[-1] else []
+    across = Axis(0.0, math.log(last), tuple((math.log(k), str(k)) for k in ks))
+    return CurveChart(lines, across, Axis(0.0, top, _labelled(ticks(0.0, top, 5))))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. is_text: some cell is no number."""
+
+    title: str
+    cells: list[str]
+    is_text: bool
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Column]:
+    """Return the columns of a table, none if it has no rows. A title with "*" before it is of intervals, in four."""
+    found = []
+    # Not strict: without rows there is nothing to turn into columns.
+    for title, values in zip(titles, zip(*rows, strict=True), strict=False):
+        if title.startswith("*"):
+            for part, name in _PARTS.items():
+                cells = [number(getattr(each, name, None)) for each in values]
+                found.append(Column(title[1:] + part, cells, is_text=False))
+        else:
+            is_text = any(isinstance(each, str | tuple | bool) for each in values)
+            found.append(Column(title, [cell(each) for each in values], is_text))
+    return found
+
+
+def rows(records: Iterable[object], *names: str) -> list[tuple[object, ...]]:
+    """Return some fields of every record."""
+    return [tuple(attrgetter(name)(record) for name in names) for record in records]

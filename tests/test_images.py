@@ -1,0 +1,229 @@
+"""Pictures are read as they are seen; resizing with holes averages valid pixels, never invented ones."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from idl.data.images import (
+    centred_box,
+    eroded,
+    native_truth,
+    read_depth,
+    read_rgb,
+    repeats,
+    resize_depth,
+    resize_rgb,
+    rgb_size,
+)
+from idl.errors import InputError
+from idl.progress import silent
+from idl.protocol import Protocol
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "LA", "RGBA", "YCbCr"])
+def test_the_mode_of_a_picture_does_not_matter(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (30, 20), "white" if mode in ("1", "L", "LA", "P") else (90, 90, 90)).convert(mode)
+    path = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
+    image.save(path, quality=95)
+    read = read_rgb(path)
+    assert read.shape == (20, 30, 3)
+    assert read.dtype == np.uint8
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(read - expected).max() <= (3 if path.suffix == ".jpg" else 0)
+
+
+@pytest.mark.parametrize("mode", ["uint16", "float32"])
+def test_deep_grey_is_scaled(tmp_path: Path, mode: str) -> None:
+    share = np.linspace(0, 1, 600).reshape(20, 30)
+    path = tmp_path / ("a.png" if mode == "uint16" else "a.tif")
+    Image.fromarray((share * 65535).astype(np.uint16) if mode == "uint16" else share.astype(np.float32)).save(path)
+    read = read_rgb(path)
+    assert np.abs(read - (share * 255)[..., None]).max() <= 0.51
+    if mode == "float32":
+        Image.fromarray((share * 2).astype(np.float32)).save(path)
+        with pytest.raises(InputError, match="expected 0 to 1"):
+            read_rgb(path)
+
+
+def test_transparent_is_white(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOURS)
+    alpha = np.zeros((20, 30), np.uint8)
+    alpha[:, 15:] = 255
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "a.png")
+    read = read_rgb(tmp_path / "a.png")
+    assert (read[:, :15] == 255).all()
+    np.testing.assert_array_equal(read[:, 15:], COLOURS[:, 15:])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("place", ["png", "jpg", "behind the pixels"])
+def test_a_turned_picture_is_upright_and_of_the_size_that_its_head_says(
+    tmp_path: Path, orientation: int, place: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / ("a.jpg" if place == "jpg" else "a.png")
+    Image.fromarray(COLOURS).save(path, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    if place == "behind the pixels":
+        Image.fromarray(COLOURS).save(path)
+        chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        content, end = path.read_bytes()[:-12], path.read_bytes()[-12:]
+        path.write_bytes(
+            content + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+        )
+    np.testing.assert_array_equal(read_rgb(path), expected)
+    assert rgb_size(path) == expected.shape[:2] == ((30, 20) if orientation >= 5 else (20, 30))
+
+
+@pytest.mark.parametrize("tags", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0"], ids=["garbage", "cut off"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_damaged_tags_do_not_matter(tmp_path: Path, tags: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(COLOURS).save(path)
+    expected = np.asarray(Image.open(path))
+    Image.fromarray(COLOURS).save(path, exif=tags)
+    np.testing.assert_array_equal(read_rgb(path), expected)
+    assert rgb_size(path) == (20, 30)
+
+
+MAPS = {
+    "cut off": (lambda path: path.write_bytes(b"\x93NUMPY"), "not a readable map"),
+    "pickled": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "not a readable map"),
+    "flat": (lambda path: np.save(path, np.ones(9, np.float32)), r"has shape \(9,\)"),
+    "colours": (lambda path: np.save(path, COLOURS), r"has shape \(20, 30, 3\), expected one number a pixel"),
+    "8 bits": (lambda path: np.save(path, COLOURS[..., 0]), "depth is uint8, expected a 16-bit PNG"),
+    "negative": (lambda path: np.save(path, np.full((20, 30), -5)), "depth is int64"),
+    "words": (lambda path: np.save(path, np.full((20, 30), "yes")), "depth is <U3"),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_what_is_no_depth_map_is_named(tmp_path: Path, case: str) -> None:
+    write, message = MAPS[case]
+    write(tmp_path / "a.npy")
+    with pytest.raises(InputError, match=message) as caught:
+        read_depth(tmp_path / "a.npy", 1000.0)
+    assert str(caught.value).startswith(str(tmp_path / "a.npy"))
+    assert "\n" not in str(caught.value)
+
+
+def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 30), 2000, np.uint16)).save(tmp_path / "a.png")
+    depth_m, valid = read_depth(tmp_path / "a.png", 5000.0, (0, 2001))
+    assert valid.all()
+    np.testing.assert_allclose(depth_m, 0.4)
+    with pytest.raises(InputError, match="depth is uint16, expected float32 metres"):
+        read_depth(tmp_path / "a.png")
+    with pytest.raises(InputError, match="not a readable image"):
+        read_rgb(Path(__file__))
+
+
+def test_pixels_that_repeat_are_found() -> None:
+    images = [COLOURS, COLOURS[::-1], COLOURS, np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), None]
+    assert list(repeats(lambda index: images[index], range(6), silent, "repeats")) == [(2, 0)]
+
+
+@pytest.mark.parametrize(("height", "width", "factor"), [(32, 32, 4), (32, 48, 4), (20, 16, 2)])
+def test_whole_factors_average_blocks_of_the_centre(height: int, width: int, factor: int) -> None:
+    generator = np.random.default_rng(0)
+    depth = generator.random((height, width)).astype(np.float32) + 1
+    valid = generator.random((height, width)) > 0.3
+    side = min(height, width)
+    out = side // factor
+    resized, kept = resize_depth(depth, valid, Protocol(resolution=out))
+    top, left = (height - side) // 2, (width - side) // 2
+    for row in range(out):
+        for column in range(out):
+            block = np.s_[
+                top + row * factor : top + (row + 1) * factor, left + column * factor : left + (column + 1) * factor
+            ]
+            assert kept[row, column] == (valid[block].mean() >= 0.5)
+            expected = depth[block][valid[block]].mean() if kept[row, column] else 0
+            assert resized[row, column] == pytest.approx(expected, rel=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(5, 40), st.integers(5, 40), st.integers(1, 50), st.floats(0, 1), st.integers(0, 99))
+def test_averages_stay_inside_what_was_measured(height: int, width: int, side: int, share: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    depth = (generator.random((height, width)) * 5 + 1).astype(np.float32)
+    valid = generator.random((height, width)) < share
+    poisoned = np.where(valid, depth, np.nan).astype(np.float32)
+    resized, kept = resize_depth(poisoned, valid, Protocol(resolution=side))
+    assert np.isfinite(resized).all()
+    assert not resized[~kept].any()
+    if kept.any():
+        assert resized[kept].min() >= depth[valid].min() - 1e-5
+        assert resized[kept].max() <= depth[valid].max() + 1e-5
+
+
+def test_the_crop_is_cut_first() -> None:
+    assert centred_box(480, 640, (45, 471, 41, 601)) == (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)
+    rgb = np.zeros((20, 30, 3), np.uint8)
+    rgb[5:15, 10:20] = 200
+    assert (resize_rgb(rgb, Protocol(resolution=5, crop=(5, 15, 10, 20))) == 200).all()
+
+
+def test_rgb_and_depth_show_the_same_place() -> None:
+    ramp = np.tile(np.arange(64, dtype=np.float32), (48, 1))
+    rgb = np.repeat(ramp[..., None].astype(np.uint8), 3, axis=2)
+    colours = resize_rgb(rgb, Protocol(resolution=12))[..., 0]
+    depth, _ = resize_depth(ramp + 1, np.ones(ramp.shape, bool), Protocol(resolution=12))
+    np.testing.assert_allclose(depth[:, 1:-1] - 1, colours[:, 1:-1], atol=1)
+
+
+def test_a_frame_of_the_same_shape_is_kept_whole_and_another_cut_in_the_middle() -> None:
+    for height, width in ((480, 640), (768, 1024), (288, 384), (3, 4)):
+        assert centred_box(height, width, None, (288, 384)) == (0, 0, width, height)
+    assert centred_box(100, 300, None, (2, 4)) == (50, 0, 250, 100)
+    assert centred_box(300, 100, None, (2, 4)) == (0, 125, 100, 175)
+    assert centred_box(100, 300, (10, 60, 0, 300), (2, 4)) == (100, 10, 200, 60)
+
+
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(4, 12), st.integers(4, 12), st.integers(0, 9))
+@settings(deadline=None)
+def test_a_rectangle_is_the_average_under_each_cell(height: int, width: int, out: int, wide: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    depth = generator.uniform(1, 5, (height, width)).astype(np.float32)
+    resized, kept = resize_depth(depth, np.ones(depth.shape, bool), Protocol(resolution=out, width=wide))
+    assert resized.shape == kept.shape == (out, wide)
+    assert kept.all()
+    left, top, right, bottom = centred_box(height, width, None, (out, wide))
+    # Fine samples of the box, cell by cell.
+    rows = (top + (np.arange(out * 60) + 0.5) * (bottom - top) / (out * 60)).astype(int)
+    columns = (left + (np.arange(wide * 60) + 0.5) * (right - left) / (wide * 60)).astype(int)
+    sampled = depth[np.ix_(rows, columns)].reshape(out, 60, wide, 60).mean(axis=(1, 3))
+    np.testing.assert_allclose(resized, sampled, atol=0.1)
+    rgb = resize_rgb(np.full((height, width, 3), 77, np.uint8), Protocol(resolution=out, width=wide))
+    assert rgb.shape == (out, wide, 3)
+    assert (rgb == 77).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.integers(0, 20))
+@settings(deadline=None)
+def test_erosion_takes_what_is_near_a_hole(height: int, width: int, reach: int, seed: int) -> None:
+    valid = np.random.default_rng(seed).random((height, width)) > 0.1
+    kept = eroded(valid, reach)
+    for y in range(height):
+        for x in range(width):
+            near = valid[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            assert kept[y, x] == near.all()
+
+
+def test_both_truths_are_eroded_alike() -> None:
+    depth, valid = np.full((12, 16), 2.0, np.float32), np.ones((12, 16), bool)
+    depth[5, 7], valid[5, 7] = np.nan, False
+    protocol = Protocol(resolution=12, width=16, erosion=2, is_native=True)
+    resized, kept = resize_depth(depth, valid, protocol)
+    assert kept.sum() == 12 * 16 - 25
+    np.testing.assert_array_equal(native_truth(depth, valid, protocol), resized)

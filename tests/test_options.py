@@ -1,0 +1,106 @@
+"""Options made of dataclass fields: a field with its help is all that an option costs."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from idl.cli.options import command_line, options, part, requested
+from idl.settings import setting
+
+
+@dataclass(frozen=True)
+class Inner:
+    level: int | None = setting(None, "Which level.", at_least=0)
+    rate: float = setting(0.5, "A rate.", at_least=0, option="inner-rate")
+    colours: tuple[float, float, float] | None = setting(None, "Means.")
+    kind: Literal["one", "two"] = setting("one", "Which kind.")
+    internal: str = "not an option"
+
+
+@dataclass(frozen=True)
+class Settings:
+    title: str = setting("", "A title.")
+    size: str = setting("small", "A size.", choices=("small", "large"))
+    is_whole: bool = setting(False, "Take all.", option="whole")
+    inner: Inner = part(Inner(rate=0.25), without=("kind",))
+
+
+def read(*arguments: str) -> tuple[Settings, dict[str, str], str]:
+    """What a command gets, what is logged as requested, and the command that gives the same."""
+    got = []
+
+    @click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+    @click.argument("paths", nargs=-1)
+    @options(Settings)
+    def command(settings: Settings, paths: tuple[str, ...]) -> None:
+        """Help."""
+        got.extend([settings, requested(), command_line(without=("title",))])
+
+    command.main(list(arguments), prog_name="command", standalone_mode=False)
+    return got[0], got[1], got[2]
+
+
+def test_what_is_not_given_is_the_dataclass() -> None:
+    assert read() == (Settings(), {}, "idl command")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "inner"),
+    [
+        (("--title", "a_b c"), {"title": "a_b c"}, {}),
+        (("--level", "3", "--inner_rate", "1e-3"), {}, {"level": 3, "rate": 0.001}),
+        (("--level", "auto", "--colours", "", "--size", "", "--whole", ""), {}, {}),
+        (("--colours", "0.5,0.25,1", "a path"), {}, {"colours": (0.5, 0.25, 1.0)}),
+        (("--whole", "true"), {"is_whole": True}, {}),
+        (("--whole",), {"is_whole": True}, {}),
+        (("--size", "large", "--whole", "false"), {"size": "large"}, {}),
+    ],
+)
+def test_what_is_given_is_read_and_can_be_given_again(
+    arguments: tuple[str, ...], changes: dict[str, object], inner: dict[str, object]
+) -> None:
+    expected = replace(Settings(**changes), inner=replace(Settings().inner, **inner))  # pyright: ignore[reportArgumentType]
+    settings, given, line = read(*arguments)
+    assert settings == expected
+    again = [word for name, text in given.items() for word in (f"--{name}", text)]
+    assert read(*again)[0] == expected
+    assert ("--title" in line, "--inner-rate" in line) == (False, "rate" in inner)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--level", "-1"), "'--level'.*x>=0, nor auto"),
+        (("--level", "x"), "'--level'"),
+        (("--inner-rate", "nan"), "'--inner-rate': 'nan' is not a finite number"),
+        (("--inner-rate", "-0.1"), "'--inner-rate': -0.1 is below 0"),
+        (("--colours", "1,2"), "'--colours'.*three numbers"),
+        (("--size", "medium"), "'--size'.*small.*large"),
+        (("--kind", "two"), "--kind"),
+        (("--internal", "x"), "--internal"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        read(*arguments)
+    assert re.search(words, caught.value.format_message())
+
+
+def test_passwords_are_not_logged() -> None:
+    _, given, _ = read("--title", "postgresql://me:secret@host/name")
+    assert given == {"title": "postgresql://host/name"}
+
+
+def test_the_help_has_every_option_with_its_default() -> None:
+    @click.command()
+    @options(Settings)
+    def command(settings: Settings) -> None:
+        """Help."""
+
+    shown = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    for words in ("A title.", "[small|large]", "[true|false] Take all. [default: false]", "--level INTEGER", "0.25"):
+        assert words in shown

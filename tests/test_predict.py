@@ -1,0 +1,202 @@
+"""Photographs of every kind become maps of their own size, and outputs are neither lost nor mixed up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from idl.errors import InputError
+from idl.predict import BEYOND, Folder, Photograph, PredictionConfig, Source, find, predict_map, to_units
+
+STRIDE = 8
+
+
+def red_in_cells(rgb: Tensor) -> Tensor:
+    """A model of stride 8 that refuses what is no whole number of cells: 10 m times the mean red of a cell."""
+    assert rgb.shape[2] % STRIDE == 0
+    assert rgb.shape[3] % STRIDE == 0
+    cells = torch.nn.functional.avg_pool2d(rgb[:, :1] * 10, STRIDE)
+    return torch.nn.functional.interpolate(cells, size=rgb.shape[2:], mode="bilinear", align_corners=False)
+
+
+def facing(rgb: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(torch.cat([rgb[:, :2] - 0.5, -torch.ones_like(rgb[:, :1])], dim=1), dim=1)
+
+
+def written(path: Path, width: int = 6) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, 4)).save(path)
+    return path
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([16, 24, 37]))
+def test_the_map_has_the_size_of_the_photograph_and_one_colour_gives_one_depth(
+    height: int, width: int, resolution: int
+) -> None:
+    rgb = np.full((height, width, 3), 51, np.uint8)
+    # A strip of one pixel would become 90 times as long as wide: enough here.
+    depth = predict_map(red_in_cells, rgb, resolution, STRIDE)
+    assert depth.shape == (1, height, width)
+    np.testing.assert_allclose(depth, 2.0, atol=1e-5)
+
+
+def test_an_image_of_the_fitted_size_is_predicted_as_it_is() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    np.testing.assert_allclose(predict_map(red_in_cells, rgb, 64, STRIDE), red_in_cells(image)[0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(300, 500), (500, 300), (40, 67), (64, 64)])
+def test_depth_stays_where_it_was_seen(size: tuple[int, int]) -> None:
+    """A ramp of red comes back as a ramp of depth at the same pixels, from larger and from smaller images."""
+    ramp = np.linspace(0.2, 0.8, size[1])
+    rgb = np.broadcast_to((ramp[None, :, None] * 255).round().astype(np.uint8), (*size, 3))
+    depth = predict_map(red_in_cells, np.ascontiguousarray(rgb), 64, STRIDE)[0]
+    inner = slice(size[1] // 6, -size[1] // 6)  # the outermost half cell is flat, as bilinear upsampling makes it
+    np.testing.assert_allclose(depth[:, inner], np.broadcast_to(10 * ramp, size)[:, inner], atol=0.05)
+
+
+def test_normals_keep_their_length_when_they_are_resized() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (90, 50, 3), np.uint8)
+    normals = predict_map(facing, rgb, 16, STRIDE, is_direction=True)
+    assert normals.shape == (3, 90, 50)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=0), 1.0, atol=1e-5)
+
+
+def keys(*places: Path, out: str = "out") -> list[str]:
+    return [each.key for each in find([str(place) for place in places], Path(out))]
+
+
+def test_a_folder_keeps_its_paths_and_outputs_are_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("walk/b/1.png", "walk/a/1.png", "walk/a/.2.png", "walk/depth/1_depth.png"):
+        written(tmp_path / name)
+    (tmp_path / "walk" / "notes.txt").write_text("none")
+    assert keys(Path("walk"), out="walk/depth") == ["a/1", "b/1"]
+    assert keys(Path("walk"), out=".") == ["a/1", "b/1", "depth/1_depth"]
+    assert keys(Path("walk/*/1.png")) == ["a/1", "b/1"]
+    assert keys(Path("walk/**/1.png")) == ["a/1", "b/1"]
+    with pytest.raises(InputError, match="is the output folder too"):
+        keys(Path("walk"), out="walk")
+    with pytest.raises(InputError, match="none found"):
+        keys(Path("*.png"))
+
+
+def test_equal_names_are_told_apart(tmp_path: Path) -> None:
+    paths = [written(tmp_path / name) for name in ("a/1.png", "b/1.png", "b/1.bmp", "c/2.png")]
+    assert keys(*paths) == ["a/1", "b/1.png", "b/1.bmp", "2"]
+    assert keys(paths[0], tmp_path / "a", paths[0]) == ["1"]
+
+
+def test_units_leave_the_two_numbers_that_mean_no_depth() -> None:
+    units, num_beyond = to_units(np.array([[0.0, 1.2344, 65.534, 65.536, np.inf]], np.float32), 1000)
+    assert units.tolist() == [[1, 1234, 65534, BEYOND, BEYOND]]
+    assert num_beyond == 2
+
+
+DEPTH = Source("models:/idl-depth-null/1", "models:/m-1", "depth", "depth", "m", (0.0, 10.0))
+NORMALS = Source("models:/idl-normals-null/1", "models:/m-2", "normals", "normals", "1", (0.0, 90.0))
+FIELD = Source("models:/idl-edge-null/1", "models:/m-3", "edge", "field", "px", (-2.0, 4.0))
+MAP = np.array([[[1.0, 2.5], [10.0, 70.0]]], np.float32)
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Photograph:
+    return Photograph(written(tmp_path / "in" / "room.png"), "walk/room")
+
+
+def test_depth_is_written_with_a_picture_that_says_its_range(tmp_path: Path, photograph: Photograph) -> None:
+    folder = Folder(tmp_path / "out", DEPTH, PredictionConfig())
+    assert not folder.is_done(photograph)
+    assert folder.write(photograph, MAP) == 1
+    assert folder.is_done(photograph)
+    values = np.asarray(Image.open(tmp_path / "out/walk/room_depth.png"))
+    assert values.tolist() == [[1000, 2500], [10000, BEYOND]]
+    with Image.open(tmp_path / "out/walk/room_colour.png") as picture:
+        said = json.loads(picture.info["idl"])
+        assert picture.size == (2, 2)
+    assert (said["near"], said["far"], said["depth_scale"]) == (0.0, 10.0, 1000.0)
+    assert said["model"] == "models:/idl-depth-null/1 (models:/m-1)"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_metres_and_normals_are_written_as_they_are(tmp_path: Path, photograph: Photograph) -> None:
+    Folder(tmp_path / "metres", DEPTH, PredictionConfig(format="npy")).write(photograph, MAP)
+    np.testing.assert_array_equal(np.load(tmp_path / "metres/walk/room_depth.npy"), MAP[0])
+    up = np.zeros((3, 2, 2), np.float32)
+    up[1] = -1
+    Folder(tmp_path / "normals", NORMALS, PredictionConfig()).write(photograph, up)
+    assert np.load(tmp_path / "normals/walk/room_normals.npy")[0, 0].tolist() == [0, -1, 0]
+    assert Image.open(tmp_path / "normals/walk/room_colour.png").getpixel((0, 0)) == (128, 255, 128)
+
+
+def test_outputs_of_something_else_are_not_taken_for_these(tmp_path: Path, photograph: Photograph) -> None:
+    folder = Folder(tmp_path / "out", DEPTH, PredictionConfig())
+    folder.write(photograph, MAP)
+    for other, named in (
+        (Folder(folder.path, DEPTH, PredictionConfig(format="npy")), "another format"),
+        (Folder(folder.path, DEPTH, PredictionConfig(far=5)), "another far"),
+        (Folder(folder.path, NORMALS, PredictionConfig()), "another model and target"),
+    ):
+        with pytest.raises(InputError, match=named):
+            other.is_done(photograph)
+    (folder.path / "walk/room_depth.png").unlink()
+    assert not folder.is_done(photograph)
+    folder.write(photograph, MAP)
+    written(photograph.path, width=8)
+    with pytest.raises(InputError, match="another image"):
+        folder.is_done(photograph)
+    written(folder.path / "walk/room_colour.png")
+    with pytest.raises(InputError, match="from another"):
+        folder.is_done(photograph)
+
+
+def test_a_field_is_written_in_its_own_unit(tmp_path: Path, photograph: Photograph) -> None:
+    folder = Folder(tmp_path / "out", FIELD, PredictionConfig())
+    folder.write(photograph, -MAP)
+    np.testing.assert_array_equal(np.load(tmp_path / "out/walk/room_edge.npy"), -MAP[0])
+    assert folder.is_done(photograph)
+    assert "dark -2 to bright 4 px" in folder.legend
+    # Three outputs that are no direction keep their lengths.
+    rgb = np.full((20, 20, 3), 51, np.uint8)
+    np.testing.assert_allclose(predict_map(lambda image: image * 5, rgb, 16, STRIDE), 1.0, atol=1e-5)
+
+
+def lightness(picture: Path) -> list[int]:
+    """Of the pixels of a picture's one row."""
+    grey = Image.open(picture).convert("L")
+    return [int(grey.getpixel((x, 0))) for x in range(grey.width)]  # pyright: ignore[reportArgumentType]
+
+
+def test_colours_of_a_field_are_not_those_of_depth(tmp_path: Path, photograph: Photograph) -> None:
+    rising = np.array([[[0.0, 1.0, 2.0, 4.0, 9.0]]], np.float32)
+    for source in (DEPTH, FIELD):
+        folder = Folder(tmp_path / source.target, source, PredictionConfig(near=0, far=4))
+        folder.write(photograph, rising)
+    near_to_far = lightness(tmp_path / "depth/walk/room_colour.png")
+    low_to_high = lightness(tmp_path / "edge/walk/room_colour.png")
+    assert near_to_far == sorted(near_to_far, reverse=True)
+    assert low_to_high == sorted(low_to_high)
+    # Beyond the range there is no other colour.
+    assert near_to_far[3] == near_to_far[4]
+    assert len(set(near_to_far)) == len(set(low_to_high)) == 4
+
+
+def test_zero_is_a_range_that_can_be_asked_for(tmp_path: Path, photograph: Photograph) -> None:
+    below = np.array([[[-2.0, -1.0, 0.0, 4.0]]], np.float32)
+    Folder(tmp_path / "out", FIELD, PredictionConfig(near=0.0)).write(photograph, below)
+    with Image.open(tmp_path / "out/walk/room_colour.png") as picture:
+        said = json.loads(picture.info["idl"])
+    assert (said["near"], said["far"]) == (0.0, 4.0)
+    seen = lightness(tmp_path / "out/walk/room_colour.png")
+    assert seen[0] == seen[1] == seen[2] < seen[3]
+    Folder(tmp_path / "far", FIELD, PredictionConfig(far=0.0)).write(photograph, below)
+    seen = lightness(tmp_path / "far/walk/room_colour.png")
+    assert seen[0] < seen[1] < seen[2] == seen[3]
