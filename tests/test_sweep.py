@@ -55,7 +55,7 @@ def planted() -> TrainingSet:
 
 
 class Swept:
-    """A worker's sweep of the planted problem. batches: what it logged. best, descent: of the study."""
+    """A worker's sweep of the planted problem. batches: what it logged. best, result: of the study."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Swept:
             search.run()
             self.trials = search.trials()
             self.best = search.best()
-            self.descent = search.descent_of(self.best)
+            self.result = search.result_of(self.best)
             self.stored = study.trials()
             self.importances = importances_of(self.stored)
 
@@ -105,7 +105,7 @@ def test_the_best_is_near_the_exact_optimum_with_the_planted_k(tmp_path: Path) -
     assert sum(swept.importances.values()) == pytest.approx(1)
     assert [trial.number for trial in swept.trials] == list(range(60))
     assert {trial.state.name for trial in swept.stored} == {"COMPLETE"}
-    assert (swept.best.val_loss, swept.best.train_loss) == (swept.descent.val_loss, swept.descent.train_loss)
+    assert (swept.best.val_loss, swept.best.train_loss) == (swept.result.val_loss, swept.result.train_loss)
     assert swept.best.val_loss == min(trial.val_loss for trial in swept.trials)
 
 
@@ -159,7 +159,7 @@ def test_a_study_goes_on_with_the_trials_that_it_has(tmp_path: Path) -> None:
     assert (done.logged, done.trials) == ([], continued.trials)
     # It may be of an earlier worker, whose weights are gone: it is trained again.
     assert done.best == continued.best
-    torch.testing.assert_close(done.descent.weights, continued.descent.weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(done.result.weights, continued.result.weights, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
@@ -229,99 +229,6 @@ def test_a_study_is_found_by_its_name_in_a_folder_of_any_name(tmp_path: Path, na
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {FILE}
 
 
-@pytest.mark.parametrize("name", ["n" * 513, "two\nlines", "\udcff"])
-def test_a_name_that_no_study_can_have(name: str) -> None:
-    with pytest.raises(InputError, match="characters that can be printed"):
-        replace(CONFIG, study=name)
-
-
-def test_a_study_of_something_else_is_refused_with_both(tmp_path: Path) -> None:
-    Swept(tmp_path)
-    other = {"dataset": "rooms", "encoder": "two", "target": "normals", "split": "11:2:3", "stages": "1,2"}
-    told = "encoder is one there, two here; stages is not searched there, 1,2 here; target is depth there, normals here"
-    with pytest.raises(InputError, match=f"study tested: {told}. Pass another study name"):
-        Swept(tmp_path, subject=other)
-
-
-@pytest.mark.parametrize(
-    ("directions", "num_trials", "told"),
-    [
-        (["minimize", "minimize"], 0, "has 2 objectives; a sweep has one"),
-        (["maximize"], 0, "is made to maximise; a sweep minimises"),
-        (["minimize"], 1, "its trials were not made by this version of sweep"),
-    ],
-)
-def test_a_study_made_by_somebody_else_is_refused(
-    tmp_path: Path, directions: list[Any], num_trials: int, told: str
-) -> None:
-    url = f"sqlite:///{tmp_path / FILE}"
-    study = optuna.create_study(study_name="tested", storage=url, directions=directions)
-    study.optimize(lambda trial: trial.suggest_float("lr", 0, 1), n_trials=num_trials)
-    with pytest.raises(InputError, match=f"study tested: {told}. Pass another study name"):
-        Swept(tmp_path)
-
-
 def test_an_empty_study_made_for_workers_is_taken(tmp_path: Path) -> None:
     optuna.create_study(study_name="tested", storage=f"sqlite:///{tmp_path / FILE}")
     assert len(Swept(tmp_path).trials) == 12
-
-
-ADDRESSES = {
-    "port": ("postgresql://me:secret@host:abc/db", "not the URL of a database"),
-    "bracket": ("postgresql://me:secret@[::1/db", "not the URL of a database"),
-    "nothing": ("studies.db", "not the URL of a database"),
-    "colons": ("postgresql//user:secret:secret@host/name", "not the URL of a database"),
-    "at": ("postgresql://me:12@secret@127.0.0.1/db", "not the URL of a database"),
-    "at_in_query": ("postgresql://127.0.0.1:9/db?user=me&password=12@secret", "not the URL of a database"),
-    "three_slashes": ("postgresql:///me:secret@127.0.0.1/db", "not the URL of a database"),
-    "in_memory": ("sqlite:///:memory:", "not the URL of a database"),
-    "postgres": ("postgres://me:secret@127.0.0.1/db", "cannot be opened"),
-    "driver": ("mysql://me@host/db?passwd=secret", r"cannot be opened .*pip install '\.\[postgres\]'"),
-    "odbc": ("mssql+pyodbc:///?odbc_connect=SERVER%3Dhost%3BPWD%3Dsecret", "cannot be opened"),
-    "no_folder": ("sqlite:///missing/studies.db", r"cannot be opened \(unable to open database file\)"),
-    "folder": ("sqlite:///.", r"cannot be opened \(unable to open database file\)"),
-    "damaged": ("sqlite:///damaged", r"cannot be opened \(file is not a database\)"),
-    "closed": ("postgresql://me:secret@127.0.0.1:9/db", "cannot be opened .*refused"),
-}
-
-
-@pytest.mark.parametrize("case", ADDRESSES)
-def test_a_storage_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("damaged").write_bytes(b"damaged " * 8192)
-    address, told = ADDRESSES[case]
-    with pytest.raises(InputError, match=told) as caught, opened(address, tmp_path):
-        pass
-    for part in ("secret", "12@", "\n"):
-        assert part not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"lr_range": "1e-1:1e-3"}, "lr_range=1e-1:1e-3: expected two numbers above 0, the lower one first"),
-        ({"lr_range": "0:1"}, "lr_range=0:1"),
-        ({"lr_range": "1e-3:inf"}, "lr_range=1e-3:inf"),
-        ({"lr_range": "nan:1"}, "lr_range=nan:1"),
-        ({"lr_range": "fast"}, "lr_range=fast"),
-        ({"lr_range": "1:2:3"}, "lr_range=1:2:3"),
-        ({"k_range": "0:4"}, "k_range=0:4"),
-        ({"k_range": "5:4"}, "k_range=5:4"),
-        ({"k_range": "all:3"}, "k_range=all:3: expected two numbers .* such as 1:64 or 1:all"),
-        ({"k_range": "0:all"}, "k_range=0:all"),
-        ({"weight_decay_range": "1:1e-3"}, "weight_decay_range=1:1e-3"),
-        ({"step_images_choices": "16,0"}, "step_images_choices=16,0: expected different whole numbers from 1 on"),
-        ({"step_images_choices": "16,16"}, "step_images_choices=16,16"),
-        ({"solvers": "adma"}, "solvers=adma: expected sgd, adam"),
-        ({"stages": "deep"}, "stages=deep: expected different whole numbers from 0 on"),
-    ],
-)
-def test_a_space_that_cannot_be(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        SearchSpace(**changes)
-
-
-@pytest.mark.parametrize("k_range", ["1:17", "17:all"])
-def test_k_above_the_channels(k_range: str) -> None:
-    with pytest.raises(InputError, match=r"the encoder has 16 channels. Pass a range within 1:16"):
-        SearchSpace(k_range=k_range).require_within(16, "channels")

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +17,10 @@ from idl.data.datasets import DatasetConfig
 from idl.distributed import this_process
 from idl.encoders import EncoderConfig
 from idl.errors import InputError
-from idl.probe_config import ProbeConfig
+from idl.probe_config import ProbeConfig, check
 from idl.probes.gradient_fit import TrainResult, Trial
 from idl.sweep.report import TrialPages, search_report, with_search
-from idl.sweep.search import (
-    Search,
-    SweepTrial,
-    TrainingData,
-    check_all,
-    evaluate_best,
-    fixed_trial,
-    subject_of,
-    training_data,
-)
+from idl.sweep.search import Search, SweepTrial, evaluate_best, subject_of, training_data
 from idl.sweep.space import SearchSpace, SweepConfig
 from idl.sweep.study import SharedStudy, opened
 
@@ -58,53 +49,47 @@ def sweep(settings: SweepSettings) -> None:
     # All that can be known is known before there is a run.
     if this_process().size > 1:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
-    config, space, probe, run = settings.sweep, settings.space, settings.probe, settings.run
-    fixed_trial(probe)
+    dataset, config, space = settings.dataset, settings.sweep, settings.space
+    probe, run, progress = settings.probe, settings.run, setup.progress_shown()
     tracking.require_reachable()
-    setup.check_dataset(settings.dataset, probe, run)
+    setup.check_dataset(dataset, probe, run)
     encoders = {
         stage: setup.encoder_of(settings.encoder if stage is None else replace(settings.encoder, stage=stage), run)
         for stage in space.each_stage
     }
-    check_all(probe, space, encoders)
+    for encoder in encoders.values():
+        check(probe, encoder)
+    space.require_within(max(encoder.channels for encoder in encoders.values()), "channels")
     with opened(config.storage, run.cache_folder) as database:
-        store = setup.store_of(settings.dataset, probe, run)
+        store = setup.store_of(dataset, probe, run)
         study = SharedStudy.joined(database, config.study, subject_of(probe, space, store, encoders))
-        click.echo(f"study: {study.name}; to go on after an interruption: --study {shlex.quote(study.name)}", err=True)
+        _say(f"study: {study.name}; to go on after an interruption: --study {shlex.quote(study.name)}")
         if concluded := study.concluded(config.trials):
             number, run_id = concluded
-            click.echo(
+            _say(
                 f"study {study.name} is complete: {config.trials} trials, the best of them, trial {number}, is tested "
-                f"in run {run_id}. More --trials go on with it.",
-                err=True,
+                f"in run {run_id}. More --trials go on with it."
             )
             return
-        name = f"sweep {settings.encoder.name} {probe.target} {Path(settings.dataset.dataset).stem}"
+        name = f"sweep {settings.encoder.name} {probe.target} {Path(dataset.dataset).stem}"
         with setup.tracked_run("sweep", name, run) as recorder:
             recorder.tag(tracking.STUDY_TAG, study.name)
             recorder.tag(tracking.WORKER_TAG, str(study.worker))
             seconds = {"starting": time.perf_counter() - started}
-            data = training_data(probe, space, study, store, encoders, run.cache_folder, setup.progress_shown())
+            data = training_data(probe, space, study, store, encoders, run.cache_folder, progress)
             for each in data.sets.values():
-                click.echo(each.plan.sentence, err=True)
-            search = Search(study, data, space, config, fixed_trial(probe), _logging_to(recorder, data), seconds)
+                _say(each.plan.sentence)
+            pages, runs = TrialPages(data), tracking.TrialRuns(recorder)
+
+            def log(batch: Sequence[tuple[SweepTrial, TrainResult]]) -> None:
+                for page in pages.of(batch):
+                    runs.log(*page)
+
+            search = Search(study, data, space, config, probe.trial(0), log, seconds)
             seconds["preparing"] = time.perf_counter() - started - seconds["starting"]
             with _going_on(study.name):
-                search.run(setup.progress_shown())
+                search.run(progress)
                 _conclude(search, recorder, settings)
-
-
-def _logging_to(
-    recorder: tracking.Recorder, data: TrainingData
-) -> Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None]:
-    """Return what logs a batch of trials under a run."""
-    pages, runs = TrialPages(data), tracking.TrialRuns(recorder)
-
-    def log(batch: Sequence[tuple[SweepTrial, TrainResult]]) -> None:
-        for page in pages.of(batch):
-            runs.log(*page)
-
-    return log
 
 
 def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettings) -> None:
@@ -113,20 +98,19 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
     with study.concluding():
         run_id = study.tested_in(best.number)
         if run_id is None:
-            ground = search.data.encoded[best.stage]
-            setup.note_test_reading(recorder, ground.store, ground.split)
-            descent = search.descent_of(best)
+            encoded = search.data.encoded[best.stage]
+            setup.note_test_reading(recorder, encoded.store, encoded.split)
+            result = search.result_of(best)
             with search.timed("testing"):
-                run, exact_val_loss = evaluate_best(search.data, best, descent, setup.progress_shown())
-            run = with_search(run, search_report(search), exact_val_loss)
-            setup.finish(recorder, run, ground.encoder, settings)
+                run, exact_val_loss = evaluate_best(search.data, best, result, setup.progress_shown())
+            setup.finish(recorder, with_search(run, search_report(search), exact_val_loss), encoded.encoder, settings)
             # Killed before this, the study is concluded by another worker, or when it is run again.
             study.note_tested(best.number, recorder.run_id)
     if run_id is not None:
         report = search_report(search)
         line = f"The best of the {search.config.trials} trials, trial {best.number}, is tested in run {run_id}."
         setup.log_report(recorder, replace(report, description=f"{report.description}\n\n{line}"), settings)
-        click.echo(f"study {study.name}: {line}", err=True)
+        _say(f"study {study.name}: {line}")
         setup.print_result(report, recorder.hint)
     click.echo("seconds: " + ", ".join(f"{part} {spent:.1f}" for part, spent in search.seconds.items()))
 
@@ -140,5 +124,9 @@ def _going_on(study: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(line) from error
     except (Exception, tracking.Terminated):
-        click.echo(line, err=True)
+        _say(line)
         raise
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

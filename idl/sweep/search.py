@@ -14,7 +14,7 @@ from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.fitting import PROBE, TrainingSet, arm_of, fit_arms, train_trials, training_set
 from idl.pipeline import encode, evaluate_and_report
-from idl.probe_config import EncodedData, ProbeConfig, check, split_of
+from idl.probe_config import EncodedData, ProbeConfig, split_of
 from idl.probes.gradient_fit import Outcome, TrainResult, Trial
 from idl.progress import Progress, silent
 from idl.report import Run
@@ -22,6 +22,7 @@ from idl.sweep.space import SearchSpace, Stage, SweepConfig, trial_of
 from idl.sweep.study import SharedStudy
 from idl.targets import target as find_target
 
+# One a stage of the space; one under None where stages are not searched.
 Encoders = Mapping[Stage, Encoder]
 # User attributes of a trial in the study, which are fields of `SweepTrial`.
 ATTRIBUTES = ("outcome", "train_loss", "excess_loss", "best_epoch")
@@ -55,49 +56,6 @@ class TrainingData:
     sets: Mapping[Stage, TrainingSet]
     last_k: int
 
-    @property
-    def components(self) -> dict[Stage, int]:
-        """Largest k of each stage."""
-        return {stage: each.num_components for stage, each in self.sets.items()}
-
-
-def check_all(config: ProbeConfig, space: SearchSpace, encoders: Encoders) -> None:
-    """Make sure, before a dataset is made or read, that every stage can be had. Raises InputError.
-
-    encoders: one a stage of the space; one under None where stages are not searched.
-    """
-    for encoder in encoders.values():
-        check(config, encoder)
-    space.require_within(max(encoder.channels for encoder in encoders.values()), "channels")
-
-
-def fixed_trial(config: ProbeConfig) -> Trial:
-    """Return the settings of all trials that the space does not say."""
-    return Trial(
-        k=0,
-        weight_decay=config.weight_decay,
-        batch_size=config.step_images,
-        epochs=config.epochs,
-        patience=config.patience,
-        seed=config.order_seed,
-    )
-
-
-def subject_of(config: ProbeConfig, space: SearchSpace, store: Store, encoders: Encoders) -> dict[str, str]:
-    """Return what the trials of a study have in common, by name: one of another subject is another study."""
-    split = split_of(config, store, find_target(config.target))
-    names = ", ".join(f"{encoder.name} {encoder.digest}" for encoder in encoders.values())
-    fixed = ("weight_decay", "step_images", "epochs", "patience", "order_seed")
-    return {
-        "encoder": f"{names} ({next(iter(encoders.values())).arithmetic})",
-        "dataset": f"{store.name} {store.digest}",
-        "protocol": store.protocol.digest,
-        "split": f"{config.split} {split.digest}",
-        "target": config.target,
-        **space.searched(),
-        **{name: str(getattr(config, name)) for name in fixed},
-    }
-
 
 def training_data(
     config: ProbeConfig,
@@ -119,27 +77,43 @@ def training_data(
         sets: dict[Stage, TrainingSet] = {}
         for stage, encoder in encoders.items():
             # Released before the training: other workers on this machine want the same maps.
-            with encode(config, store, encoder, cache_folder, progress) as ground:
-                sets[stage] = training_set(ground.encoded, ground.target, ground.train, ground.val, k, progress)
-            encoded[stage] = ground
+            with encode(config, store, encoder, cache_folder, progress) as data:
+                sets[stage] = training_set(data.encoded, data.target, data.train, data.val, k, progress)
+            encoded[stage] = data
         return TrainingData(encoded, sets, max(each.num_components for each in sets.values()))
 
     first, last = space.k
     data = made(study.last_k() or last)
-    found = data.last_k
-    if first > found:
-        raise InputError(f"k_range={space.k_range}: the encoder has {found} components. Pass a range within 1:{found}.")
-    agreed = study.agree_on_last_k(min(last or found, found))
-    if agreed > found:
+    if first > data.last_k:
+        raise InputError(
+            f"k_range={space.k_range}: the encoder has {data.last_k} components. Pass a range within 1:{data.last_k}."
+        )
+    agreed = study.agree_on_last_k(min(last or data.last_k, data.last_k))
+    if agreed > data.last_k:
         # Another worker, with more memory, was first.
         data = made(agreed)
-        found = data.last_k
-    if agreed > found:
+    if agreed > data.last_k:
         raise InputError(
-            f"study {study.name}: its trials read up to {agreed} components, of which {found} are found here. Go on "
-            "where it was begun, or pass another study name."
+            f"study {study.name}: its trials read up to {agreed} components, of which {data.last_k} are found here. Go "
+            "on where it was begun, or pass another study name."
         )
     return replace(data, last_k=agreed)
+
+
+def subject_of(config: ProbeConfig, space: SearchSpace, store: Store, encoders: Encoders) -> dict[str, str]:
+    """Return what the trials of a study have in common, by name: one of another subject is another study."""
+    split = split_of(config, store, find_target(config.target))
+    names = ", ".join(f"{encoder.name} {encoder.digest}" for encoder in encoders.values())
+    fixed = ("weight_decay", "step_images", "epochs", "patience", "order_seed")
+    return {
+        "encoder": f"{names} ({next(iter(encoders.values())).arithmetic})",
+        "dataset": f"{store.name} {store.digest}",
+        "protocol": store.protocol.digest,
+        "split": f"{config.split} {split.digest}",
+        "target": config.target,
+        **space.searched(),
+        **{name: str(getattr(config, name)) for name in fixed},
+    }
 
 
 @dataclass
@@ -155,18 +129,18 @@ class Search:
     space: SearchSpace
     config: SweepConfig
     fixed: Trial
-    log: Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None] = lambda batch: None
+    log: Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None]
     seconds: dict[str, float] = field(default_factory=dict)
     _trained: dict[int, TrainResult] = field(default_factory=dict)
 
     def run(self, progress: Progress = silent) -> None:
         """Train until the study has its trials; workers that do so together may bring it a batch beyond."""
-        wanted = self.config.trials
-        done = min(len(self.study.trials()), wanted)
-        with progress("sweep", wanted, done, "trials") as advance:
-            while done < wanted:
-                self._train_batch(min(self.config.trials_per_batch, wanted - done))
-                before, done = done, min(len(self.study.trials()), wanted)
+        requested = self.config.trials
+        done = len(self.study.trials()[:requested])
+        with progress("sweep", requested, done, "trials") as advance:
+            while done < requested:
+                self._train_batch(min(self.config.trials_per_batch, requested - done))
+                before, done = done, len(self.study.trials()[:requested])
                 advance(done - before)
 
     def trials(self) -> list[SweepTrial]:
@@ -185,7 +159,7 @@ class Search:
             )
         return best
 
-    def descent_of(self, trial: SweepTrial) -> TrainResult:
+    def result_of(self, trial: SweepTrial) -> TrainResult:
         """Return a trial's training: kept where it was this worker's, else done again, alone."""
         if trial.number not in self._trained:
             with self.timed("training"):
@@ -201,58 +175,60 @@ class Search:
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
+    def _placed(self, params: Mapping[str, object]) -> tuple[Stage, Trial]:
+        components = {stage: each.num_components for stage, each in self.data.sets.items()}
+        return trial_of(params, self.fixed, components)
+
     def _plain(self, trial: FrozenTrial) -> SweepTrial:
-        stage, settings = trial_of(trial.params, self.fixed, self.data.components)
         attributes = {name: trial.user_attrs[name] for name in ATTRIBUTES}
-        assert trial.value is not None
-        return SweepTrial(trial.number, stage, settings, val_loss=trial.value, **attributes)
+        return SweepTrial(trial.number, *self._placed(trial.params), val_loss=trial.values[0], **attributes)
 
     def _train_batch(self, count: int) -> None:
         distributions = self.space.distributions(self.data.last_k)
         with self.timed("drawing"):
             drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
-        trials = [trial_of(params, self.fixed, self.data.components) for params in drawn]
-        trained: dict[int, TrainResult] = {}
+        trials = [self._placed(params) for params in drawn]
+        results: dict[int, TrainResult] = {}
         with self.timed("training"):
             for stage in dict.fromkeys(stage for stage, _ in trials):
                 here = [position for position, (each, _) in enumerate(trials) if each == stage]
-                descents = train_trials(self.data.sets[stage], [trials[position][1] for position in here])
-                trained |= zip(here, descents, strict=True)
-        with self.timed("adding"):
-            added = self.study.add(
-                [
-                    create_trial(
-                        params=params,
-                        distributions=distributions,
-                        value=trained[position].val_loss,
-                        user_attrs={name: getattr(trained[position], name) for name in ATTRIBUTES},
-                    )
-                    for position, params in enumerate(drawn)
-                ]
+                trained = train_trials(self.data.sets[stage], [trials[position][1] for position in here])
+                results |= zip(here, trained, strict=True)
+        finished = [
+            create_trial(
+                params=params,
+                distributions=distributions,
+                value=results[position].val_loss,
+                user_attrs={name: getattr(results[position], name) for name in ATTRIBUTES},
             )
-        self._trained |= {trial.number: trained[position] for position, trial in enumerate(added)}
+            for position, params in enumerate(drawn)
+        ]
+        with self.timed("adding"):
+            added = self.study.add(finished)
+        batch = [(self._plain(trial), results[position]) for position, trial in enumerate(added)]
+        self._trained |= {trial.number: result for trial, result in batch}
         with self.timed("logging"):
-            self.log([(self._plain(trial), self._trained[trial.number]) for trial in added])
+            self.log(batch)
 
 
 def evaluate_best(
-    data: TrainingData, best: SweepTrial, descent: TrainResult, progress: Progress = silent
+    data: TrainingData, best: SweepTrial, result: TrainResult, progress: Progress = silent
 ) -> tuple[Run, float]:
     """Read the test split, once, for the best trial, and make it a run like that of a probe with its settings.
 
     Returns the validation loss of the exact solver at its k, too.
     """
-    ground, trial = data.encoded[best.stage], best.trial
+    encoded, trial = data.encoded[best.stage], best.trial
     config = replace(
-        ground.config,
+        encoded.config,
         k=str(trial.k),
         solver=trial.solver,
         lr=trial.lr,
         weight_decay=trial.weight_decay,
         step_images=trial.batch_size,
     )
-    with cache.locked(ground.encoded.folder):
-        arms = fit_arms(ground.train, ground.val, ground.encoded.columns, trial.k)
+    with cache.locked(encoded.encoded.folder):
+        arms = fit_arms(encoded.train, encoded.val, encoded.encoded.columns, trial.k)
         exact_val_loss = arms[PROBE].fit.solution.val_loss
-        arms |= {PROBE: arm_of(descent, arms[PROBE], data.sets[best.stage])}
-        return evaluate_and_report(replace(ground, config=config), arms, descent, progress), exact_val_loss
+        arms |= {PROBE: arm_of(result, arms[PROBE], data.sets[best.stage])}
+        return evaluate_and_report(replace(encoded, config=config), arms, result, progress), exact_val_loss

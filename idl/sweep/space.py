@@ -14,7 +14,7 @@ from idl.settings import setting
 # A stage of the encoder, as its level; None where stages are not searched.
 Stage = int | None
 
-ALL, OPEN = "all", sys.maxsize
+OPEN = sys.maxsize
 # Of Optuna's column.
 MAX_NAME_CHARACTERS = 512
 
@@ -56,37 +56,18 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         # Reading them is their check.
-        _ = self.k, self.ranges, self.choices
+        self.distributions(OPEN)
 
     @property
     def k(self) -> tuple[int, int | None]:
         """Least and largest k; None: as many components as there are."""
-        first, last = _range("k_range", self.k_range, lambda k: OPEN if k == ALL else int(k), "1:64 or 1:all")
+        first, last = _range("k_range", self.k_range, lambda k: OPEN if k == "all" else int(k), "1:64 or 1:all")
         return first, None if last == OPEN else last
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Ranges other than that of k, by the name of the trial's setting."""
-        texts = {"lr": self.lr_range, "weight_decay": self.weight_decay_range}
-        return {name: _range(f"{name}_range", text, float, "1e-4:1") for name, text in texts.items() if text}
-
-    @property
-    def choices(self) -> dict[str, tuple[Any, ...]]:
-        """Choices, by the name of the trial's setting; stages by "stage"."""
-        made: dict[str, tuple[Any, ...]] = {
-            "step_images": _choices("step_images_choices", self.step_images_choices, 1),
-            "solver": tuple(part.strip() for part in self.solvers.split(",")) if self.solvers else (),
-            "stage": _choices("stages", self.stages, 0),
-        }
-        for solver in made["solver"]:
-            if solver not in get_args(Solver) or made["solver"].count(solver) > 1:
-                raise InputError(f"solvers={self.solvers}: expected {', '.join(get_args(Solver))}, or both.")
-        return {name: values for name, values in made.items() if values}
 
     @property
     def each_stage(self) -> tuple[Stage, ...]:
         """Every stage that is searched; each is a training set of its own."""
-        return self.choices.get("stage", (None,))
+        return _choices("stages", self.stages, 0) or (None,)
 
     def require_within(self, most: int, of: str) -> None:
         """Raise InputError where k goes beyond `most`, of which the encoder has so many `of`."""
@@ -95,10 +76,20 @@ class SearchSpace:
             raise InputError(f"k_range={self.k_range}: the encoder has {most} {of}. Pass a range within 1:{most}.")
 
     def distributions(self, last: int) -> dict[str, BaseDistribution]:
-        """Return what Optuna draws the settings of a trial from. last: the largest k."""
+        """Return what Optuna draws from: settings of a trial by name, and its "stage". last: the largest k."""
         made: dict[str, BaseDistribution] = {"k": IntDistribution(self.k[0], last, log=True)}
-        made |= {name: FloatDistribution(*bounds, log=True) for name, bounds in self.ranges.items()}
-        return made | {name: CategoricalDistribution(values) for name, values in self.choices.items()}
+        for name in ("lr", "weight_decay"):
+            if text := getattr(self, f"{name}_range"):
+                made[name] = FloatDistribution(*_range(f"{name}_range", text, float, "1e-4:1"), log=True)
+        solvers = tuple(part.strip() for part in self.solvers.split(",")) if self.solvers else ()
+        if not set(solvers) <= {*get_args(Solver)} or len(set(solvers)) < len(solvers):
+            raise InputError(f"solvers={self.solvers}: expected {', '.join(get_args(Solver))}, or both.")
+        choices = {
+            "step_images": _choices("step_images_choices", self.step_images_choices, 1),
+            "solver": solvers,
+            "stage": _choices("stages", self.stages, 0),
+        }
+        return made | {name: CategoricalDistribution(values) for name, values in choices.items() if values}
 
     def searched(self) -> dict[str, str]:
         """Return the options that say what is searched, by name."""

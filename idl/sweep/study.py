@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.importance import get_param_importances
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -46,7 +45,7 @@ class Database:
     connect: Mapping[str, object]
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str = "tables") -> Iterator[None]:
         """Let no other worker into a block of this name meanwhile. Raises InputError as `explained`."""
         with ExitStack() as stack:
             with self.explained():
@@ -90,15 +89,13 @@ def opened(address: str, folder: Path) -> Iterator[Database]:
         # The driver that `pip install '.[postgres]'` brings; which one goes without saying depends on SQLAlchemy.
         url = url.set(drivername="postgresql+psycopg")
     address, connect = url.render_as_string(hide_password=False), _CONNECT.get(url.drivername, {})
-    verbosity = optuna.logging.get_verbosity()
+    # A line for each study and each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with warnings.catch_warnings(), locked(address, connect=connect):
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with locked(address, connect=connect):
             # A connection that was dropped while a batch trained is opened again.
             storage = RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
     except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, OSError) as error:
-        optuna.logging.set_verbosity(verbosity)
         raise InputError(
             f"storage={shown}: cannot be opened ({reason_of(error, address)}). Start it, install its driver (pip "
             "install '.[postgres]'), or pass another."
@@ -106,7 +103,6 @@ def opened(address: str, folder: Path) -> Iterator[Database]:
     try:
         yield Database(storage, address, connect)
     finally:
-        optuna.logging.set_verbosity(verbosity)
         with suppress(SQLAlchemyError):
             storage.remove_session()
         storage.engine.dispose()
@@ -131,11 +127,11 @@ class SharedStudy:
         Raises InputError where the study is of another subject, or was not made by a sweep.
         """
         name = name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        with database.locked("tables"), database.explained():
-            study = _study(database.storage, name)
+        with database.locked(), database.explained():
+            study = optuna.create_study(storage=database.storage, study_name=name, load_if_exists=True)
+            _require_subject(study, subject)
             if SUBJECT not in study.user_attrs:
                 study.set_user_attr(SUBJECT, dict(subject))
-            _require_equal(study, subject)
             worker = study.user_attrs.get(NUM_WORKERS, 0)
             study.set_user_attr(NUM_WORKERS, worker + 1)
             return cls(database, study, worker)
@@ -178,35 +174,32 @@ class SharedStudy:
 
     def last_k(self) -> int | None:
         """The largest k of the study's trials; None where no worker knows it yet."""
-        with self.database.explained():
-            return self.study.user_attrs.get(LAST_K)
+        return self._noted(LAST_K)
 
     def agree_on_last_k(self, k: int) -> int:
         """Return the largest k of the study's trials: the first worker's, which depends on its memory."""
-        with self.database.locked("tables"), self.database.explained():
-            if LAST_K not in self.study.user_attrs:
-                self.study.set_user_attr(LAST_K, k)
-            return self.study.user_attrs[LAST_K]
+        with self.database.locked():
+            if self._noted(LAST_K) is None:
+                self._note(LAST_K, k)
+            return self._noted(LAST_K)
 
     def tested_in(self, number: int) -> str | None:
         """Return the run that has tested this trial; None where none has."""
-        with self.database.explained():
-            tested = self.study.user_attrs.get(TESTED, {})
-        return tested["run"] if tested.get("trial") == number else None
+        tested = self._noted(TESTED)
+        return tested["run"] if tested and tested["trial"] == number else None
 
     def concluded(self, num_trials: int) -> tuple[int, str] | None:
         """Return the number of the best of so many trials, and the run that tested it; None: there is more to do."""
         trials = self.trials()[:num_trials]
         if len(trials) < num_trials:
             return None
-        best = min(trials, key=lambda each: each.value if each.value is not None else np.inf)
+        best = min(trials, key=lambda each: each.values[0])
         run_id = self.tested_in(best.number)
         return None if run_id is None else (best.number, run_id)
 
     def note_tested(self, number: int, run_id: str) -> None:
         """Note that a run has tested and registered this trial."""
-        with self.database.explained():
-            self.study.set_user_attr(TESTED, {"trial": number, "run": run_id})
+        self._note(TESTED, {"trial": number, "run": run_id})
 
     @contextmanager
     def concluding(self) -> Iterator[None]:
@@ -214,10 +207,18 @@ class SharedStudy:
         with self.database.locked(hashlib.sha256(self.name.encode()).hexdigest()[:16]):
             yield
 
+    def _noted(self, name: str) -> Any:
+        with self.database.explained():
+            return self.study.user_attrs.get(name)
+
+    def _note(self, name: str, value: object) -> None:
+        with self.database.explained():
+            self.study.set_user_attr(name, value)
+
 
 def importances_of(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Return the share of each searched setting in what makes a trial good; empty where too few trials tell."""
-    sound = [trial for trial in trials if np.isfinite(trial.value or 0.0)]
+    sound = [trial for trial in trials if np.isfinite(trial.values[0])]
     if len(sound) < LEAST_FOR_IMPORTANCES:
         return {}
     searched = sorted(name for name, each in sound[0].distributions.items() if not each.single())
@@ -230,26 +231,22 @@ def _in_memory(trials: Sequence[FrozenTrial]) -> optuna.Study:
     return study
 
 
-def _study(storage: RDBStorage, name: str) -> optuna.Study:
-    """Return the study of that name, made where there is none. Raises InputError where it is no sweep's."""
-    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    another = "Pass another study name."
+def _require_subject(study: optuna.Study, subject: Mapping[str, str]) -> None:
+    """Raise InputError where a study was not made by a sweep, or by one of something else."""
+    noted: Mapping[str, str] = study.user_attrs.get(SUBJECT, {})
+    problem = ""
     if len(study.directions) > 1:
-        raise InputError(f"study {name}: has {len(study.directions)} objectives; a sweep has one. {another}")
-    if study.direction != optuna.study.StudyDirection.MINIMIZE:
-        raise InputError(f"study {name}: is made to maximise; a sweep minimises. {another}")
-    # One without trials was made for workers by hand, or its worker was killed at once.
-    if SUBJECT not in study.user_attrs and study.get_trials(deepcopy=False):
-        raise InputError(f"study {name}: its trials were not made by this version of sweep. {another}")
-    return study
-
-
-def _require_equal(study: optuna.Study, subject: Mapping[str, str]) -> None:
-    noted: dict[str, str] = study.user_attrs[SUBJECT]
-    differing = [
-        f"{each} is {noted.get(each) or 'not searched'} there, {subject.get(each) or 'not searched'} here"
-        for each in sorted(noted.keys() | subject.keys())
-        if noted.get(each) != subject.get(each)
-    ]
-    if differing:
-        raise InputError(f"study {study.study_name}: {'; '.join(differing)}. Pass another study name.")
+        problem = f"has {len(study.directions)} objectives; a sweep has one"
+    elif study.direction != optuna.study.StudyDirection.MINIMIZE:
+        problem = "is made to maximise; a sweep minimises"
+    elif noted:
+        problem = "; ".join(
+            f"{each} is {noted.get(each) or 'not searched'} there, {subject.get(each) or 'not searched'} here"
+            for each in sorted(noted.keys() | subject.keys())
+            if noted.get(each) != subject.get(each)
+        )
+    elif study.get_trials(deepcopy=False):
+        # One without trials was made for workers by hand, or its worker was killed at once.
+        problem = "its trials were not made by this version of sweep"
+    if problem:
+        raise InputError(f"study {study.study_name}: {problem}. Pass another study name.")
