@@ -15,7 +15,7 @@ import scipy.io
 import torch
 from command_line import run
 from diode_files import write_tree
-from mlflow.entities import ViewType
+from mlflow.entities import Run, ViewType
 from PIL import Image
 from planted import SmallNetwork, write_pairs
 from safetensors.torch import save_file
@@ -170,6 +170,9 @@ ROWS = {
     "storage_port": ("sweep WALK FEW --storage postgresql://me:secret@host:abc/db", "postgresql://host:abc/db: not"),
     "storage_at": ("sweep WALK FEW --storage postgresql://me:12@secret@127.0.0.1/db", "not the URL of a database"),
     "storage_slashes": ("sweep WALK FEW --storage postgresql:///me:secret@127.0.0.1/db", "not the URL of a database"),
+    "storage_bracket": ("sweep WALK FEW --storage postgresql://me:secret@[::1/db", "not the URL of a database"),
+    "storage_query": ("sweep WALK FEW --storage postgresql://a:9/db?user=me&password=12@secret", "not the URL"),
+    "storage_postgres": ("sweep WALK FEW --storage postgres://me:secret@127.0.0.1/db", "cannot be opened"),
     "storage_driver": ("sweep WALK FEW --storage mysql://me@host/db?passwd=secret", "pip install '.[postgres]'"),
     "storage_odbc": ("sweep WALK FEW --storage mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", "cannot be opened"),
     "storage_closed": ("sweep WALK FEW --storage postgresql://me:secret@127.0.0.1:9/db", "opened ... refused"),
@@ -334,11 +337,11 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def open_runs(folder: Path) -> int:
-    """How many runs there are that did not fail."""
+def runs(folder: Path) -> list[Run]:
+    """All runs of the tracking store, the newest first."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiments = [each.experiment_id for each in client.search_experiments(view_type=ViewType.ALL)]
-    return len(client.search_runs(experiments, "attributes.status != 'FAILED'", ViewType.ALL))
+    return client.search_runs(experiments, "", ViewType.ALL, order_by=["start_time DESC"])
 
 
 @pytest.mark.parametrize("case", ROWS)
@@ -352,7 +355,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     while (name := arguments[0].partition("="))[1]:
         monkeypatch.setenv(name[0], name[2])
         arguments.pop(0)
-    before, num_open = files(here), open_runs(here)
+    before, num_runs = files(here), len(runs(here))
     assert run(*arguments) == 2
     out, err = capfd.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -361,4 +364,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for part in ("Traceback", "secret", "12@"):
         assert part not in out + err
     assert files(here) == before
-    assert open_runs(here) == num_open
+    # Most have none.
+    for made in runs(here)[: len(runs(here)) - num_runs]:
+        assert (made.info.status, made.data.tags["idl.error"]) == ("FAILED", lines[0].removeprefix("error: "))

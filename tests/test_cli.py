@@ -158,24 +158,6 @@ def test_random_weights_are_said_everywhere(
     assert "RANDOM" in left.data.tags["mlflow.note.content"]
 
 
-def test_a_bad_input_is_one_line_and_a_failed_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(*walk("probe", "--encoder", "convnxt")) == 2
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "Did you mean convnext" in line
-    left = only_run()
-    assert left.info.status == "FAILED"
-    assert left.data.tags["idl.error"] == line.removeprefix("error: ")
-    # Nothing is made before all that can be known is known, and there is no run for an option that cannot be read.
-    assert not (folder / "cache" / "datasets").exists()
-    assert run(*walk("probe", "--encodr", "null")) == 2
-    assert run(*walk("probe", "--stage", "deep")) == 2
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert "--encoder" in lines[0]
-    assert "--stage" in lines[1]
-    assert only_run().info.run_id == left.info.run_id
-
-
 def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
     assert "warning: " in (err := capfd.readouterr().err)
@@ -207,15 +189,6 @@ def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) ->
         assert said in done.stdout + done.stderr or code == 0
         assert "worked" in done.stdout
         assert "left" in done.stdout
-
-
-def test_an_unreachable_server_ends_before_work(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    mlflow.set_tracking_uri("http://127.0.0.1:9")
-    assert run(*walk("probe", "--encoder", "null")) == 2
-    assert "tracking server http://127.0.0.1:9" in capfd.readouterr().err
-    assert not (folder / "cache").exists()
 
 
 def test_a_full_disk_while_encoding_is_said_and_resumed(folder: Path, tmp_path: Path) -> None:

@@ -29,19 +29,21 @@ class Settings:
     inner: Inner = part(Inner(rate=0.25), without=("kind",))
 
 
+GOT: list[tuple[Settings, dict[str, str], str]] = []
+
+
+@click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+@click.argument("paths", nargs=-1)
+@options(Settings)
+def command(settings: Settings, paths: tuple[str, ...]) -> None:
+    """Help."""
+    GOT.append((settings, requested(), command_line(without=("title",))))
+
+
 def read(*arguments: str) -> tuple[Settings, dict[str, str], str]:
     """What a command gets, what is logged as requested, and the command that gives the same."""
-    got = []
-
-    @click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
-    @click.argument("paths", nargs=-1)
-    @options(Settings)
-    def command(settings: Settings, paths: tuple[str, ...]) -> None:
-        """Help."""
-        got.extend([settings, requested(), command_line(without=("title",))])
-
     command.main(list(arguments), prog_name="command", standalone_mode=False)
-    return got[0], got[1], got[2]
+    return GOT.pop()
 
 
 def test_what_is_not_given_is_the_dataclass() -> None:
@@ -74,33 +76,25 @@ def test_what_is_given_is_read_and_can_be_given_again(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--level", "-1"), "'--level'.*x>=0, nor auto"),
-        (("--level", "x"), "'--level'"),
-        (("--inner-rate", "nan"), "'--inner-rate': 'nan' is not a finite number"),
-        (("--inner-rate", "-0.1"), "'--inner-rate': -0.1 is below 0"),
-        (("--colours", "1,2"), "'--colours'.*three numbers"),
-        (("--size", "medium"), "'--size'.*small.*large"),
-        (("--kind", "two"), "--kind"),
-        (("--internal", "x"), "--internal"),
+        ("--level -1", "x>=0, nor auto"),
+        ("--inner-rate -0.1", "-0.1 is below 0"),
+        ("--kind two", ""),
+        ("--internal x", ""),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: tuple[str, ...], words: str) -> None:
+def test_what_cannot_be_is_refused(arguments: str, words: str) -> None:
+    """What the commands refuse themselves is in test_bad_input.py."""
+    option = arguments.split()[0]
     with pytest.raises(click.UsageError) as caught:
-        read(*arguments)
-    assert re.search(words, caught.value.format_message())
+        read(*arguments.split())
+    assert re.search(f"{option}.*{words}", caught.value.format_message())
 
 
 def test_passwords_are_not_logged() -> None:
-    _, given, _ = read("--title", "postgresql://me:secret@host/name")
-    assert given == {"title": "postgresql://host/name"}
+    assert read("--title", "postgresql://me:secret@host/name")[1] == {"title": "postgresql://host/name"}
 
 
 def test_the_help_has_every_option_with_its_default() -> None:
-    @click.command()
-    @options(Settings)
-    def command(settings: Settings) -> None:
-        """Help."""
-
     shown = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
     for words in ("A title.", "[small|large]", "[true|false] Take all. [default: false]", "--level INTEGER", "0.25"):
         assert words in shown

@@ -72,23 +72,20 @@ def main() -> None:
     """Run the command line. Bad input ends with one line and exit code 2, Ctrl-C with 130."""
     try:
         cli.main(standalone_mode=False)
+        return
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
+        line, code = error.format_message(), error.exit_code
     except click.ClickException as error:
-        _end(f"error: {error.format_message()}", error.exit_code)
+        line, code = f"error: {error.format_message()}", error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         # click wraps the interrupt, whose text may say how to go on.
-        _end(str(error.__cause__ or error) or "interrupted; the same command goes on from here.", 130)
-    except InputError as error:
-        _end(f"error: {error}", 2)
+        line, code = str(error.__cause__ or error) or "interrupted; the same command goes on from here.", 130
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        line = " ".join(str(error).split())[:200]
-        _end(f"error: no space left ({line}). Free some; the same command goes on from here.", 2)
-
-
-def _end(line: str, code: int) -> None:
+        line, code = f"error: {error}", 2
+        if not isinstance(error, InputError):
+            if not is_disk_full(error):
+                raise
+            text = " ".join(str(error).split())[:200]
+            line = f"error: no space left ({text}). Free some; the same command goes on from here."
     click.echo(line, err=True)
     sys.exit(code)

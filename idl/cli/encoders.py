@@ -28,23 +28,17 @@ class PrepareSettings:
 
 
 @dataclass(frozen=True)
-class NullSettings:
+class NullSettings(PrepareSettings):
     """Settings of `idl null`."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
     encoder: EncoderConfig = part(EncoderConfig(name="null"), only=("stride",))
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
-    run: RunSettings = part(RunSettings())
 
 
 @dataclass(frozen=True)
-class ConvNextSettings:
+class ConvNextSettings(PrepareSettings):
     """Settings of `idl convnext`."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
     encoder: EncoderConfig = part(EncoderConfig(name="convnext"), without=("name", "stride"))
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
-    run: RunSettings = part(RunSettings())
 
 
 @click.command()
@@ -80,8 +74,7 @@ def convnext(settings: ConvNextSettings) -> None:
 def _register(settings: NullSettings | ConvNextSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
-    dataset, probe, run = settings.dataset, settings.probe, settings.run
-    name = settings.encoder.name
+    dataset, probe, run, name = settings.dataset, settings.probe, settings.run, settings.encoder.name
     with setup.tracked_run(name, f"{name} {Path(dataset.dataset).stem}", run) as recorder:
         setup.check_dataset(dataset, probe, run)
         encoder = setup.encoder_of(settings.encoder, run)

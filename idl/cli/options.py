@@ -25,7 +25,7 @@ def part(default: object, *, only: Collection[str] = (), without: Collection[str
     default: an instance, which gives the options' defaults. only: names of the fields that are options, all where it
     is empty. without: names of those that are none. What is no option keeps its value in `default`.
     """
-    return field(default=default, metadata={"part": default, "only": tuple(only), "without": tuple(without)})
+    return field(default=default, metadata={"only": tuple(only), "without": tuple(without)})
 
 
 def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -33,21 +33,25 @@ def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., No
 
     What `click.argument` adds is passed on by its name.
     """
-    made = [_option(owner, each, default) for owner, each, default in _settings_of(kind)]
-    names = [name for _, name, _ in made]
+    default, made = kind(), [*_settings_of(kind)]
+    names = [_name(each) for _, each in made]
     if len(set(names)) < len(names):
         raise ValueError(f"{kind.__name__}: two fields make the same option, of {sorted(names)}")
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            filled = _filled(kind, {name: values.pop(name) for name in names})
-            function(settings=filled, **values)
+            given: dict[str, dict[str, Any]] = {"": {}}
+            for (place, each), name in zip(made, names, strict=True):
+                given.setdefault(place, {})[each.name] = values.pop(name)
+            own = given.pop("")
+            parts = {place: replace(getattr(default, place), **chosen) for place, chosen in given.items()}
+            function(settings=replace(default, **own, **parts), **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         # Arguments that were added below.
         command.__dict__.update(function.__dict__)
-        for declaration, name, further in reversed(made):
-            command = click.option(declaration, name, **further)(command)
+        for (place, each), name in reversed([*zip(made, names, strict=True)]):
+            command = _option(getattr(default, place) if place else default, each, name)(command)
         return command
 
     return decorate
@@ -155,37 +159,31 @@ class _Triple(click.ParamType):
         return red, green, blue
 
 
-def _inner(each: Field[Any]) -> list[Field[Any]]:
-    """Return the fields of a part that are options."""
-    only, without = each.metadata["only"], each.metadata["without"]
-    made = [inner for inner in fields(each.metadata["part"]) if "help" in inner.metadata]
-    return [inner for inner in made if inner.name not in without and (not only or inner.name in only)]
-
-
-def _settings_of(kind: type[Any]) -> Iterator[tuple[type[Any], Field[Any], object]]:
-    """Yield the fields that are options: the dataclass they belong to, the field, and its default."""
+def _settings_of(kind: type[Any]) -> Iterator[tuple[str, Field[Any]]]:
+    """Yield the fields that are options, each behind the name of the part that it is of; "": of `kind` itself."""
     for each in fields(kind):
-        if "part" in each.metadata:
-            settings = each.metadata["part"]
-            for inner in _inner(each):
-                yield type(settings), inner, getattr(settings, inner.name)
-        else:
-            yield kind, each, each.default
+        if "only" not in each.metadata:
+            yield "", each
+            continue
+        for inner in fields(each.default):  # pyright: ignore[reportArgumentType]
+            is_chosen = inner.name in (each.metadata["only"] or (inner.name,))
+            if "help" in inner.metadata and is_chosen and inner.name not in each.metadata["without"]:
+                yield each.name, inner
 
 
 def _name(each: Field[Any]) -> str:
     return (each.metadata["option"] or each.name).replace("-", "_")
 
 
-def _option(owner: type[Any], each: Field[Any], default: object) -> tuple[str, str, dict[str, Any]]:
-    """Return the declaration, the name and the other arguments of a field's `click.option`."""
-    name, text = _name(each), text_of(default)
-    kind = _type(get_type_hints(owner)[each.name], each.metadata["choices"], each.metadata["at_least"])
+def _option(owner: object, each: Field[Any], name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the decorator that adds a field's option. owner: the settings that have its default."""
+    text = text_of(getattr(owner, each.name))
+    kind = _type(get_type_hints(type(owner))[each.name], each.metadata["choices"], each.metadata["at_least"])
     further: dict[str, Any] = {"cls": _Option, "type": kind, "default": text, "show_default": bool(text)}
     if kind is click.BOOL:
         # `--overwrite` alone is as good as `--overwrite true`.
         further |= {"is_flag": False, "flag_value": "true", "metavar": "[true|false]"}
-    return f"--{name.replace('_', '-')}", name, {**further, "help": each.metadata["help"]}
+    return click.option(f"--{name.replace('_', '-')}", name, **further, help=each.metadata["help"])
 
 
 def _type(hint: Any, choices: Collection[str], at_least: float | None) -> click.ParamType:
@@ -201,14 +199,3 @@ def _type(hint: Any, choices: Collection[str], at_least: float | None) -> click.
     if hint is float:
         return _Number(at_least)
     return click.BOOL if hint is bool else click.STRING
-
-
-def _filled(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    chosen = {}
-    for each in fields(kind):
-        if "part" in each.metadata:
-            given = {inner.name: values[_name(inner)] for inner in _inner(each)}
-            chosen[each.name] = replace(each.metadata["part"], **given)
-        else:
-            chosen[each.name] = values[_name(each)]
-    return kind(**chosen)

@@ -28,36 +28,35 @@ from idl.training import (
 )
 
 SPLIT = ("split", "split_seed")
-RESUME = "Id of an interrupted run to continue; the other settings must be the same."
-OUT = "File to write the weights to (.safetensors); their card is written beside it."
 # What decides nothing of the weights is left out of a card's command.
 NOT_OF_THE_WEIGHTS = ("cache", "download", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
-class AutoencoderSettings:
-    """Settings of `idl autoencoder`."""
+class TrainingSettings:
+    """Settings that `idl autoencoder` and `idl pretrain` have in common."""
 
     dataset: DatasetConfig = part(DatasetConfig())
-    network: AutoencoderConfig = part(AutoencoderConfig())
     probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
     training: TrainingConfig = part(AUTOENCODER)
-    resume: str = setting("", RESUME)
-    out: str = setting("", OUT)
+    resume: str = setting("", "Id of an interrupted run to continue; the other settings must be the same.")
+    out: str = setting("", "File to write the weights to (.safetensors); their card is written beside it.")
     run: RunSettings = part(RunSettings())
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
+class AutoencoderSettings(TrainingSettings):
+    """Settings of `idl autoencoder`."""
+
+    network: AutoencoderConfig = part(AutoencoderConfig())
+
+
+@dataclass(frozen=True)
+class PretrainSettings(TrainingSettings):
     """Settings of `idl pretrain`."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
-    model: str = setting("convnext_atto", "timm's name of a ConvNeXt.")
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
     training: TrainingConfig = part(PRETRAIN)
-    resume: str = setting("", RESUME)
-    out: str = setting("", OUT)
-    run: RunSettings = part(RunSettings())
+    model: str = setting("convnext_atto", "timm's name of a ConvNeXt.")
 
 
 @click.command()
@@ -74,7 +73,7 @@ def pretrain(settings: PretrainSettings) -> None:
     _train("pretrain", Recognition(settings.model, settings.training.seed), settings)
 
 
-def _train(entry_point: str, objective: Objective, settings: AutoencoderSettings | PretrainSettings) -> None:
+def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -> None:
     dataset, probe, run, resume = settings.dataset, settings.probe, settings.run, settings.resume
     # All that can be known is known before there is a run: one that is resumed must not be spoiled by a slip.
     out = _out(settings.out)
@@ -127,14 +126,17 @@ def _out(text: str) -> Path | None:
     if not text:
         return None
     path = Path(text).expanduser()
+    problem = ""
     if path.suffix != ".safetensors":
-        raise InputError(f"out={text}: must end in .safetensors.")
-    if not path.parent.is_dir():
-        raise InputError(f"out={text}: {path.parent} is no folder. Make it first.")
-    if path.is_dir():
-        raise InputError(f"out={text}: is a folder. Pass the name of a file in it.")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"out={text}: nothing can be written to {path.parent}. Pass another folder.")
+        problem = "must end in .safetensors"
+    elif not path.parent.is_dir():
+        problem = f"{path.parent} is no folder. Make it first"
+    elif path.is_dir():
+        problem = "is a folder. Pass the name of a file in it"
+    elif not os.access(path.parent, os.W_OK):
+        problem = f"nothing can be written to {path.parent}. Pass another folder"
+    if problem:
+        raise InputError(f"out={text}: {problem}.")
     return path
 
 
