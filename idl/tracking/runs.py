@@ -1,22 +1,31 @@
-"""A run from its start to its end, whatever ends it, and the runs that have read a test split."""
+"""A run from its start to its end, whatever ends it; the trials under it; the runs that have read a test split."""
 
 import os
 import re
 import signal
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idl.data.splits import are_shared
 from idl.databases import without_password
 from idl.errors import InputError
-from idl.tracking.recorder import Recorder
+from idl.tracking.recorder import METRICS_PER_REQUEST, Recorder, points_of
 from idl.tracking.store import current_uris, lost_store, pages, quiet, require_reachable
+
+if TYPE_CHECKING:
+    from idl.report import RunReport
 
 DEFAULT_EXPERIMENT = "idl"
 ENTRY_POINT_TAG, ERROR_TAG, RESUMED_TAG = "idl.entry_point", "idl.error", "idl.resumed"
+STUDY_TAG, TRIAL_TAG, WORKER_TAG = "idl.study", "idl.trial", "idl.worker"
+# Of a trial's parent: who ran it, what, and for which study.
+INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+INHERITED += (STUDY_TAG, WORKER_TAG)
 MAX_ERROR_CHARACTERS = 500
 # What mlflow names a run by itself: "bustling-fox-123".
 GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
@@ -73,6 +82,46 @@ def child(parent: Recorder, run_name: str) -> Iterator[Recorder]:
         yield recorder
 
 
+class TrialRuns:
+    """Logs trials, each as a finished run nested under its worker's, in few requests and without an active run."""
+
+    def __init__(self, parent: Recorder) -> None:
+        import mlflow
+
+        self._parent = parent
+        with quiet():
+            tags = mlflow.MlflowClient().get_run(parent.run_id).data.tags
+        self._tags = {name: tags[name] for name in INHERITED if name in tags}
+        self._tags |= {"mlflow.parentRunId": parent.run_id, ENTRY_POINT_TAG: "trial"}
+
+    def log(self, number: int, report: "RunReport", files: Mapping[str, bytes]) -> None:
+        """Log one trial: the report's parameters, metrics, curves and tags, and files by path.
+
+        number: in the study.
+        """
+        import mlflow
+        from mlflow.entities import Param
+
+        client, points = mlflow.MlflowClient(), points_of(report)
+        params = [Param(key, str(value)) for key, value in report.params.items()]
+        tags = {**self._tags, **report.tags, TRIAL_TAG: str(number)}
+        with quiet():
+            run_id = client.create_run(
+                self._parent.experiment_id, tags=tags, run_name=f"trial {number:03d}"
+            ).info.run_id
+            # A request holds as many points and parameters together.
+            first = METRICS_PER_REQUEST - len(params)
+            client.log_batch(run_id, metrics=points[:first], params=params)
+            for start in range(first, len(points), METRICS_PER_REQUEST):
+                client.log_batch(run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+        with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                Path(folder, path).write_bytes(content)
+            client.log_artifacts(run_id, folder)
+        with quiet():
+            client.set_terminated(run_id)
+
+
 def count_test_readers(scenes: str) -> int:
     """Return how many runs of this tracking store, in all experiments, tested one of these scenes or were about to.
 
@@ -95,25 +144,22 @@ def _open(entry_point: str, experiment: str | None, run_name: str, resume: str |
     import mlflow
 
     tags = {ENTRY_POINT_TAG: entry_point}
+    # Taken away: mlflow would give it to the next run that is started here, a child.
+    given = os.environ.pop("MLFLOW_RUN_ID", None)
     with quiet():
-        given = os.environ.get("MLFLOW_RUN_ID")
-        run_id = resume or given
-        if not run_id:
+        if run_id := resume or given:
+            before = _required(run_id, "resume" if resume else "MLFLOW_RUN_ID")
+            client, name = mlflow.MlflowClient(), before.info.run_name
+            if ERROR_TAG in before.data.tags:
+                client.delete_tag(run_id, ERROR_TAG)
+            if given and given != run_id:
+                client.set_tag(given, RESUMED_TAG, run_id)
+                client.set_tag(given, "mlflow.note.content", f"Goes on in run {run_id}.")
+            is_named = bool(resume) or (bool(name) and not GENERATED_NAME.fullmatch(name))
+            # Without an experiment: mlflow refuses one that differs from the run's.
+            run = mlflow.start_run(run_id=run_id, run_name=None if is_named else run_name, tags=tags)
+        else:
             run = mlflow.start_run(experiment_id=_experiment_id(experiment), run_name=run_name, tags=tags)
-            return Recorder(run.info.run_id, run.info.experiment_id)
-        before = _required(run_id, "resume" if resume else "MLFLOW_RUN_ID")
-        name = before.info.run_name
-        is_named = bool(resume) or (bool(name) and not GENERATED_NAME.fullmatch(name))
-        client = mlflow.MlflowClient()
-        if ERROR_TAG in before.data.tags:
-            client.delete_tag(run_id, ERROR_TAG)
-        if given and given != run_id:
-            client.set_tag(given, RESUMED_TAG, run_id)
-            client.set_tag(given, "mlflow.note.content", f"Goes on in run {run_id}.")
-        # mlflow would give it to the next run that is started here, a child.
-        os.environ.pop("MLFLOW_RUN_ID", None)
-        # Without an experiment: mlflow refuses one that differs from the run's.
-        run = mlflow.start_run(run_id=run_id, run_name=None if is_named else run_name, tags=tags)
         return Recorder(run.info.run_id, run.info.experiment_id)
 
 
@@ -152,8 +198,7 @@ def _experiment_id(experiment: str | None) -> str:
             return client.create_experiment(name)
         except MlflowException:
             # Another process may have been faster.
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            if (found := client.get_experiment_by_name(name)) is None:
                 raise
     if found.lifecycle_stage == "deleted":
         raise InputError(
@@ -166,36 +211,34 @@ def _experiment_id(experiment: str | None) -> str:
 @contextmanager
 def _ended(opened: Callable[[], Recorder]) -> Iterator[Recorder]:
     """Run the block in the run that is opened, and give the run its last status."""
-    error: BaseException | None = None
+    import mlflow
+
     recorder: Recorder | None = None
     try:
         recorder = opened()
         yield recorder
+        with quiet():
+            mlflow.end_run("FINISHED")
     except BaseException as caught:
         error = lost_store(caught) or caught
+        if recorder is not None:
+            _end(recorder, error, is_gone=error is not caught or lost_store(caught.__cause__ or caught) is not None)
         if error is caught:
             raise
         raise error from caught
-    finally:
-        if recorder is not None:
-            _end(recorder, error)
 
 
-def _end(recorder: Recorder, error: BaseException | None) -> None:
-    """Write the run's last status; where the block has failed, a failure to do so is not shown."""
+def _end(recorder: Recorder, error: BaseException, is_gone: bool) -> None:
+    """Write the last status of a run that `error` ended; a failure to do so is not shown.
+
+    is_gone: the store does not answer any more.
+    """
     import mlflow
 
-    if error is None:
-        try:
-            with quiet():
-                return mlflow.end_run("FINISHED")
-        except Exception as caught:
-            raise lost_store(caught) or caught from caught
     is_regular = isinstance(error, SystemExit) and error.code in (None, 0)
     status = "FINISHED" if is_regular else "FAILED"
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         status = "KILLED"
-    is_gone = any(each is not None and lost_store(each) for each in (error, error.__cause__))
     with quiet(one_try=is_gone), suppress(Exception):
         if status == "FAILED":
             line = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -129,21 +129,12 @@ def test_a_run_of_mlflow_run_says_where_it_goes_on(store: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "no id", "../mlflow.db", "deleted"])
-def test_a_run_or_experiment_that_is_not_there_is_bad_input(
-    store: str, monkeypatch: pytest.MonkeyPatch, run_id: str
-) -> None:
-    words = "no such run at sqlite"
+def test_a_run_that_is_not_there_is_not_resumed(store: str, run_id: str) -> None:
+    words = "no such run"
     if run_id == "deleted":
-        run_id, words = interrupted(), "is deleted. Run `mlflow runs restore"
+        run_id, words = interrupted(), "mlflow runs restore"
         mlflow.MlflowClient().delete_run(run_id)
-    with pytest.raises(InputError, match=rf"resume={run_id}: {words}"), start("autoencoder", resume=run_id):
-        pass
-    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(InputError, match=r"MLFLOW_RUN_ID=0+: no such run"), start("probe"):
-        pass
-    monkeypatch.delenv("MLFLOW_RUN_ID")
-    mlflow.MlflowClient().delete_experiment(mlflow.MlflowClient().create_experiment("gone"))
-    with pytest.raises(InputError, match="experiment gone: is deleted"), start("probe", "gone"):
+    with pytest.raises(InputError, match=rf"resume={run_id}: .*{words}"), start("autoencoder", resume=run_id):
         pass
 
 
@@ -188,24 +179,6 @@ def test_sigterm_ends_the_run_as_killed(store: str) -> None:
         process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM
     assert read(run_id).info.status == "KILLED"
-
-
-@pytest.mark.slow
-def test_processes_that_start_together_on_a_fresh_file(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clean}/fresh.db")
-    code = (
-        "import mlflow\n"
-        "from idl.tracking import start\n"
-        "print('ready', flush=True)\n"
-        "input()\n"
-        "with start('probe', 'together') as recorder:\n"
-        "    recorder.log_curves({'loss': {0: 1.0}})\n"
-        "    print(recorder.run_id, flush=True)\n"
-    )
-    runs = [read(output.strip()) for output in started_together(code, 4)]
-    assert [run.info.status for run in runs] == ["FINISHED"] * 4
-    assert len({run.info.run_id for run in runs}) == 4
-    assert len({run.info.experiment_id for run in runs}) == 1
 
 
 SCENES = "0000001 0000002 0000003"
