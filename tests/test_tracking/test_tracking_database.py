@@ -11,14 +11,16 @@ from test_tracking_runs import started_together
 from idl.errors import InputError
 from idl.report import RunReport
 from idl.tracking import start
-from idl.tracking.store import require_reachable
+from idl.tracking.store import quiet, require_reachable
 
 NUM_PROCESSES = 4
 REPORT = RunReport(params={"k": 1}, metrics={"loss": 1.0})
 
 
 def status(run_id: str) -> str:
-    return mlflow.MlflowClient().get_run(run_id).info.status
+    # mlflow warns when its store is first imported.
+    with quiet():
+        return mlflow.MlflowClient().get_run(run_id).info.status
 
 
 @pytest.fixture(scope="module")
