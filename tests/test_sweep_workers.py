@@ -249,18 +249,11 @@ def test_a_connection_that_was_dropped_between_batches_is_opened_again(server: p
     assert len(Dropping(tmp_path, replace(CONFIG, storage=server.create("dropped"))).trials) == 12
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        (postgres.PASSWORD, "wrong-secret", "cannot be opened .*password authentication"),
-        ("+psycopg:", "", "not the URL of a database"),
-        ("psycopg", "pg8000", r"cannot be opened .*pip install '\.\[postgres\]'"),
-    ],
-)
-def test_what_cannot_be_opened_is_said_without_the_password(
-    server: postgres.Server, tmp_path: Path, old: str, new: str, told: str
-) -> None:
-    with pytest.raises(InputError, match=told) as caught, opened(server.url("nowhere").replace(old, new), tmp_path):
+def test_a_wrong_password_is_said_without_it(server: postgres.Server, tmp_path: Path) -> None:
+    url = server.url("nowhere").replace(postgres.PASSWORD, "wrong-secret")
+    with (
+        pytest.raises(InputError, match=r"cannot be opened .*password authentication") as caught,
+        opened(url, tmp_path),
+    ):
         pass
-    for part in ("secret", postgres.PASSWORD, "\n"):
-        assert part not in str(caught.value)
+    assert "secret" not in str(caught.value)
