@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 
 from idl import figures
 from idl.evaluate import ShownImages
-from idl.fitting import target_weights
+from idl.fitting import with_offset
 from idl.probes.gradient_fit import TrainResult
 from idl.report import Image, Run, RunReport
 from idl.report.encoder import run_tags
@@ -49,7 +49,7 @@ class TrialPages:
     def _of_stage(self, stage: Stage, batch: Sequence[tuple[SweepTrial, TrainResult]]) -> list[TrialPage]:
         ground = self._data.encoded[stage]
         tags = {**run_tags(ground.store, ground.encoder), "target": ground.target.name}
-        weights = [target_weights(descent, self._data.sets[stage]) for _, descent in batch]
+        weights = [with_offset(descent.weights, self._data.sets[stage].train) for _, descent in batch]
         predictions = self._shown[stage].predicted(weights, figures.TILE_SIDE)
         pages = []
         for (trial, descent), of_target, prediction in zip(batch, weights, predictions, strict=True):
