@@ -189,20 +189,6 @@ def test_multiplications_are_those_of_the_products(make: Make) -> None:
     assert 2 * 8 * minibatch.multiplications == counter.get_total_flops() > 0
 
 
-def test_an_argument_is_never_changed() -> None:
-    data = drawn()
-    before = [tensor.clone() for tensor in data]
-    for form in FORMS.values():
-        images = form.of(*data)
-        kept = [getattr(images, field.name).clone() for field in fields(images)]
-        weights = torch.randn(2, 5, 2, dtype=torch.float64)
-        gradients(images.leading(4, MEAN, SPREAD), weights, torch.arange(7), 3)
-        for field, tensor in zip(fields(images), kept, strict=True):
-            assert torch.equal(getattr(images, field.name), tensor)
-    for tensor, kept in zip(data, before, strict=True):
-        assert torch.equal(tensor, kept)
-
-
 @pytest.mark.parametrize(("k", "num_outputs", "grid"), [(0, 1, (1, 1)), (4, 3, (3, 5)), (70, 1, (4, 4))])
 @pytest.mark.parametrize("form", FORMS.values())
 def test_bytes_are_foretold(form: type[ImageGrams], k: int, num_outputs: int, grid: tuple[int, int]) -> None:

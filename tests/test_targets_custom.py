@@ -15,7 +15,7 @@ from idl.errors import InputError
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
-from idl.targets import TARGETS, Target, check_output, target
+from idl.targets import TARGETS, Target, target
 
 HEAD = """
 import torch
@@ -65,13 +65,6 @@ def test_is_found_in_the_current_folder(write: Write) -> None:
     found = target("my_red:target")
     assert (found.name, found.layer, found.unit) == ("redness", "rgb", "1")
     assert found.key.startswith("redness-")
-
-
-def test_an_encoder_is_found_there_too(write: Write) -> None:
-    from idl.encoders import EncoderConfig, build
-
-    write("my_net", "from torch import nn\ndef net():\n    return nn.Conv2d(3, 5, 4, 4)\n")
-    assert build(EncoderConfig("my_net:net"), torch.device("cpu")).channels == 5
 
 
 def test_its_helpers_are_found_when_they_are_wanted(write: Write) -> None:
@@ -268,8 +261,3 @@ def test_several_outputs_are_fitted_and_shown(store: Store, tmp_path: Path) -> N
     assert both.metrics["test_loss"] == pytest.approx(50.5 * alone.metrics["test_loss"], rel=1e-3)
     assert both.metrics["test_r2"] == pytest.approx(alone.metrics["test_r2"], rel=1e-2)
     assert both.panels.keys() == {key.replace("depth/", "sides/") for key in alone.panels}
-
-
-def test_a_good_target_passes(store: Store) -> None:
-    read = store.read(("depth", "valid"), [0, 1])
-    check_output(Sides(), torch.from_numpy(read["depth"]), torch.from_numpy(read["valid"]))
