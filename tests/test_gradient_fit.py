@@ -13,7 +13,7 @@ from torch import Tensor
 from idl.errors import InputError
 from idl.probes import gradient_fit
 from idl.probes.exact import fit
-from idl.probes.gradient_fit import Solver, TrainResult, Trial, fit_by_gradient, rate_at
+from idl.probes.gradient_fit import WARMUP, Solver, TrainResult, Trial, fit_by_gradient, rate_at
 from idl.probes.image_statistics import ImageGrams, ImageMaps, Minibatch
 from idl.probes.statistics import FoldedStatistics, Statistics
 
@@ -64,9 +64,7 @@ def upsampled(data: Data) -> tuple[Tensor, Tensor]:
     return rows.movedim(1, -1)[valid], truth.double().movedim(1, -1)[valid]
 
 
-BAD = (
-    "k=-1 lr=0.0 lr=nan weight_decay=-0.1 batch_size=0 epochs=0 patience=0 warmup=1.0 min_gain=1.5 solver=x schedule=x"
-)
+BAD = "k=-1 lr=0.0 lr=nan weight_decay=-0.1 batch_size=0 epochs=0 patience=0 seed=-1 solver=x"
 
 
 @pytest.mark.parametrize("bad", BAD.split())
@@ -82,9 +80,9 @@ def test_a_trial_that_cannot_be_is_refused(bad: str) -> None:
     "trial",
     [
         Trial(k=K, solver="sgd", lr=0.1),
-        Trial(k=4, solver="sgd", lr=0.05, weight_decay=0.2, schedule="constant"),
-        Trial(k=K, solver="adam", lr=0.05, warmup=0.3),
-        Trial(k=3, solver="adam", lr=0.1, weight_decay=0.3, schedule="constant"),
+        Trial(k=4, solver="sgd", lr=0.05, weight_decay=0.2),
+        Trial(k=K, solver="adam", lr=0.05),
+        Trial(k=3, solver="adam", lr=0.1, weight_decay=0.3),
     ],
 )
 def test_steps_are_those_of_torch_on_upsampled_pixels(trial: Trial, num_outputs: int) -> None:
@@ -108,8 +106,7 @@ def test_steps_are_those_of_torch_on_upsampled_pixels(trial: Trial, num_outputs:
         optimiser = torch.optim.Adam(groups, lr=trial.lr)
     for epoch in range(trial.epochs):
         for group in optimiser.param_groups:
-            share = 1.0 if trial.schedule == "constant" else rate_at(epoch, trial.epochs, trial.warmup)
-            group["lr"] = trial.lr * share
+            group["lr"] = trial.lr * rate_at(epoch, trial.epochs, WARMUP)
         optimiser.zero_grad()
         prediction = rows[:, read] @ torch.cat([bias, slopes])
         (prediction - (truth - mean) / spread).square().mean().backward()
@@ -130,12 +127,12 @@ def test_steps_are_those_of_torch_on_upsampled_pixels(trial: Trial, num_outputs:
 MIXED = [
     Trial(k=K, lr=0.03, epochs=6, batch_size=5),
     Trial(k=2, solver="sgd", lr=0.05, epochs=6, batch_size=5, weight_decay=0.1),
-    Trial(k=4, lr=0.1, epochs=6, batch_size=5, schedule="constant", weight_decay=0.01),
+    Trial(k=4, lr=0.1, epochs=6, batch_size=5, weight_decay=0.01),
     Trial(k=0, solver="sgd", lr=0.01, epochs=6, batch_size=5),
     Trial(k=5, solver="sgd", lr=0.02, epochs=4, batch_size=5),
     Trial(k=5, solver="sgd", lr=0.02, epochs=6, batch_size=8),
     Trial(k=5, solver="sgd", lr=0.02, epochs=6, batch_size=5, seed=1),
-    Trial(k=K, lr=0.05, epochs=6, batch_size=5, patience=1, min_gain=0.5),
+    Trial(k=K, lr=0.05, epochs=6, batch_size=5, patience=1),
 ]
 
 
@@ -218,9 +215,10 @@ def test_any_learning_rate_ends_in_order(solver: Solver) -> None:
         assert result.excess_loss >= 0
 
 
-def test_convergence_is_patience_epochs_without_a_gain() -> None:
+def test_convergence_is_patience_epochs_without_a_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared with the same trial that never stops."""
-    trial = Trial(k=K, lr=0.1, epochs=60, batch_size=6, patience=60, min_gain=0.01)
+    monkeypatch.setattr(gradient_fit, "MIN_GAIN", 0.01)
+    trial = Trial(k=K, lr=0.1, epochs=60, batch_size=6, patience=60)
     (whole,) = train_on([trial])
     (stopped,) = train_on([replace(trial, patience=3)])
     best, since, count = math.inf, 0, 0
@@ -296,10 +294,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Watched]]:
     torch.set_num_threads(before)
 
 
-def test_a_trial_that_has_ended_is_no_longer_computed(watched: type[Watched]) -> None:
+def test_a_trial_that_has_ended_is_no_longer_computed(watched: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_fit, "MIN_GAIN", 0.9)
     data = drawn(num_outputs=2)
     sgd = Trial(k=2, solver="sgd", lr=1e3, epochs=4, batch_size=24)
-    trials = [sgd, Trial(k=3, epochs=4, batch_size=24, patience=2, min_gain=0.9), replace(sgd, k=4, lr=0.01)]
+    sgd = replace(sgd, patience=4)
+    trials = [sgd, Trial(k=3, epochs=4, batch_size=24, patience=2), replace(sgd, k=4, lr=0.01)]
     results = fit_by_gradient(watched.of(*data), sums(data), sums(data), [*trials, replace(sgd, k=K, lr=0.01)])
     assert [result.outcome for result in results] == ["diverged", "converged", "finished", "finished"]
     rows = [2 * sum(len(result.val_losses) > epoch for result in results) for epoch in range(4)]

@@ -9,7 +9,7 @@ its product with the minibatch's matrix.
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
@@ -24,7 +24,6 @@ from idl.probes.image_statistics import ImageStatistics, Minibatch
 from idl.probes.statistics import Statistics
 
 Solver = Literal["sgd", "adam"]
-Schedule = Literal["constant", "cosine"]
 Outcome = Literal["finished", "converged", "diverged"]
 
 # A training loss so many times the target's variance does not come back to anything of use.
@@ -33,6 +32,10 @@ DIVERGED_RATIO = 1e6
 # columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do: its share of every
 # product is waited for.
 MULTIPLICATIONS_PER_THREAD = 2**21
+# Share of the steps over which the learning rate rises.
+WARMUP = 0.05
+# Fraction by which the best validation loss must fall to count as a gain.
+MIN_GAIN = 1e-4
 MOMENTUM = 0.9
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -59,10 +62,7 @@ class Trial:
       training that converges ends at the ridge optimum with penalty weight_decay * outputs / 2.
     batch_size: images a step.
     epochs: passes over the training images, if it does not converge before.
-    schedule: "constant", or "cosine": a straight rise over `warmup`, then a half cosine down to 0.
-    warmup: share of the steps over which the cosine schedule rises to `lr`.
     patience: epochs without gain after which the training has converged and ends.
-    min_gain: fraction by which the best validation loss must fall to count as a gain.
     seed: of the order of the images; trials of one seed see the same minibatches.
 
     With the defaults the loss was 0.03 to 0.41 % above the optimum, for depth and normals at 10, 64 and 384
@@ -75,42 +75,23 @@ class Trial:
     weight_decay: float = 0.0
     batch_size: int = 32
     epochs: int = 50
-    schedule: Schedule = "cosine"
-    warmup: float = 0.05
     patience: int = 5
-    min_gain: float = 1e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("solver", get_args(Solver)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name}={getattr(self, name)}: expected {' or '.join(choices)}.")
-        least = {"batch_size": 1, "epochs": 1, "patience": 1}
-        for name, value in asdict(self).items():
-            if isinstance(value, str):
-                continue
-            if not math.isfinite(value):
-                raise InputError(f"{name}={value}: expected a finite number.")
-            if value < least.get(name, 0):
-                raise InputError(f"{name}={value}: expected {least.get(name, 0)} or more.")
-            if name == "lr" and value == 0:
-                raise InputError(f"lr={value}: expected more than 0.")
-            if name in ("warmup", "min_gain") and value >= 1:
-                raise InputError(f"{name}={value}: expected a share below 1.")
-
-    def rate_at(self, step: int, num_steps: int) -> float:
-        """Share of the learning rate at `step`, from 0, of `num_steps`."""
-        return 1.0 if self.schedule == "constant" else rate_at(step, num_steps, self.warmup)
+        if self.solver not in get_args(Solver):
+            raise InputError(f"solver={self.solver}: expected {' or '.join(get_args(Solver))}.")
+        least = {"lr": math.nextafter(0, 1), "batch_size": 1, "epochs": 1, "patience": 1}
+        for name in ("k", "lr", "weight_decay", "batch_size", "epochs", "patience", "seed"):
+            value = getattr(self, name)
+            if not least.get(name, 0) <= value < math.inf:
+                bound = "more than 0" if name == "lr" else f"{least.get(name, 0)} or more"
+                raise InputError(f"{name}={value}: expected {bound}, and a finite number.")
 
     @property
     def minibatches(self) -> tuple[int, int, int]:
         """What trials that see the same minibatches have in common."""
         return self.batch_size, self.epochs, self.seed
-
-    @property
-    def rule(self) -> tuple[str, str, float]:
-        """What trials of one optimiser have in common."""
-        return self.solver, self.schedule, self.warmup
 
 
 @dataclass(frozen=True)
@@ -162,8 +143,8 @@ def fit_by_gradient(
             raise ValueError(f"k={trial.k} does not fit {images.num_columns} columns")
     optima = losses_of_all_k(train, 0.0, [train])[0] / train.num_terms
     results: dict[int, TrainResult] = {}
-    # Those of one rule stand next to each other.
-    order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].rule))
+    # Those of one solver stand next to each other.
+    order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].solver))
     for _, group in groupby(order, key=lambda position: trials[position].minibatches):
         positions = list(group)
         of_group = _train(images, train, val, [trials[position] for position in positions], optima)
@@ -182,7 +163,6 @@ def _train(
     batch = TrialBatch(images, train, val, trials)
     limit = DIVERGED_RATIO * float(batch.spread.square().mean())
     patience = torch.tensor([trial.patience for trial in trials])
-    must_fall_to = 1 - torch.tensor([trial.min_gain for trial in trials], dtype=torch.float64)
     start = best = batch.target_weights()
     best_train = best_val = torch.full((len(trials),), torch.inf, dtype=torch.float64)
     best_epoch = without_gain = num_epochs = torch.zeros(len(trials), dtype=torch.long)
@@ -198,7 +178,7 @@ def _train(
         train_losses, val_losses = (torch.where(is_sound, each, torch.inf) for each in (train_losses, val_losses))
         curves.append((train_losses, val_losses))
         num_epochs = num_epochs + running
-        without_gain = torch.where(val_losses < best_val * must_fall_to, 0, without_gain + 1)
+        without_gain = torch.where(val_losses < best_val * (1 - MIN_GAIN), 0, without_gain + 1)
         # A diverged trial loses what it had: its result is infinite.
         takes = running & ((val_losses < best_val) | ~is_sound)
         # Spared where it changes nothing, as in most epochs: a tenth of an epoch of a hundred trials.
@@ -241,7 +221,7 @@ class TrialBatch:
 
     Row (t, o) of the weights is output o of the t-th trial that still runs; the others take part no more.
 
-    trials: those of one rule next to each other. train, val: sums on the columns that are read.
+    trials: those of one solver next to each other. train, val: sums on the columns that are read.
     spread: of the target over the valid pixels, one an output; 1 where it does not vary.
     """
 
@@ -260,7 +240,7 @@ class TrialBatch:
         shape = (len(trials), images.num_outputs, 1 + k_max)
         self._weights = torch.zeros(shape, dtype=images.dtype, device=images.device)
         self._optimisers = [
-            Optimiser(list(group), self._weights) for _, group in groupby(trials, lambda trial: trial.rule)
+            Optimiser(list(group), self._weights) for _, group in groupby(trials, lambda trial: trial.solver)
         ]
         self._generator = torch.Generator().manual_seed(trials[0].seed)
         self._step = 0
@@ -277,8 +257,9 @@ class TrialBatch:
         with closing(_on_few_threads(self._images.minibatches(order, first.batch_size), len(weights))) as minibatches:
             for minibatch in minibatches:
                 minibatch.gradient(weights, out=gradient)
+                share = rate_at(self._step, num_steps, WARMUP)
                 for optimiser, its_weights, its_gradient in parts:
-                    optimiser.step(its_weights, its_gradient, optimiser.trial.rate_at(self._step, num_steps))
+                    optimiser.step(its_weights, its_gradient, share)
                 self._step += 1
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
@@ -314,7 +295,7 @@ def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generato
 
 
 class Optimiser:
-    """A solver's state for trials of one rule: each row has its own learning rate and weight decay.
+    """A solver's state for its trials: each row has its own learning rate and weight decay.
 
     They are `torch.optim.SGD` and `torch.optim.Adam`, which know one learning rate a tensor and take 3 to 5 times as
     long for a matrix this small (Adam, 100 rows of 65: 59 against 18 microseconds). A row is one output of one trial;
@@ -330,7 +311,7 @@ class Optimiser:
             for name in ("k", "lr", "weight_decay")
         )
         column = torch.arange(num_columns, device=weights.device)
-        self.trial = trials[0]
+        self._solver = trials[0].solver
         self._rates = lr * (column <= k)
         self._decay = decay * ((column > 0) & (column <= k))
         self._has_decay = bool(decay.any())
@@ -349,7 +330,7 @@ class Optimiser:
         if self._has_decay:
             gradient.addcmul_(weights, self._decay)
         self._num_steps += 1
-        if self.trial.solver == "sgd":
+        if self._solver == "sgd":
             # velocity = momentum * velocity + gradient; weights -= lr * velocity.
             self._mean.mul_(MOMENTUM).add_(gradient)
             weights.addcmul_(self._mean, self._rates, value=-share)

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,28 +33,17 @@ LARGEST_RATIO = 8.0
 LEAST_OPEN_K = 64
 
 
-class Gradient(Protocol):
-    """Writes the gradient of every probe's own loss to `out`, and returns it.
-
-    weights: a row is one output of one probe, its bias first; row t * out + o is output o of probe t.
-    """
-
-    def __call__(
-        self, weights: Float[Tensor, "probes*out columns"], *, out: Float[Tensor, "probes*out columns"]
-    ) -> Float[Tensor, "probes*out columns"]:
-        """Take the products."""
-        ...
-
-
 @dataclass(frozen=True)
 class Minibatch:
     """The mean squared error of some images, over their valid pixels and the outputs.
 
     An image without a valid pixel counts for nothing; a minibatch of such images has gradient 0.
-    multiplications: of the matrix products of `gradient`, for each row of weights.
+    gradient: called with weights (probes * out, columns) and out=, of that shape, to which it writes the gradient of
+      every probe's own loss, and which it returns. Row t * out + o is output o of probe t, its bias first.
+    multiplications: of its matrix products, for each row of weights.
     """
 
-    gradient: Gradient
+    gradient: Callable[..., Tensor]
     multiplications: int
 
 
@@ -102,11 +91,6 @@ class HeldStatistics(ABC):
     def to(self, device: torch.device) -> Self:
         """Return the statistics with their tensors on `device`."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all images."""
-        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     @property
     def num_images(self) -> int:
