@@ -185,17 +185,6 @@ def test_images_without_truth_are_left_out_and_counted(
         measure(prediction, truth, valid[:, 1:])
 
 
-@pytest.mark.parametrize("alignment", ALIGNMENTS)
-def test_a_perfect_prediction_stays_perfect(alignment: str) -> None:
-    _, truth, valid = depths(1)
-    summary = of_depth(truth, truth, valid, alignment).summary()
-    for name in ("mse", "rmse", "mae", "abs_rel", "sq_rel", "rmse_log", "log10", "silog"):
-        assert summary[name] == pytest.approx(0, abs=2e-5)
-        assert summary[f"{name}_pooled"] == pytest.approx(0, abs=2e-5)
-    assert summary["delta1"] == summary["delta1_pooled"] == 1
-    assert summary["r2"] == pytest.approx(1)
-
-
 @pytest.mark.parametrize("alignment", ["median", "affine"])
 def test_alignment_sees_no_masked_pixel(alignment: str) -> None:
     prediction, truth, valid = depths(2)
