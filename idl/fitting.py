@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float64, Int
 from torch import Tensor
 
@@ -145,9 +146,7 @@ def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
 
 
 def folds_of(train: SplitStatistics, val: SplitStatistics) -> FoldedStatistics:
-    """Put the splits' folds side by side. Raises ValueError where their offsets differ."""
-    if train.offset != val.offset:
-        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
+    """Put the splits' folds side by side: both of the target less the same offset."""
     return FoldedStatistics(train.folds, val.folds)
 
 
@@ -286,8 +285,7 @@ def arm_of(result: TrainResult, exact: ArmFit, data: TrainingSet) -> ArmFit:
     trial = result.trial
     if result.outcome == "diverged":
         raise InputError(f"solver={trial.solver}: diverged with lr={trial.lr:g}. Pass a lower lr.")
-    weights = torch.zeros(len(exact.columns), result.weights.shape[1], dtype=torch.float64)
-    weights[: len(result.weights)] = result.weights
+    weights = F.pad(result.weights, (0, 0, 0, len(exact.columns) - len(result.weights)))
     solution = replace(
         exact.fit.solution,
         k=trial.k,

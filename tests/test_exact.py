@@ -148,22 +148,6 @@ def test_dependent_columns_share_what_one_of_them_had() -> None:
     assert result.excess_loss < 1e-9
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1e-6, 1e-2])
-def test_a_copy_of_a_column_changes_no_prediction(penalty: float) -> None:
-    """Of two copies each has the half, at half of the penalty: without one, the column itself at that half."""
-    rows, truth = drawn()
-    twice = torch.cat([rows, rows[:, 3:4]], dim=1)
-    scaled = rows.clone()
-    scaled[:, 3] *= math.sqrt(2)
-    one = fit(held_out((scaled, truth), (scaled, truth)), num_fixed=1, k=12, penalties=(penalty,)).solution
-    two = fit(held_out((twice, truth), (twice, truth)), num_fixed=1, k=13, penalties=(penalty,)).solution
-    torch.testing.assert_close(twice @ two.weights, scaled @ one.weights, rtol=1e-7, atol=1e-7)
-    if penalty == 0:
-        plain = ridge(rows, truth)
-        torch.testing.assert_close(twice @ two.weights, rows @ plain, rtol=1e-7, atol=1e-7)
-    assert (two.rank, one.rank) == (13, 13)
-
-
 @pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-7, 1e-5, 1e-3])
 @pytest.mark.parametrize("seed", range(3))
 def test_nearly_equal_columns_are_solved_as_by_svd(apart: float, seed: int) -> None:

@@ -246,15 +246,6 @@ def test_targets_that_never_vary() -> None:
     assert (result.train_loss, result.excess_loss) == (0, 0)
 
 
-def test_the_target_may_be_scaled_and_shifted() -> None:
-    """Standardising takes both out: the same curve in the other unit."""
-    columns, truth, valid = drawn()
-    trial = Trial(k=K, lr=0.05, epochs=5, batch_size=6)
-    plain, other = (trained((columns, y, valid), [trial])[0] for y in (truth, 1e-3 * truth - 0.004))
-    assert other.val_losses == pytest.approx([1e-6 * loss for loss in plain.val_losses], rel=1e-4)
-    torch.testing.assert_close(other.weights[1:], 1e-3 * plain.weights[1:], rtol=1e-3, atol=1e-7)
-
-
 def test_sizes_that_do_not_fit_are_refused() -> None:
     data, fewer = drawn(), drawn(20)
     with pytest.raises(ValueError, match="k=7 does not fit 7 columns"):

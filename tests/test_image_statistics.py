@@ -127,21 +127,6 @@ def test_all_images_have_the_gradient_of_what_statistics_accumulate(
 
 
 @both_forms
-def test_minibatches_of_an_epoch_average_to_the_whole_split(make: Make) -> None:
-    """Whatever their order; images without a valid pixel count for nothing."""
-    data = drawn()
-    images = make(*data)
-    weights = torch.randn(2, 5, 2, dtype=torch.float64)
-    order = torch.tensor([4, 0, 6, 1, 2, 5, 3])
-    counts = [float(data[2][part].sum()) for part in order.split(2)]
-    found = gradients(images, weights, order, 2)
-    mean = torch.stack([count * each for count, each in zip(counts, found, strict=True)]).sum(dim=0) / sum(counts)
-    torch.testing.assert_close(mean, gradients(images, weights, order.flip(0), 7)[0])
-    torch.testing.assert_close(mean, gradients(images, weights, order[order != 1], 7)[0])
-    assert not gradients(images, weights, torch.tensor([1, 1]), 2)[0].any()
-
-
-@both_forms
 def test_leading_columns_of_standardised_targets_and_joined_images(make: Make) -> None:
     columns, truth, valid = drawn()
     images = make(columns, truth, valid)
