@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -53,8 +53,7 @@ class MapBatch:
     layers: Mapping[str, Tensor]
 
 
-@dataclass
-class Throughput:
+class Throughput(NamedTuple):
     """How many images the encoder has seen in this run, and for how long."""
 
     num_images: int = 0
@@ -196,9 +195,8 @@ class EncodedDataset:
         Raises InputError where one is damaged.
         """
         file = self._file(name)
-        maps = [file.read(position, 1) for position in positions]
-        found = [each for each in maps if each is not None]
-        if len(found) < len(maps):
+        found = [maps for position in positions if (maps := file.read(position, 1)) is not None]
+        if len(found) < len(positions):
             raise InputError(f"{file.path}: damaged while it was used. The same command makes it anew.")
         read = self.store.read(layers, [self.split.indices[name][position] for position in positions])
         tensors = {layer: torch.from_numpy(values) for layer, values in read.items()}
@@ -206,8 +204,8 @@ class EncodedDataset:
 
     def add_up_throughput(self) -> None:
         """Make `throughput` that of all ranks: their images, in the time of the slowest."""
-        ranks = self.world.gather(self.throughput)
-        self.throughput = Throughput(sum(rank.num_images for rank in ranks), max(rank.seconds for rank in ranks))
+        num_images, seconds = zip(*self.world.gather(self.throughput), strict=True)
+        self.throughput = Throughput(sum(num_images), max(seconds))
 
     def _encode(self, rgb: UInt8[Tensor, "batch H W 3"]) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
@@ -218,8 +216,8 @@ class EncodedDataset:
             if self.device.type == "cuda":
                 # Kernels are queued: without this the clock would stop before they have run.
                 torch.cuda.synchronize(self.device)
-        self.throughput.num_images += len(rgb)
-        self.throughput.seconds += time.perf_counter() - start
+        seen, seconds = self.throughput
+        self.throughput = Throughput(seen + len(rgb), seconds + time.perf_counter() - start)
         return features, null
 
     def _projected(self, basis: Basis, features: Tensor, null: Tensor, indices: Sequence[int]) -> Tensor:
@@ -267,17 +265,14 @@ class EncodedDataset:
         # that it is the same at any batch size.
         count = -(-BASIS_IMAGES // self._batch_size) * self._batch_size
         first = self.split.indices["train"][:count]
-        encoded = []
+        encoded: dict[int, tuple[Tensor, Tensor]] = {}
         with progress("basis", len(first)) as advance:
             for read in batches(self.store, ("rgb",), first, self._batch_size):
-                encoded.append(self._encode(read["rgb"]))
+                encoded[len(encoded) * self._batch_size] = self._encode(read["rgb"])
                 advance(len(read["rgb"]))
-        kept = (
-            [maps[: BASIS_IMAGES - number * self._batch_size] for number, maps in enumerate(each)]
-            for each in zip(*encoded, strict=True)
-        )
+        seen = ([maps[which][: BASIS_IMAGES - position] for position, maps in encoded.items()] for which in (0, 1))
         try:
-            basis = Basis.fit(*kept, most=self._most)
+            basis = Basis.fit(*seen, most=self._most)
         except ValueError as error:
             raise NoFeaturesError(f"encoder: {error}. Check its weights and its mean and std.") from error
         grid = (encoded[0][0].shape[2], encoded[0][0].shape[3])
@@ -285,8 +280,7 @@ class EncodedDataset:
         cache.require_space(self.folder, 2 * num_images * grid[0] * grid[1] * basis.num_stored)
         file = cache.MapFile(self.folder / "train.maps", (*grid, basis.num_stored))
         on_device = basis.to(self.device)
-        for number, (features, null) in enumerate(encoded):
-            position = number * self._batch_size
+        for position, (features, null) in encoded.items():
             file.write(position, self._projected(on_device, features, null, first[position:]).numpy())
         # The basis comes last: without it the maps are taken for leftovers.
         cache.write_tensors(self.folder / BASIS, vars(basis), grid=grid)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float64, Int
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class SplitStatistics:
         """Mean of the target over valid pixels, one an output, in its own unit."""
         # The bias is the first column: a one everywhere.
         above = self.statistics.xty[0] / self.statistics.num_valid
-        return tuple((above + torch.tensor(self.offset, dtype=above.dtype, device=above.device)).tolist())
+        return tuple((above + torch.tensor(self.offset, dtype=torch.float64)).tolist())
 
     def subset(self, index: Int[Tensor, " chosen"]) -> Self:
         """Statistics of some of the columns, in the order of `index`."""
@@ -89,14 +90,22 @@ def split_statistics(
     Raises InputError where no pixel of the split is valid.
     """
     path = encoded.folder / f"{target.key}-{name}-{encoded.digest}-v{STATISTICS_VERSION}.statistics"
-    world = encoded.world
-    kept = world.once(lambda: cache.read_tensors(path))
+    kept = encoded.world.once(lambda: cache.read_tensors(path))
     # The offset is that of the training split's first batch: another batch size gives another one.
-    if kept is not None and (offset is None or list(offset) == kept[1]["offset"]):
-        tensors, values = kept
-        sums = zip(*(tensors[each] for each in _SUMS), values["num_valid"], values["num_images"], strict=True)
-        return SplitStatistics(tuple(Statistics(*each) for each in sums), tuple(values["offset"]), values["mean_layer"])
-    columns, device = encoded.columns, encoded.device
+    if kept is None or (offset is not None and list(offset) != kept[1]["offset"]):
+        kept = _accumulated(encoded, name, target, progress, offset)
+        if encoded.world.is_first:
+            cache.write_tensors(path, kept[0], **kept[1])
+    sums, values = kept
+    parts = zip(*(sums[each] for each in _SUMS), values["num_valid"], values["num_images"], strict=True)
+    return SplitStatistics(tuple(Statistics(*each) for each in parts), tuple(values["offset"]), values["mean_layer"])
+
+
+def _accumulated(
+    encoded: MapSource, name: str, target: Target, progress: Progress, offset: tuple[float, ...] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the sums of all ranks, one entry a fold, and the other values: what the cache keeps."""
+    columns, device, world = encoded.columns, encoded.device, encoded.world
     fold_of = torch.tensor(folds(encoded.store, encoded.split)[name])
     statistics = [Statistics.empty(columns.total, target.num_outputs) for _ in range(NUM_FOLDS)]
     layer_sum = 0.0
@@ -118,20 +127,16 @@ def split_statistics(
         # This rank has no batch at all.
         offset = world.broadcast(())
     # Each rank has accumulated its share.
-    xtx, xty, yty = (world.sum(torch.stack([getattr(fold, each) for fold in statistics])) for each in _SUMS)
+    sums = {each: world.sum(torch.stack([getattr(fold, each) for fold in statistics])) for each in _SUMS}
+    # Ranks are added in one order here and in another there: symmetric up to rounding only.
+    sums["xtx"] = (sums["xtx"] + sums["xtx"].mT) / 2
     counts = torch.tensor([[fold.num_valid, fold.num_images] for fold in statistics], dtype=torch.float64)
     num_valid, num_images = world.sum(counts).long().T.tolist()
     layer_sum = float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
     if sum(num_valid) == 0:
         raise InputError(f"{encoded.store.path}: no pixel of the {name} split has a valid {target.name}.")
-    # Ranks are added in one order here and in another there: symmetric up to rounding only.
-    sums = ((xtx + xtx.mT) / 2, xty, yty)
     mean_layer = layer_sum / sum(num_valid)
-    if world.is_first:
-        values = {"num_valid": num_valid, "num_images": num_images, "offset": offset, "mean_layer": mean_layer}
-        cache.write_tensors(path, dict(zip(_SUMS, sums, strict=True)), **values)
-    parts = zip(*sums, num_valid, num_images, strict=True)
-    return SplitStatistics(tuple(Statistics(*part) for part in parts), offset, mean_layer)
+    return sums, {"num_valid": num_valid, "num_images": num_images, "offset": offset, "mean_layer": mean_layer}
 
 
 def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
@@ -141,9 +146,7 @@ def _means(truth: Tensor, valid: Tensor) -> tuple[float, ...]:
 
 
 def folds_of(train: SplitStatistics, val: SplitStatistics) -> FoldedStatistics:
-    """Put the splits' folds side by side. Raises ValueError where their offsets differ."""
-    if train.offset != val.offset:
-        raise ValueError(f"train and val have different offsets: {train.offset}, {val.offset}")
+    """Put the splits' folds side by side: both of the target less the same offset."""
     return FoldedStatistics(train.folds, val.folds)
 
 
@@ -175,17 +178,13 @@ def fit_arms(train: SplitStatistics, val: SplitStatistics, columns: Columns, k: 
     k: components that the probe reads, or all that there are where they are fewer (a channel that never varies
       has none); None: chosen by cross-validation, as every arm's penalty is.
     """
-    both = folds_of(train, val)
-    fits = {}
+    both, fits = folds_of(train, val), {}
     for name in (*ARMS, PROBE):
         index = columns.of_arm(name)
-        is_probe = name == PROBE
-        result = fit(
-            both.subset(torch.tensor(index)),
-            num_fixed=1 if is_probe else len(index),
-            k=(None if k is None else min(k, columns.num_components)) if is_probe else 0,
-            penalties=PENALTIES,
-        )
+        num_fixed, num_read = len(index), 0
+        if name == PROBE:
+            num_fixed, num_read = 1, None if k is None else min(k, columns.num_components)
+        result = fit(both.subset(torch.tensor(index)), num_fixed=num_fixed, k=num_read, penalties=PENALTIES)
         fits[name] = ArmFit(name, tuple(index), result, with_offset(result.solution.weights, train))
     return fits
 
@@ -238,31 +237,26 @@ def training_set(
         cells = encoded.columns.assemble(batch.maps.to(device))[:, columns.to(device)]
         return form.of(cells, truth.to(device), valid.to(device))
 
-    def whole_split() -> HeldStatistics:
-        parts = []
-        with progress("image statistics", num_images) as advance:
-            for batch in encoded.stream("train", layers):
-                parts.append(images_of(batch))
-                advance(len(batch.maps))
-        return form.cat(parts)
-
+    path = encoded.folder / f"{target.key}-images-{encoded.basis.digest}-k{chosen.k_max}-v{IMAGES_VERSION}.grams"
+    # Kept, for they take as long as the split's own; what the form "maps" consists of is in the cache already.
+    kept = cache.read_tensors(path) if form is ImageGrams and not chosen.is_streamed else None
     if chosen.is_streamed:
         images = StreamedStatistics(
             lambda positions: images_of(encoded.read("train", positions.tolist(), layers)),
             num_images,
             max(1, num_images * BYTES_PER_READ // chosen.num_bytes),
         )
-    elif form is ImageGrams:
-        # Kept, for they take as long as the split's own; what the form "maps" consists of is in the cache already.
-        name = f"{target.key}-images-{encoded.basis.digest}-k{chosen.k_max}-v{IMAGES_VERSION}.grams"
-        kept = cache.read_tensors(encoded.folder / name)
-        if kept is not None and kept[1]["offset"] == list(train.offset):
-            images = ImageGrams(**kept[0]).to(device)
-        else:
-            images = whole_split()
-            cache.write_tensors(encoded.folder / name, vars(images), offset=train.offset)
+    elif kept is not None and kept[1]["offset"] == list(train.offset):
+        images = ImageGrams(**kept[0]).to(device)
     else:
-        images = whole_split()
+        parts = []
+        with progress("image statistics", num_images) as advance:
+            for batch in encoded.stream("train", layers):
+                parts.append(images_of(batch))
+                advance(len(batch.maps))
+        images = form.cat(parts)
+        if form is ImageGrams:
+            cache.write_tensors(path, vars(images), offset=train.offset)
     return TrainingSet(images, train.subset(columns), val.subset(columns), chosen)
 
 
@@ -283,11 +277,6 @@ def train_trials(data: TrainingSet, trials: list[Trial]) -> list[TrainResult]:
     return fit_by_gradient(data.images, data.train.statistics, data.val.statistics, trials)
 
 
-def target_weights(result: TrainResult, data: TrainingSet) -> Float64[Tensor, "columns out"]:
-    """Return a trial's weights, the bias first, for the target itself."""
-    return with_offset(result.weights, data.train)
-
-
 def arm_of(result: TrainResult, exact: ArmFit, data: TrainingSet) -> ArmFit:
     """Return the probe arm with a trial's weights instead of the exact ones; its curve stays the exact solver's.
 
@@ -296,8 +285,7 @@ def arm_of(result: TrainResult, exact: ArmFit, data: TrainingSet) -> ArmFit:
     trial = result.trial
     if result.outcome == "diverged":
         raise InputError(f"solver={trial.solver}: diverged with lr={trial.lr:g}. Pass a lower lr.")
-    weights = torch.zeros(len(exact.columns), result.weights.shape[1], dtype=torch.float64)
-    weights[: len(result.weights)] = result.weights
+    weights = F.pad(result.weights, (0, 0, 0, len(exact.columns) - len(result.weights)))
     solution = replace(
         exact.fit.solution,
         k=trial.k,

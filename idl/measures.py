@@ -52,36 +52,28 @@ class Measure:
     def sums(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> Sums:
         """Return what all metrics follow from."""
         decoded = self.target.decode(prediction)
-        match self.target.kind:
-            case "depth":
-                return depth_metrics(decoded[:, 0], truth.layer, truth.valid, self.protocol, self.train_mean_m)
-            case "normals":
-                return normals_metrics(decoded, truth.target, truth.valid)
-            case "field":
-                return field_metrics(decoded, truth.target, truth.valid, self.train_mean)
+        if self.target.kind == "depth":
+            return depth_metrics(decoded[:, 0], truth.layer, truth.valid, self.protocol, self.train_mean_m)
+        if self.target.kind == "normals":
+            return normals_metrics(decoded, truth.target, truth.valid)
+        return field_metrics(decoded, truth.target, truth.valid, self.train_mean)
 
     def errors(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> Errors:
         """Return the mean error and mean squared error of each image: root mean squares, or angles in degrees."""
         if self.target.kind == "depth":
             layer, metres = self.shown(prediction, truth)
-            error_m = (metres - layer).mul_(truth.valid.float())
-            count = truth.valid.sum(dim=(1, 2), dtype=torch.float64)
-            return _rooted((error_m.square_().sum(dim=(1, 2), dtype=torch.float64) / count).numpy())
+            return _depth_errors(metres, layer, truth.valid)
         per_image = self.sums(prediction, truth).per_image()
         if self.target.kind == "field":
-            return _rooted(per_image["mse"])
+            return np.stack([per_image["rmse"], per_image["mse"]], axis=1)
         return np.stack([per_image["angle_mean_deg"], per_image["angle_rmse_deg"] ** 2], axis=1)
 
     def shown(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> tuple[Tensor, Tensor]:
         """Return truth and prediction as a picture shows them: unit normals, metres, or the first output of a field."""
         decoded = self.target.decode(prediction)
-        match self.target.kind:
-            case "depth":
-                return truth.layer, aligned_and_clamped(decoded[:, 0], truth.layer, truth.valid, self.protocol)
-            case "normals":
-                return truth.target, decoded
-            case "field":
-                return truth.target[:, 0], decoded[:, 0]
+        if self.target.kind == "depth":
+            return truth.layer, aligned_and_clamped(decoded[:, 0], truth.layer, truth.valid, self.protocol)
+        return (truth.target, decoded) if self.target.kind == "normals" else (truth.target[:, 0], decoded[:, 0])
 
     def averaged(self, errors: Errors, num_valid: Float64[np.ndarray, " images"]) -> dict[str, float]:
         """Return an arm's errors by name: the mean over images, and the root over all pixels.
@@ -139,9 +131,8 @@ class NativeMeasure:
         truth = whole[top:bottom, left:right]
         valid = (truth >= self.protocol.min_depth_m) & (truth <= self.protocol.max_depth_m)
         metres = aligned_and_clamped(decoded, truth.expand_as(decoded), valid.expand_as(decoded), self.protocol)
-        error_m = ((metres - truth) * valid).square_().sum(dim=(1, 2), dtype=torch.float64)
         sums = depth_metrics(decoded[probe][None], truth[None], valid[None], self.protocol, self.train_mean_m)
-        return _rooted((error_m / valid.sum()).numpy()), sums
+        return _depth_errors(metres, truth[None], valid[None]), sums
 
 
 def require_native(store: Store, target: Target, indices: Sequence[int]) -> None:
@@ -160,7 +151,10 @@ def require_native(store: Store, target: Target, indices: Sequence[int]) -> None
         )
 
 
-def _rooted(squared: Float64[np.ndarray, " images"]) -> Errors:
+def _depth_errors(metres: Tensor, truth: Tensor, valid: Bool[Tensor, "maps H W"]) -> Errors:
+    """Return root mean square and mean square over the valid pixels of each map, in metres."""
+    squared = (metres - truth).mul_(valid.float()).square_().sum(dim=(1, 2), dtype=torch.float64)
+    squared = (squared / valid.sum(dim=(1, 2), dtype=torch.float64)).numpy()
     return np.stack([np.sqrt(squared), squared], axis=1)
 
 

@@ -142,9 +142,7 @@ def depth_metrics(
         raise InputError(f"protocol {protocol.name!r}: depth range {near} to {far} m, expected 0 < min < max.")
     if not 0.0 < train_mean_m < np.inf:
         raise InputError(f"metrics: the training split's mean depth is {train_mean_m} m, expected more than 0.")
-    if not prediction_m.shape == truth_m.shape == valid.shape or prediction_m.ndim != 3:
-        shapes = f"{tuple(prediction_m.shape)}, {tuple(truth_m.shape)} and {tuple(valid.shape)}"
-        raise ValueError(f"prediction, truth and valid have shapes {shapes}, expected (batch, H, W) thrice")
+    _require_shapes(prediction_m, truth_m, valid, tuple(valid.shape))
     chunks = zip(*(each.split(IMAGES_AT_A_TIME) for each in (prediction_m, truth_m, valid)), strict=True)
     return Sums.concatenate([_depth_sums(p, d, mask, protocol, train_mean_m) for p, d, mask in chunks])
 
@@ -193,13 +191,7 @@ def field_metrics(
     train_mean: of the training split, one an output, which `r2` is measured from.
     Raises ValueError where the shapes differ.
     """
-    is_alike = prediction.shape == truth.shape and truth.ndim == 4 and truth[:, 0].shape == valid.shape
-    if not is_alike or truth.shape[1] != len(train_mean):
-        shapes = f"{tuple(prediction.shape)}, {tuple(truth.shape)} and {tuple(valid.shape)}"
-        raise ValueError(
-            f"prediction, truth, valid have shapes {shapes}, {len(train_mean)} means; "
-            "expected (b, out, H, W) twice, (b, H, W), and out means"
-        )
+    _require_shapes(prediction, truth, valid, (len(valid), len(train_mean), *valid.shape[1:]))
     mask = valid[:, None]
     # Selected, not multiplied: infinity times zero is NaN.
     error = torch.where(mask, prediction - truth, 0.0).double()
@@ -225,9 +217,7 @@ def normals_metrics(
     is 90 degrees off. The total "histogram" holds the angles of all images in bins of 0.01 degrees: its size does not
     grow with the images. Raises ValueError where the shapes differ.
     """
-    if prediction.shape != truth.shape or truth.shape[1:2] != (3,) or truth[:, 0].shape != valid.shape:
-        shapes = f"{tuple(prediction.shape)}, {tuple(truth.shape)} and {tuple(valid.shape)}"
-        raise ValueError(f"prediction, truth, valid have shapes {shapes}, expected (b, 3, H, W) twice, (b, H, W)")
+    _require_shapes(prediction, truth, valid, (len(valid), 3, *valid.shape[1:]))
     squared_length = truth.square().sum(dim=1)
     counted = valid & (squared_length > 0) & (squared_length < torch.inf)
     angle = _angle_deg(prediction, truth)
@@ -241,6 +231,11 @@ def normals_metrics(
         "num_under": torch.stack([_total(counted & (angle < limit)) for limit in LIMITS_DEG], dim=1),
     }
     return Sums("normals", _arrays(rows), _arrays({"histogram": torch.bincount(bins, minlength=NUM_BINS)}))
+
+
+def _require_shapes(prediction: Tensor, truth: Tensor, valid: Tensor, expected: tuple[int, ...]) -> None:
+    if valid.ndim != 3 or not prediction.shape == truth.shape == expected:
+        raise ValueError(f"{tuple(prediction.shape)} against {tuple(truth.shape)}: expected {expected} for both")
 
 
 def aligned_and_clamped(

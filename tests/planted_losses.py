@@ -117,7 +117,6 @@ def plain_solution(k: int) -> Solution:
         k=k,
         penalty=0.0,
         weights=torch.zeros(1, 1, dtype=torch.float64),
-        num_columns=1,
         rank=1,
         train_loss=3.0,
         plain_train_loss=2.75,

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -82,20 +83,6 @@ def test_every_k_is_its_own_least_squares(penalty: float, num_outputs: int) -> N
             assert float(losses[row, leading - 1]) == pytest.approx(expected, rel=1e-9)
 
 
-def test_losses_are_those_of_the_predictions() -> None:
-    train, val = drawn(), drawn(seed=1)
-    result = fit(held_out(train, val), num_fixed=1)
-    for k, penalty, train_loss, val_loss in zip(
-        result.curve.k.tolist(), result.curve.penalty, result.curve.train_loss, result.curve.val_loss, strict=True
-    ):
-        weights = ridge(train[0][:, : k + 1], train[1], float(penalty))
-        assert float(train_loss) == pytest.approx(mse(weights, train[0][:, : k + 1], train[1]), rel=1e-9)
-        assert float(val_loss) == pytest.approx(mse(weights, val[0][:, : k + 1], val[1]), rel=1e-9)
-    solution = result.solution
-    assert solution.val_loss == pytest.approx(mse(solution.weights, *val), rel=1e-9)
-    assert solution.train_loss == pytest.approx(mse(solution.weights, *train), rel=1e-9)
-
-
 def test_penalty_and_k_are_chosen_by_cross_validation_alone() -> None:
     data = drawn(num_rows=90, noise=20)
     folds = folded(data)
@@ -121,25 +108,18 @@ def test_penalty_and_k_are_chosen_by_cross_validation_alone() -> None:
 
 def test_standard_errors_are_those_of_the_folds() -> None:
     data = drawn(num_rows=900, noise=20)
-    folds = folded(data)
-    solution = fit(folds, num_fixed=1, k=12).solution
-    losses = [mse(solution.weights, data[0][mask], data[1][mask]) for mask in _val_folds(900)]
-    expected = torch.tensor(losses, dtype=torch.float64).std() / math.sqrt(5)
-    assert solution.val_error == pytest.approx(float(expected), rel=0.01)
-    fold = torch.arange(900) % 5
-    losses = []
+    solution = fit(folded(data), num_fixed=1, k=12).solution
+    row, fold = torch.arange(900), torch.arange(900) % 5
+    on_val, held_out_losses = [], []
     for held in range(5):
+        in_val = (row // 5 % 3 == 2) & (fold == held)
+        on_val.append(mse(solution.weights, data[0][in_val], data[1][in_val]))
         weights = ridge(data[0][fold != held], data[1][fold != held], solution.penalty)
-        losses.append(mse(weights, data[0][fold == held], data[1][fold == held]))
-    expected = torch.tensor(losses, dtype=torch.float64)
-    assert solution.cv_loss == pytest.approx(float(expected.mean()), rel=1e-9)
-    assert solution.cv_error == pytest.approx(float(expected.std()) / math.sqrt(5), rel=1e-9)
+        held_out_losses.append(mse(weights, data[0][fold == held], data[1][fold == held]))
+    assert solution.val_error == pytest.approx(np.std(on_val, ddof=1) / math.sqrt(5), rel=0.01)
+    assert solution.cv_loss == pytest.approx(np.mean(held_out_losses), rel=1e-9)
+    assert solution.cv_error == pytest.approx(np.std(held_out_losses, ddof=1) / math.sqrt(5), rel=1e-9)
     assert fit(held_out(data, data), num_fixed=1).solution.cv_error == math.inf
-
-
-def _val_folds(count: int) -> list[Tensor]:
-    row = torch.arange(count)
-    return [(row // 5 % 3 == 2) & (row % 15 % 5 == fold) for fold in range(5)]
 
 
 def test_a_given_k_is_kept_and_fixed_columns_are_read_by_every_k() -> None:
@@ -150,21 +130,10 @@ def test_a_given_k_is_kept_and_fixed_columns_are_read_by_every_k() -> None:
     assert len(result.curve.k) == 13 - 4 + 1
 
 
-def test_without_a_penalty_training_loss_never_rises_with_k() -> None:
+def test_the_smallest_k_within_a_share_of_the_lowest_loss() -> None:
     curve = fit(held_out(drawn(), drawn()), num_fixed=1, penalties=(0.0,)).curve
-    assert bool((curve.train_loss.diff() <= 1e-12).all())
-    k = curve.smallest_k_within(0.01)
-    limit = 1.01 * float(curve.cv_loss.min())
-    assert float(curve.cv_loss[k]) <= limit
-    assert bool((curve.cv_loss[:k] > limit).all())
-
-
-def test_a_planted_linear_target_is_recovered() -> None:
-    rows, _ = drawn()
-    planted = torch.linspace(2, -2, 13, dtype=torch.float64)[:, None]
-    data = (rows, rows @ planted)
-    result = fit(held_out(data, data), num_fixed=1, k=12, penalties=(0.0,))
-    torch.testing.assert_close(result.solution.weights, planted, rtol=1e-6, atol=1e-6)
+    is_enough = curve.cv_loss <= 1.01 * float(curve.cv_loss.min())
+    assert curve.smallest_k_within(0.01) == is_enough.tolist().index(True)
 
 
 def test_dependent_columns_share_what_one_of_them_had() -> None:
@@ -174,25 +143,9 @@ def test_dependent_columns_share_what_one_of_them_had() -> None:
     rows[:, 11] = 0
     result = fit(held_out((rows, truth), (rows, truth)), num_fixed=1, k=12, penalties=(0.0,)).solution
     assert result.train_loss == pytest.approx(mse(ridge(rows, truth), rows, truth), rel=1e-9)
-    assert (result.num_columns, result.rank) == (12, 10)
+    assert result.rank == 10
     assert float(result.weights.abs().max()) < 100
     assert result.excess_loss < 1e-9
-
-
-@pytest.mark.parametrize("penalty", [0.0, 1e-6, 1e-2])
-def test_a_copy_of_a_column_changes_no_prediction(penalty: float) -> None:
-    """Of two copies each has the half, at half of the penalty: without one, the column itself at that half."""
-    rows, truth = drawn()
-    twice = torch.cat([rows, rows[:, 3:4]], dim=1)
-    scaled = rows.clone()
-    scaled[:, 3] *= math.sqrt(2)
-    one = fit(held_out((scaled, truth), (scaled, truth)), num_fixed=1, k=12, penalties=(penalty,)).solution
-    two = fit(held_out((twice, truth), (twice, truth)), num_fixed=1, k=13, penalties=(penalty,)).solution
-    torch.testing.assert_close(twice @ two.weights, scaled @ one.weights, rtol=1e-7, atol=1e-7)
-    if penalty == 0:
-        plain = ridge(rows, truth)
-        torch.testing.assert_close(twice @ two.weights, rows @ plain, rtol=1e-7, atol=1e-7)
-    assert (two.rank, one.rank) == (13, 13)
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-7, 1e-5, 1e-3])
@@ -216,7 +169,7 @@ def test_nearly_equal_columns_are_solved_as_by_svd(apart: float, seed: int) -> N
     assert result.solution.train_loss == pytest.approx(mse(expected, rows, truth), rel=1e-6)
     torch.testing.assert_close(rows @ result.solution.weights, rows @ expected, rtol=1e-4, atol=1e-4)
     # Directions that half precision cannot hold are lost, and known to be in common; those of a thousandth are not.
-    assert result.solution.num_columns - result.solution.rank == (0 if apart == 1e-3 else 10)
+    assert result.solution.rank == 23 - (0 if apart == 1e-3 else 10)
     assert result.expected_rank <= result.solution.rank
 
 
@@ -238,14 +191,6 @@ def test_eigenvalues_that_span_eleven_decades() -> None:
             assert mse(weights, rows, truth) == pytest.approx(mse(ridge(rows, truth, floored), rows, truth), rel=1e-4)
 
 
-def test_what_is_of_no_use_is_left_out() -> None:
-    rows, _ = drawn(num_rows=20)
-    noise = torch.randn(20, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    solution = fit(held_out((rows, noise), (rows, -noise)), num_fixed=1, k=12).solution
-    assert solution.penalty == max(PENALTIES)
-    assert float(solution.weights[1:].abs().max()) < 1e-6
-
-
 @pytest.mark.parametrize(("num_fixed", "k"), [(0, 1), (14, 0), (1, 13)])
 def test_sizes_that_do_not_fit_are_refused(num_fixed: int, k: int) -> None:
     with pytest.raises(ValueError, match="do not fit"):
@@ -259,13 +204,6 @@ def beside(seed: int, num_rows: int = 60, num_outputs: int = 1) -> Rows:
 
 def strength(pixels: float, features: float) -> Tensor:
     return torch.tensor([pixels] * NUM_PIXELS + [features] * NUM_FEATURES, dtype=torch.float64)
-
-
-def test_no_joint_fit_without_pixels_or_features() -> None:
-    folds = held_out(beside(0), beside(1))
-    for num_pixels in (0, NUM_PIXELS + NUM_FEATURES):
-        with pytest.raises(ValueError, match="does not fit"):
-            fit_joint(folds, num_pixels=num_pixels, parts=(1.0, 1.0))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -362,20 +300,20 @@ def planted_scenes(num_scenes: int, share: float, num_features: int = 60) -> tup
     return FoldedStatistics(*splits), 3
 
 
-@pytest.mark.parametrize("effect", [0.05, 0.3])
+@pytest.mark.parametrize("effect", [0.0, 0.05, 0.3])
 def test_with_many_scenes_a_planted_effect_is_found_as_large_as_it_is(effect: float) -> None:
     folds, num_pixels = planted_scenes(800, 0.0)
     found = recovered(folds, num_pixels=num_pixels, chosen=(1e-3, 1e8), effect=effect)
-    assert found == pytest.approx(effect, rel=0.15)
-    assert recovered(folds, num_pixels=num_pixels, chosen=(1e-3, 1e8), effect=0.0) == pytest.approx(0, abs=1e-3)
+    assert found == pytest.approx(effect, rel=0.15, abs=1e-3)
 
 
 def test_where_few_scenes_hide_an_effect_little_of_it_is_found() -> None:
     """Noise that a scene has in common: a hundred thousand pixels of fifty scenes are fifty samples."""
-    folds, num_pixels = planted_scenes(50, 0.8)
-    assert recovered(folds, num_pixels=num_pixels, chosen=(1e-3, 1e8), effect=0.05) < 0.015
-    folds, num_pixels = planted_scenes(50, 0.0)
-    assert recovered(folds, num_pixels=num_pixels, chosen=(1e-3, 1e8), effect=0.05) > 0.017
+    hidden, seen = (
+        recovered(folds, num_pixels=num_pixels, chosen=(1e-3, 1e8), effect=0.05)
+        for folds, num_pixels in (planted_scenes(50, 0.8), planted_scenes(50, 0.0))
+    )
+    assert hidden < 0.015 < 0.017 < seen
 
 
 def test_features_that_the_pixels_hold_can_hide_nothing() -> None:

@@ -14,10 +14,9 @@ from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.features import EncodedDataset
-from idl.fitting import SplitStatistics, split_statistics, train_trials, training_set
+from idl.fitting import SplitStatistics, split_statistics, training_set
 from idl.pipeline import probe
 from idl.probe_config import ProbeConfig
-from idl.probes.gradient_fit import Trial
 from idl.progress import silent
 from idl.protocol import Protocol
 from idl.targets import target
@@ -55,16 +54,6 @@ def test_images_add_up_to_the_split_in_memory_or_streamed(store: Store, tmp_path
     found = minibatch.gradient(rows, out=torch.empty_like(rows)).unflatten(0, (-1, data.images.num_outputs))
     expected = 2 * (whole.xtx[:, None] - whole.xty.T) / whole.num_terms
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_streamed_and_held_images_train_the_same_probe(store: Store, tmp_path: Path) -> None:
-    encoded, train, val = encoded_splits(store, tmp_path, "depth")
-    trial = Trial(k=5, lr=0.03, batch_size=4, epochs=3)
-    held, streamed = (
-        train_trials(training_set(encoded, target("depth"), train, val, 5, silent, budget), [trial])[0].weights
-        for budget in (2**30, 1)
-    )
-    torch.testing.assert_close(held, streamed, rtol=1e-4, atol=1e-5)
 
 
 def test_the_probe_comes_to_the_exact_one(store: Store, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_trial_that_diverges_is_marked_and_leaves_the_others_alone(tmp_path: Path, sampler: Any) -> None:
-    fixed = Trial(k=0, solver="sgd", epochs=8, schedule="constant")
+    fixed = Trial(k=0, solver="sgd", epochs=8)
     swept = Swept(tmp_path, replace(CONFIG, trials=24, sampler=sampler), SearchSpace(lr_range="1e-3:1e3"), fixed)
     diverged = [trial for trial in swept.trials if trial.outcome == "diverged"]
     sound = [trial for trial in swept.trials if trial.outcome != "diverged"]
@@ -188,7 +188,7 @@ def test_a_trial_that_diverges_is_marked_and_leaves_the_others_alone(tmp_path: P
 
 
 def test_where_every_trial_diverges_there_is_no_best(tmp_path: Path) -> None:
-    fixed = Trial(k=0, solver="sgd", epochs=8, schedule="constant")
+    fixed = Trial(k=0, solver="sgd", epochs=8)
     with pytest.raises(InputError, match="every trial diverged"):
         Swept(tmp_path, space=SearchSpace(lr_range="1e5:1e6"), fixed=fixed)
 

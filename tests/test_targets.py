@@ -87,8 +87,3 @@ def test_every_target_is_under_contract():
 def test_unknown_name_says_the_nearest(typo, meant):
     with pytest.raises(InputError, match=f"'{typo}'.*mean '{meant}'"):
         target(typo)
-
-
-def test_unknown_name_far_from_all():
-    with pytest.raises(InputError, match="Choose one of depth, log-depth, inverse-depth, normals"):
-        target("§")

@@ -157,16 +157,8 @@ class Columns:
     def of_arm(self, arm: str) -> list[int]:
         """Columns of an arm, the bias first: "constant", "position", "null", "null+position", "patches" or "probe"."""
         edges = (1, 1 + NUM_POSITION, 1 + NUM_POSITION + NUM_NULL, self.total - self.num_components, self.total)
-        position, null, patches, components = (list(range(*edge)) for edge in pairwise(edges))
-        read = {
-            "constant": [],
-            "position": position,
-            "null": null,
-            "null+position": null + position,
-            "patches": patches,
-            "probe": components,
-        }
-        return [0, *read[arm]]
+        parts = dict(zip(("position", "null", "patches", "probe"), pairwise(edges), strict=True)) | {"constant": (0, 0)}
+        return [0, *(column for part in arm.split("+") for column in range(*parts[part]))]
 
     def side_by_side(
         self, arms: Sequence[tuple[Sequence[int], Float64[Tensor, "read out"]]]
@@ -175,12 +167,10 @@ class Columns:
 
         arms: the columns that each reads, and its weights on them.
         """
-        parts = []
-        for columns, weights in arms:
-            placed = torch.zeros(self.total, weights.shape[1], dtype=torch.float64)
-            placed[list(columns)] = weights
-            parts.append(placed)
-        return torch.cat(parts, dim=1)
+        placed = [torch.zeros(self.total, weights.shape[1], dtype=torch.float64) for _, weights in arms]
+        for part, (columns, weights) in zip(placed, arms, strict=True):
+            part[list(columns)] = weights
+        return torch.cat(placed, dim=1)
 
     def assemble(self, stored: Float16[Tensor, "batch h w stored"]) -> Float32[Tensor, "batch columns h w"]:
         """Put bias and position before the stored columns; channels_last in memory."""

@@ -47,8 +47,7 @@ class Solution:
     k: columns read besides the bias and the columns that every k has.
     penalty: in units of the mean square of a column.
     weights: the bias first; zero beyond k.
-    num_columns, rank: columns read that vary, and directions among them that are not the noise of their rounding; the
-      bias counts.
+    rank: directions among the columns read that are not the noise of their rounding; the bias counts.
     train_loss, val_loss: unpenalised mean squared errors, target units squared.
     plain_train_loss: that of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
     cv_loss, cv_error: the cross-validated one, and its standard error over the folds. val_error: of `val_loss`, over
@@ -58,7 +57,6 @@ class Solution:
     k: int
     penalty: float
     weights: Float64[Tensor, "columns out"]
-    num_columns: int
     rank: int
     train_loss: float
     plain_train_loss: float
@@ -327,7 +325,6 @@ def _solution(
         k=k,
         penalty=penalties[0],
         weights=weights,
-        num_columns=int((read.xtx.diagonal() > 0).sum()),
         rank=_rank(read.xtx),
         train_loss=float(folds.whole_train.mse(weights)),
         plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),

@@ -7,10 +7,9 @@ its product with the minibatch's matrix.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
@@ -25,7 +24,6 @@ from idl.probes.image_statistics import ImageStatistics, Minibatch
 from idl.probes.statistics import Statistics
 
 Solver = Literal["sgd", "adam"]
-Schedule = Literal["constant", "cosine"]
 Outcome = Literal["finished", "converged", "diverged"]
 
 # A training loss so many times the target's variance does not come back to anything of use.
@@ -34,6 +32,10 @@ DIVERGED_RATIO = 1e6
 # columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do: its share of every
 # product is waited for.
 MULTIPLICATIONS_PER_THREAD = 2**21
+# Share of the steps over which the learning rate rises.
+WARMUP = 0.05
+# Fraction by which the best validation loss must fall to count as a gain.
+MIN_GAIN = 1e-4
 MOMENTUM = 0.9
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -60,10 +62,7 @@ class Trial:
       training that converges ends at the ridge optimum with penalty weight_decay * outputs / 2.
     batch_size: images a step.
     epochs: passes over the training images, if it does not converge before.
-    schedule: "constant", or "cosine": a straight rise over `warmup`, then a half cosine down to 0.
-    warmup: share of the steps over which the cosine schedule rises to `lr`.
     patience: epochs without gain after which the training has converged and ends.
-    min_gain: fraction by which the best validation loss must fall to count as a gain.
     seed: of the order of the images; trials of one seed see the same minibatches.
 
     With the defaults the loss was 0.03 to 0.41 % above the optimum, for depth and normals at 10, 64 and 384
@@ -76,42 +75,23 @@ class Trial:
     weight_decay: float = 0.0
     batch_size: int = 32
     epochs: int = 50
-    schedule: Schedule = "cosine"
-    warmup: float = 0.05
     patience: int = 5
-    min_gain: float = 1e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("solver", get_args(Solver)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name}={getattr(self, name)}: expected {' or '.join(choices)}.")
-        least = {"batch_size": 1, "epochs": 1, "patience": 1}
-        for name, value in asdict(self).items():
-            if isinstance(value, str):
-                continue
-            if not math.isfinite(value):
-                raise InputError(f"{name}={value}: expected a finite number.")
-            if value < least.get(name, 0):
-                raise InputError(f"{name}={value}: expected {least.get(name, 0)} or more.")
-            if name == "lr" and value == 0:
-                raise InputError(f"lr={value}: expected more than 0.")
-            if name in ("warmup", "min_gain") and value >= 1:
-                raise InputError(f"{name}={value}: expected a share below 1.")
-
-    def rate_at(self, step: int, num_steps: int) -> float:
-        """Share of the learning rate at `step`, from 0, of `num_steps`."""
-        return 1.0 if self.schedule == "constant" else rate_at(step, num_steps, self.warmup)
+        if self.solver not in get_args(Solver):
+            raise InputError(f"solver={self.solver}: expected {' or '.join(get_args(Solver))}.")
+        least = {"lr": math.nextafter(0, 1), "batch_size": 1, "epochs": 1, "patience": 1}
+        for name in ("k", "lr", "weight_decay", "batch_size", "epochs", "patience", "seed"):
+            value = getattr(self, name)
+            if not least.get(name, 0) <= value < math.inf:
+                bound = "more than 0" if name == "lr" else f"{least.get(name, 0)} or more"
+                raise InputError(f"{name}={value}: expected {bound}, and a finite number.")
 
     @property
     def minibatches(self) -> tuple[int, int, int]:
         """What trials that see the same minibatches have in common."""
         return self.batch_size, self.epochs, self.seed
-
-    @property
-    def rule(self) -> tuple[str, str, float]:
-        """What trials of one optimiser have in common."""
-        return self.solver, self.schedule, self.warmup
 
 
 @dataclass(frozen=True)
@@ -163,32 +143,77 @@ def fit_by_gradient(
             raise ValueError(f"k={trial.k} does not fit {images.num_columns} columns")
     optima = losses_of_all_k(train, 0.0, [train])[0] / train.num_terms
     results: dict[int, TrainResult] = {}
-    # Those of one rule stand next to each other.
-    order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].rule))
+    # Those of one solver stand next to each other.
+    order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].solver))
     for _, group in groupby(order, key=lambda position: trials[position].minibatches):
         positions = list(group)
-        state = _train(TrialBatch(images, train, val, [trials[position] for position in positions]))
-        of_group = state.results(images.num_columns, optima[[trials[position].k for position in positions]])
+        of_group = _train(images, train, val, [trials[position] for position in positions], optima)
         results.update(zip(positions, of_group, strict=True))
     return [results[position] for position in range(len(trials))]
 
 
-def _train(batch: "TrialBatch") -> "TrialState":
-    """Train until every trial has ended."""
+def _train(
+    images: ImageStatistics,
+    train: Statistics,
+    val: Statistics,
+    trials: Sequence[Trial],
+    optima: Float64[Tensor, " columns"],
+) -> list[TrainResult]:
+    """Train trials of the same minibatches until every one has ended. optima: training losses at every k."""
+    batch = TrialBatch(images, train, val, trials)
     limit = DIVERGED_RATIO * float(batch.spread.square().mean())
-    state = TrialState(batch.trials, batch.target_weights())
-    for _ in range(batch.trials[0].epochs):
-        was_running = state.is_running
+    patience = torch.tensor([trial.patience for trial in trials])
+    start = best = batch.target_weights()
+    best_train = best_val = torch.full((len(trials),), torch.inf, dtype=torch.float64)
+    best_epoch = without_gain = num_epochs = torch.zeros(len(trials), dtype=torch.long)
+    running = torch.ones(len(trials), dtype=torch.bool)
+    diverged = converged = ~running
+    curves: list[tuple[Tensor, Tensor]] = []
+    for epoch in range(1, trials[0].epochs + 1):
         batch.train_epoch()
         weights = batch.target_weights()
         train_losses, val_losses = batch.train.mse(weights), batch.val.mse(weights)
         # A comparison with what is no number is False.
-        state.note(weights, train_losses, val_losses, (train_losses <= limit) & val_losses.isfinite())
-        if not state.is_running.any():
+        is_sound = (train_losses <= limit) & val_losses.isfinite()
+        train_losses, val_losses = (torch.where(is_sound, each, torch.inf) for each in (train_losses, val_losses))
+        curves.append((train_losses, val_losses))
+        num_epochs = num_epochs + running
+        without_gain = torch.where(val_losses < best_val * (1 - MIN_GAIN), 0, without_gain + 1)
+        # A diverged trial loses what it had: its result is infinite.
+        takes = running & ((val_losses < best_val) | ~is_sound)
+        # Spared where it changes nothing, as in most epochs: a tenth of an epoch of a hundred trials.
+        kept = weights if bool(is_sound.all()) else torch.where(is_sound[:, None], weights, start)
+        best = torch.where(takes[:, None], kept, best)
+        best_train, best_val = torch.where(takes, train_losses, best_train), torch.where(takes, val_losses, best_val)
+        best_epoch = torch.where(takes, is_sound * epoch, best_epoch)
+        diverged = diverged | (running & ~is_sound)
+        converged = converged | (running & is_sound & (without_gain >= patience))
+        before, running = running, running & ~diverged & ~converged
+        if not running.any():
             break
-        if not torch.equal(state.is_running, was_running):
-            batch.keep(state.is_running)
-    return state
+        if not torch.equal(running, before):
+            batch.keep(running)
+    optimum = optima[[trial.k for trial in trials]]
+    # A perfect optimum: nothing is within a share of it but itself.
+    excess = torch.where(
+        optimum > 0, (best_train - optimum) / optimum, torch.where(best_train > 0, torch.inf, 0.0)
+    ).tolist()
+    padded = F.pad(best, (0, 0, 0, 0, 0, images.num_columns - len(best)))
+    train_curves, val_curves = (torch.stack(each).T.tolist() for each in zip(*curves, strict=True))
+    return [
+        TrainResult(
+            trial=trial,
+            weights=padded[:, row].clone(),
+            train_loss=float(best_train[row]),
+            val_loss=float(best_val[row]),
+            excess_loss=excess[row],
+            train_losses=tuple(train_curves[row][: num_epochs[row]]),
+            val_losses=tuple(val_curves[row][: num_epochs[row]]),
+            best_epoch=int(best_epoch[row]),
+            outcome="diverged" if diverged[row] else "converged" if converged[row] else "finished",
+        )
+        for row, trial in enumerate(trials)
+    ]
 
 
 class TrialBatch:
@@ -196,8 +221,8 @@ class TrialBatch:
 
     Row (t, o) of the weights is output o of the t-th trial that still runs; the others take part no more.
 
-    trials: those of one rule next to each other. train, val: sums on the columns that are read.
-    mean, spread: of the target over the valid pixels, one an output; a spread of 1 where it does not vary.
+    trials: those of one solver next to each other. train, val: sums on the columns that are read.
+    spread: of the target over the valid pixels, one an output; 1 where it does not vary.
     """
 
     def __init__(self, images: ImageStatistics, train: Statistics, val: Statistics, trials: Sequence[Trial]) -> None:
@@ -210,13 +235,12 @@ class TrialBatch:
         variance = square - self.mean.square()
         self.spread = torch.where(variance > 1e-12 * square, variance, 1.0).sqrt()
         moved = [tensor.to(images.device, images.dtype) for tensor in (self.mean, self.spread)]
-        self._images = images.leading(k_max).standardised(*moved)
+        self._images = images.leading(k_max, *moved)
         self._numbers = torch.arange(len(trials))
         shape = (len(trials), images.num_outputs, 1 + k_max)
         self._weights = torch.zeros(shape, dtype=images.dtype, device=images.device)
         self._optimisers = [
-            OPTIMISERS[solver](list(group), self._weights)
-            for (solver, _, _), group in groupby(trials, lambda t: t.rule)
+            Optimiser(list(group), self._weights) for _, group in groupby(trials, lambda trial: trial.solver)
         ]
         self._generator = torch.Generator().manual_seed(trials[0].seed)
         self._step = 0
@@ -233,8 +257,9 @@ class TrialBatch:
         with closing(_on_few_threads(self._images.minibatches(order, first.batch_size), len(weights))) as minibatches:
             for minibatch in minibatches:
                 minibatch.gradient(weights, out=gradient)
+                share = rate_at(self._step, num_steps, WARMUP)
                 for optimiser, its_weights, its_gradient in parts:
-                    optimiser.step(its_weights, its_gradient, optimiser.trial.rate_at(self._step, num_steps))
+                    optimiser.step(its_weights, its_gradient, share)
                 self._step += 1
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
@@ -262,15 +287,15 @@ def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generato
     num_threads = torch.get_num_threads()
     for minibatch in minibatches:
         try:
-            if minibatch.num_multiplications(num_rows) < MULTIPLICATIONS_PER_THREAD:
+            if num_rows * minibatch.multiplications < MULTIPLICATIONS_PER_THREAD:
                 torch.set_num_threads(1)
             yield minibatch
         finally:
             torch.set_num_threads(num_threads)
 
 
-class Optimiser(ABC):
-    """A solver's state for trials of one rule: each row has its own learning rate and weight decay.
+class Optimiser:
+    """A solver's state for its trials: each row has its own learning rate and weight decay.
 
     They are `torch.optim.SGD` and `torch.optim.Adam`, which know one learning rate a tensor and take 3 to 5 times as
     long for a matrix this small (Adam, 100 rows of 65: 59 against 18 microseconds). A row is one output of one trial;
@@ -286,7 +311,7 @@ class Optimiser(ABC):
             for name in ("k", "lr", "weight_decay")
         )
         column = torch.arange(num_columns, device=weights.device)
-        self.trial = trials[0]
+        self._solver = trials[0].solver
         self._rates = lr * (column <= k)
         self._decay = decay * ((column > 0) & (column <= k))
         self._has_decay = bool(decay.any())
@@ -305,32 +330,13 @@ class Optimiser(ABC):
         if self._has_decay:
             gradient.addcmul_(weights, self._decay)
         self._num_steps += 1
-        self._step(weights, gradient, share)
-
-    def keep(self, rows: Bool[Tensor, " rows"]) -> None:
-        """Go on with some of the rows."""
-        rows = rows.to(self._rates.device)
-        self._rates, self._decay = self._rates[rows], self._decay[rows]
-        self._mean, self._square = self._mean[rows], self._square[rows]
-
-    @abstractmethod
-    def _step(self, weights: Tensor, gradient: Tensor, share: float) -> None:
-        """Change the weights by the gradient."""
-
-
-class Sgd(Optimiser):
-    """velocity = momentum * velocity + gradient; weights -= lr * velocity."""
-
-    def _step(self, weights: Tensor, gradient: Tensor, share: float) -> None:
-        self._mean.mul_(MOMENTUM).add_(gradient)
-        weights.addcmul_(self._mean, self._rates, value=-share)
-
-
-class Adam(Optimiser):
-    """weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon)."""
-
-    def _step(self, weights: Tensor, gradient: Tensor, share: float) -> None:
-        # Both sides of the fraction times this root: two numbers are corrected instead of two matrices.
+        if self._solver == "sgd":
+            # velocity = momentum * velocity + gradient; weights -= lr * velocity.
+            self._mean.mul_(MOMENTUM).add_(gradient)
+            weights.addcmul_(self._mean, self._rates, value=-share)
+            return
+        # weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon). Both sides of the fraction times this
+        # root: two numbers are corrected instead of two matrices.
         root = math.sqrt(1 - BETA2**self._num_steps)
         self._mean.lerp_(gradient, 1 - BETA1)
         self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
@@ -338,78 +344,8 @@ class Adam(Optimiser):
         torch.div(self._mean, direction, out=direction)
         weights.addcmul_(direction, self._rates, value=-share * root / (1 - BETA1**self._num_steps))
 
-
-OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": Sgd, "adam": Adam}
-
-
-class TrialState:
-    """Which of the trials still train, their losses so far and their best weights; all on the CPU.
-
-    start: weights before the first epoch, those of the constant.
-    is_running: trials that train on.
-    """
-
-    def __init__(self, trials: Sequence[Trial], start: Float64[Tensor, "columns trials out"]) -> None:
-        self._trials = trials
-        self._start = start
-        self._patience = torch.tensor([trial.patience for trial in trials])
-        self._must_fall_to = 1 - torch.tensor([trial.min_gain for trial in trials], dtype=torch.float64)
-        self.is_running = torch.ones(len(trials), dtype=torch.bool)
-        self._outcomes: list[Outcome] = ["finished"] * len(trials)
-        self._weights = start
-        self._best_train = self._best_val = torch.full((len(trials),), torch.inf, dtype=torch.float64)
-        self._best_epoch = self._without_gain = torch.zeros(len(trials), dtype=torch.long)
-        self._num_epochs = torch.zeros(len(trials), dtype=torch.long)
-        self._curves: list[tuple[Tensor, Tensor]] = []
-
-    def note(
-        self,
-        weights: Float64[Tensor, "columns trials out"],
-        train_losses: Float64[Tensor, " trials"],
-        val_losses: Float64[Tensor, " trials"],
-        is_sound: Bool[Tensor, " trials"],
-    ) -> None:
-        """Take in an epoch of the trials that ran in it: keep the best, end those that converged or are not sound."""
-        running = self.is_running
-        train_losses = torch.where(is_sound, train_losses, torch.inf)
-        val_losses = torch.where(is_sound, val_losses, torch.inf)
-        self._curves.append((train_losses, val_losses))
-        self._num_epochs += running
-        is_gain = val_losses < self._best_val * self._must_fall_to
-        self._without_gain = torch.where(is_gain, 0, self._without_gain + 1)
-        # A diverged trial loses what it had: its result is infinite.
-        takes = running & ((val_losses < self._best_val) | ~is_sound)
-        # Spared where it changes nothing, as in most epochs: a tenth of an epoch of a hundred trials.
-        kept = weights if bool(is_sound.all()) else torch.where(is_sound[:, None], weights, self._start)
-        self._weights = torch.where(takes[:, None], kept, self._weights)
-        self._best_train = torch.where(takes, train_losses, self._best_train)
-        self._best_val = torch.where(takes, val_losses, self._best_val)
-        self._best_epoch = torch.where(takes, is_sound * len(self._curves), self._best_epoch)
-        has_converged = is_sound & (self._without_gain >= self._patience)
-        ended: tuple[tuple[Outcome, Tensor], ...] = (("diverged", ~is_sound), ("converged", has_converged))
-        for outcome, chosen in ended:
-            for row in (running & chosen).nonzero().flatten().tolist():
-                self._outcomes[row] = outcome
-        self.is_running = running & is_sound & ~has_converged
-
-    def results(self, num_columns: int, optima: Float64[Tensor, " trials"]) -> list[TrainResult]:
-        """One result a trial, its weights filled up with zeros to `num_columns`. optima: training losses."""
-        train_curves, val_curves = (torch.stack(curves).T.tolist() for curves in zip(*self._curves, strict=True))
-        padded = F.pad(self._weights, (0, 0, 0, 0, 0, num_columns - len(self._weights)))
-        excess = (self._best_train - optima) / optima
-        # A perfect optimum: nothing is within a share of it but itself.
-        excess = torch.where(optima > 0, excess, torch.where(self._best_train > 0, torch.inf, 0.0))
-        return [
-            TrainResult(
-                trial=trial,
-                weights=padded[:, row].clone(),
-                train_loss=float(self._best_train[row]),
-                val_loss=float(self._best_val[row]),
-                excess_loss=float(excess[row]),
-                train_losses=tuple(train_curves[row][:num_epochs]),
-                val_losses=tuple(val_curves[row][:num_epochs]),
-                best_epoch=int(self._best_epoch[row]),
-                outcome=self._outcomes[row],
-            )
-            for row, (trial, num_epochs) in enumerate(zip(self._trials, self._num_epochs.tolist(), strict=True))
-        ]
+    def keep(self, rows: Bool[Tensor, " rows"]) -> None:
+        """Go on with some of the rows."""
+        rows = rows.to(self._rates.device)
+        self._rates, self._decay = self._rates[rows], self._decay[rows]
+        self._mean, self._square = self._mean[rows], self._square[rows]

@@ -14,7 +14,7 @@ of, for many columns on few cells: with p = Z w the prediction on the grid, an i
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Self
 
 import torch
@@ -33,67 +33,41 @@ LARGEST_RATIO = 8.0
 LEAST_OPEN_K = 64
 
 
-class Minibatch(ABC):
+@dataclass(frozen=True)
+class Minibatch:
     """The mean squared error of some images, over their valid pixels and the outputs.
 
     An image without a valid pixel counts for nothing; a minibatch of such images has gradient 0.
+    gradient: called with weights (probes * out, columns) and out=, of that shape, to which it writes the gradient of
+      every probe's own loss, and which it returns. Row t * out + o is output o of probe t, its bias first.
+    multiplications: of its matrix products, for each row of weights.
     """
 
-    @abstractmethod
-    def gradient(
-        self, weights: Float[Tensor, "probes*out columns"], *, out: Float[Tensor, "probes*out columns"]
-    ) -> Float[Tensor, "probes*out columns"]:
-        """Gradient of every probe's own loss, written to `out` and returned.
-
-        weights: a row is one output of one probe, its bias first; row t * out + o is output o of probe t.
-        """
-
-    @abstractmethod
-    def num_multiplications(self, num_rows: int) -> int:
-        """Multiplications of the matrix products of `gradient`, for `num_rows` rows of weights."""
+    gradient: Callable[..., Tensor]
+    multiplications: int
 
 
-@dataclass(frozen=True)
-class GramMinibatch(Minibatch):
-    """Sums over a minibatch, made ready for a step: xtx is 2 G_B / (n_B out), xty 2 b_B' / (n_B out)."""
+def _gram_gradient(xtx: Tensor, xty: Tensor, weights: Tensor, *, out: Tensor) -> Tensor:
+    """One product of (probes * out, columns) and (columns, columns): G is symmetric.
 
-    xtx: Float[Tensor, "columns columns"]
-    xty: Float[Tensor, "out columns"]
-
-    def gradient(
-        self, weights: Float[Tensor, "probes*out columns"], *, out: Float[Tensor, "probes*out columns"]
-    ) -> Float[Tensor, "probes*out columns"]:
-        """Take one product of (probes * out, columns) and (columns, columns): G is symmetric."""
-        # One output: addmm itself repeats the row.
-        xty = self.xty if len(self.xty) == 1 else self.xty.repeat(len(weights) // len(self.xty), 1)
-        return torch.addmm(xty, weights, self.xtx, beta=-1, out=out)
-
-    def num_multiplications(self, num_rows: int) -> int:
-        """Multiplications of the one product."""
-        return num_rows * self.xtx.numel()
+    xtx: 2 G_B / (n_B out), xty: 2 b_B' / (n_B out), (out, columns).
+    """
+    # One output: addmm itself repeats the row.
+    xty = xty if len(xty) == 1 else xty.repeat(len(weights) // len(xty), 1)
+    return torch.addmm(xty, weights, xtx, beta=-1, out=out)
 
 
-@dataclass(frozen=True)
-class MapMinibatch(Minibatch):
-    """A minibatch's maps. target: r = U'My. scale: 2 / (n_B out)."""
+def _map_gradient(
+    rows: Tensor, gram: UpsampledGram, target: Tensor, scale: Tensor, weights: Tensor, *, out: Tensor
+) -> Tensor:
+    """Z'(Kp - r), summed over the images by one product.
 
-    rows: Float[Tensor, "cells columns"]
-    gram: UpsampledGram
-    target: Float[Tensor, "batch h w out"]
-    scale: Float[Tensor, ""]
-
-    def gradient(
-        self, weights: Float[Tensor, "probes*out columns"], *, out: Float[Tensor, "probes*out columns"]
-    ) -> Float[Tensor, "probes*out columns"]:
-        """Z'(Kp - r), summed over the images by one product."""
-        prediction = (self.rows @ weights.T).view(*self.target.shape[:3], -1)
-        target = self.target.repeat(1, 1, 1, len(weights) // self.target.shape[3])
-        residual = self.gram.apply(prediction).sub_(target).mul_(self.scale).flatten(0, 2)
-        return torch.mm(residual.T, self.rows, out=out)
-
-    def num_multiplications(self, num_rows: int) -> int:
-        """Multiplications of the products with the maps, there and back."""
-        return 2 * num_rows * self.rows.numel()
+    rows: Z, (cells, columns). target: r = U'My, (batch, h, w, out). scale: 2 / (n_B out).
+    """
+    prediction = (rows @ weights.T).view(*target.shape[:3], -1)
+    repeated = target.repeat(1, 1, 1, len(weights) // target.shape[3])
+    residual = gram.apply(prediction).sub_(repeated).mul_(scale).flatten(0, 2)
+    return torch.mm(residual.T, rows, out=out)
 
 
 @dataclass(frozen=True)
@@ -101,8 +75,8 @@ class HeldStatistics(ABC):
     """Images held in memory, on the columns [bias | leading components]: tensors whose first dimension is the image.
 
     Laws, tested for both forms: the gradient of a minibatch is that of automatic differentiation through bilinear
-    upsampling, and that of `Statistics` of the same images; `leading` is the statistics of those columns alone,
-    `standardised` of that target; nothing depends on the order of images within a minibatch.
+    upsampling, and that of `Statistics` of the same images; `leading` is the statistics of those columns and that
+    target; nothing depends on the order of images within a minibatch.
 
     num_valid: pixels, in the floating type of the others.
     """
@@ -117,11 +91,6 @@ class HeldStatistics(ABC):
     def to(self, device: torch.device) -> Self:
         """Return the statistics with their tensors on `device`."""
         return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all images."""
-        return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     @property
     def num_images(self) -> int:
@@ -149,12 +118,8 @@ class HeldStatistics(ABC):
         """Numbers that a pixel's target has."""
 
     @abstractmethod
-    def leading(self, k: int) -> Self:
-        """Keep the bias and the first `k` components."""
-
-    @abstractmethod
-    def standardised(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
-        """Statistics of the target (y - mean) / spread, all else shared. The first column must be the bias."""
+    def leading(self, k: int, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
+        """Keep the bias and the first `k` components, for the target (y - mean) / spread; the rest is shared."""
 
     @abstractmethod
     def minibatches(self, order: Int[Tensor, " images"], batch_size: int) -> Iterator[Minibatch]:
@@ -224,19 +189,13 @@ class ImageGrams(HeldStatistics):
         """Numbers that a pixel's target has."""
         return self.xty.shape[1]
 
-    def leading(self, k: int) -> Self:
-        """Keep the bias and the first `k` components; nothing is copied where these are all."""
-        if 1 + k == self.num_columns:
-            return self
-        xtx, xty = self.xtx[:, : _num_pairs(1 + k)], self.xty[..., : 1 + k]
-        return replace(self, xtx=xtx.contiguous(), xty=xty.contiguous())
-
-    def standardised(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
-        """Statistics of the target (y - mean) / spread; the matrices are shared, not copied."""
+    def leading(self, k: int, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
+        """Keep the bias and the first `k` components; no matrix is copied where these are all."""
         # The bias's row of G: entry (0, j) opens the packed column j.
-        column = torch.arange(self.num_columns, device=self.device)
+        column = torch.arange(1 + k, device=self.device)
         bias = self.xtx[:, column * (column + 1) // 2]
-        return replace(self, xty=(self.xty - mean[:, None] * bias[:, None]) / spread[:, None])
+        xty = (self.xty[..., : 1 + k] - mean[:, None] * bias[:, None]) / spread[:, None]
+        return replace(self, xtx=self.xtx[:, : _num_pairs(1 + k)].contiguous(), xty=xty)
 
     def minibatches(self, order: Int[Tensor, " images"], batch_size: int) -> Iterator[Minibatch]:
         """Sum and unpack as many minibatches together as 32 MB of whole matrices hold."""
@@ -253,7 +212,7 @@ class ImageGrams(HeldStatistics):
             whole = xtx.mul_(scale).index_select(1, unpacking).unflatten(1, (num_columns, num_columns))
             rows = xty.mul_(scale).unflatten(1, (self.num_outputs, num_columns))
             for sums in zip(whole.unbind(), rows.unbind(), strict=True):
-                yield GramMinibatch(*sums)
+                yield Minibatch(partial(_gram_gradient, *sums), num_columns**2)
 
 
 @lru_cache(maxsize=8)
@@ -315,25 +274,20 @@ class ImageMaps(HeldStatistics):
         """Numbers that a pixel's target has."""
         return self.target.shape[3]
 
-    def leading(self, k: int) -> Self:
+    def leading(self, k: int, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
         """Keep the bias and the first `k` components: a view of the maps."""
-        return replace(self, maps=self.maps[..., : 1 + k])
-
-    def standardised(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> Self:
-        """Statistics of the target (y - mean) / spread; the maps are shared, not copied."""
         # U 1 = 1: U'M of a constant is the constant times K 1.
         constant = UpsampledGram(self.diagonals.transpose(0, 1)).apply(torch.ones_like(self.target[..., :1]))
-        return replace(self, target=(self.target - mean * constant) / spread)
+        return replace(self, maps=self.maps[..., : 1 + k], target=(self.target - mean * constant) / spread)
 
     def minibatches(self, order: Int[Tensor, " images"], batch_size: int) -> Iterator[Minibatch]:
         """Bring one minibatch's maps to the type of the rest at a time."""
         for chosen in order.to(self.device).split(batch_size):
-            yield MapMinibatch(
-                self.maps[chosen].to(self.dtype).flatten(0, 2),
-                UpsampledGram(self.diagonals[chosen].transpose(0, 1).contiguous()),
-                self.target[chosen],
-                2 * (1 / (self.num_valid[chosen].sum().clamp(min=1) * self.num_outputs)),
-            )
+            rows = self.maps[chosen].to(self.dtype).flatten(0, 2)
+            gram = UpsampledGram(self.diagonals[chosen].transpose(0, 1).contiguous())
+            scale = 2 * (1 / (self.num_valid[chosen].sum().clamp(min=1) * self.num_outputs))
+            # There and back.
+            yield Minibatch(partial(_map_gradient, rows, gram, self.target[chosen], scale), 2 * rows.numel())
 
 
 class StreamedStatistics:
@@ -354,15 +308,10 @@ class StreamedStatistics:
         self.num_columns, self.num_outputs = first.num_columns, first.num_outputs
         self.device, self.dtype = first.device, first.dtype
 
-    def leading(self, k: int) -> "StreamedStatistics":
-        """Keep the bias and the first `k` components of what is read."""
-        read = self._read
-        return StreamedStatistics(lambda order: read(order).leading(k), self.num_images, self._images_per_read)
-
-    def standardised(self, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> "StreamedStatistics":
-        """Standardise the target of what is read."""
+    def leading(self, k: int, mean: Float[Tensor, " out"], spread: Float[Tensor, " out"]) -> "StreamedStatistics":
+        """Keep the bias and the first `k` components of what is read, for the target (y - mean) / spread."""
         read, per_read = self._read, self._images_per_read
-        return StreamedStatistics(lambda order: read(order).standardised(mean, spread), self.num_images, per_read)
+        return StreamedStatistics(lambda order: read(order).leading(k, mean, spread), self.num_images, per_read)
 
     def minibatches(self, order: Int[Tensor, " images"], batch_size: int) -> Iterator[Minibatch]:
         """Read whole minibatches, as many as memory holds."""

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from idl import figures
 from idl.evaluate import ShownImages
-from idl.fitting import target_weights
+from idl.fitting import with_offset
 from idl.probes.gradient_fit import TrainResult
 from idl.report import Image, Run, RunReport
 from idl.report.encoder import run_tags
@@ -43,7 +43,7 @@ class TrialPages:
         pages = []
         for stage in dict.fromkeys(trial.stage for trial, _ in batch):
             here = [each for each in batch if each[0].stage == stage]
-            weights = [target_weights(result, self._data.sets[stage]) for _, result in here]
+            weights = [with_offset(result.weights, self._data.sets[stage].train) for _, result in here]
             encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, figures.TILE_SIDE)
             for (trial, result), of_target, prediction in zip(here, weights, shown, strict=True):
                 title = f"trial {trial.number}: k {trial.trial.k}, lr {trial.trial.lr:.2g}, loss {trial.val_loss:.4g}"

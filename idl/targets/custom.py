@@ -4,7 +4,8 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import numpy as np
@@ -32,10 +33,8 @@ def load(name: str, built_in: Collection[str]) -> Target:
     Raises InputError where there is no such factory, or its result is no usable target.
     """
     factory = plugins.load("target", name)
-    try:
+    with _user_code(f"target={name}: fails, called without arguments"):
         made = factory()
-    except Exception as error:  # whatever a user's file may do
-        raise InputError(f"target={name}: fails, called without arguments: {_in_words(error)}. {REMEDY}") from error
     if not isinstance(made, Target):
         hint = " itself, not an instance" if isinstance(made, type) and issubclass(made, Target) else ""
         given = made.__name__ if isinstance(made, type) else type(made).__name__
@@ -52,33 +51,42 @@ def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"
 
     Raises InputError where the result breaks the contract, or `decode` cannot be part of an exported model.
     """
-    where = f"target={target.name}"
-    try:
+    where = f"target={target.name}: "
+
+    def require(holds: bool, problem: str, remedy: str = REMEDY) -> None:
+        if not holds:
+            raise InputError(f"{where}{problem}. {remedy}")
+
+    with _user_code(f"{where}encode fails on {_shape(values)}"):
         result = target.encode(values, valid)
-    except Exception as error:  # whatever a user's file may do
-        raise InputError(f"{where}: encode fails on {_shape(values)}: {_in_words(error)}. {REMEDY}") from error
-    if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(each, Tensor) for each in result)):
-        raise InputError(f"{where}: encode gives no pair of tensors, the target and where it is defined. {REMEDY}")
+    is_pair = isinstance(result, tuple) and len(result) == 2 and all(isinstance(each, Tensor) for each in result)
+    require(is_pair, "encode gives no pair of tensors, the target and where it is defined")
     truth, defined = result
     expected = (len(valid), target.num_outputs, *valid.shape[1:])
-    if tuple(truth.shape) != expected or truth.dtype != torch.float32:
-        raise InputError(f"{where}: encode gives {_shape(truth)}, expected float32 {expected}. {REMEDY}")
-    if defined.shape != valid.shape or defined.dtype != torch.bool:
-        raise InputError(f"{where}: encode's mask is {_shape(defined)}, expected {_shape(valid)}. {REMEDY}")
-    if bool((defined & ~valid).any()):
-        raise InputError(f"{where}: encode's mask holds pixels that are not valid. Return a subset of `valid`.")
-    if not bool(truth.isfinite().all()):
-        raise InputError(f"{where}: encode gives numbers that are not finite. Put 0 where it is not defined.")
-    try:
+    is_right = tuple(truth.shape) == expected and truth.dtype == torch.float32
+    require(is_right, f"encode gives {_shape(truth)}, expected float32 {expected}")
+    is_mask = defined.shape == valid.shape and defined.dtype == torch.bool
+    require(is_mask, f"encode's mask is {_shape(defined)}, expected {_shape(valid)}")
+    is_subset = not bool((defined & ~valid).any())
+    require(is_subset, "encode's mask holds pixels that are not valid", "Return a subset of `valid`.")
+    is_finite = bool(truth.isfinite().all())
+    require(is_finite, "encode gives numbers that are not finite", "Put 0 where it is not defined.")
+    with _user_code(f"{where}decode cannot be exported into a model", "Write it with torch functions alone."):
         # Two images, as a model is exported with: a batch of one would be fixed.
         pair = truth[:1].repeat(2, 1, 1, 1)
         decoded = torch.export.export(_Decode(target), (pair,)).module()(pair)
-    except Exception as error:  # of torch.export, in any way
-        raise InputError(
-            f"{where}: decode cannot be exported into a model: {_in_words(error)}. Write it with torch functions alone."
-        ) from error
-    if not isinstance(decoded, Tensor) or decoded.shape != pair.shape:
-        raise InputError(f"{where}: decode changes the shape of {_shape(truth)}. {REMEDY}")
+    is_alike = isinstance(decoded, Tensor) and decoded.shape == pair.shape
+    require(is_alike, f"decode changes the shape of {_shape(truth)}")
+
+
+@contextmanager
+def _user_code(problem: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Turn whatever a user's file, or torch.export of it, may raise into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise InputError(f"{problem}: {type(error).__name__}: {words}. {remedy}") from error
 
 
 class _Decode(nn.Module):
@@ -89,7 +97,7 @@ class _Decode(nn.Module):
 
 def _check(name: str, target: Target, built_in: Collection[str]) -> None:
     where = f"target={name}"
-    for attribute, kind in (("name", str), ("layer", str), ("unit", str), ("num_outputs", int)):
+    for attribute, kind in {"name": str, "layer": str, "unit": str, "num_outputs": int}.items():
         if not isinstance(getattr(target, attribute, None), kind):
             raise InputError(f"{where}: its {attribute} is no {kind.__name__}. Set it in the class.")
     if not NAME.fullmatch(target.name) or target.name in (*built_in, *RESERVED):
@@ -111,14 +119,9 @@ def _check(name: str, target: Target, built_in: Collection[str]) -> None:
 
 def _identity(name: str, target: Target) -> str:
     """First 12 hex digits of the SHA-256 over all that is known to decide what the target is."""
-    bases = [each.__module__ for each in type(target).__mro__]
-    parts = [
-        name,
-        type(target).__qualname__,
-        plugins.source_digest(name.partition(":")[0], *bases),
-        {str(key): value for key, value in vars(target).items()},
-        str(getattr(target, "version", "")),
-    ]
+    sources = plugins.source_digest(name.partition(":")[0], *(each.__module__ for each in type(target).__mro__))
+    attributes = {str(key): value for key, value in vars(target).items()}
+    parts = [name, type(target).__qualname__, sources, attributes, str(getattr(target, "version", ""))]
     try:
         content = json.dumps(parts, sort_keys=True, default=_content)
     except (TypeError, ValueError):  # a mapping with keys of several types, or one that holds itself
@@ -142,7 +145,3 @@ def _content(value: object) -> object:
 
 def _shape(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
