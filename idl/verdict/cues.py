@@ -181,6 +181,22 @@ class CueTable:
         return self.constant.log_ratio.low > 0
 
     @property
+    def rows(self) -> tuple[tuple[EditLoss, str], ...]:
+        """Every edit, the best constant last, with what is said of the cue; "" where it decides about none."""
+        readings = {finding.edit.name: str(finding.reading) for finding in self.findings}
+        return tuple((edit, readings.get(edit.name, "")) for edit in (*self.edits, self.constant))
+
+    @property
+    def correlations(self) -> Mapping[str, Interval]:
+        """Pearson's, with luminance, by what is correlated: "true depth, within an image"."""
+        return {
+            f"{whose} {self.target}, {where}": value
+            for whose, found in (("predicted", self.predicted), ("true", self.true))
+            if found is not None
+            for where, value in (("within an image", found.within), ("over all pixels", found.overall))
+        }
+
+    @property
     def sentences(self) -> tuple[str, str]:
         """Two sentences that say what the probe reads: the first what it does, the second what it does not."""
         subject = f"For {self.target}, the probe on {self.encoder}"
