@@ -28,7 +28,7 @@ from idl.probes.exact import Curve
 from idl.protocol import Protocol
 from idl.targets import Target
 from idl.verdict.baselines import ArmsAtK, ArmsResult, FittedArm, MeasuredArm, TwinRecord
-from idl.verdict.cues import Correlation, Cue, CueFinding, CueTable, EditLoss, Reading
+from idl.verdict.cues import Cue, CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
 from idl.verdict.intervals import Interval
 from idl.verdict.page import PageContent, cues_part, document, page, page_content, provenance
@@ -129,8 +129,11 @@ def _cues() -> CueTable:
         constant=replace(grey, name="constant", removed="everything", loss=3.03, lost=math.nan),
         edits=(grey, replace(grey, name="hue rotated")),
         findings=(CueFinding(Cue.COLOUR, Reading.READ, grey),),
-        predicted=Correlation(Interval(0.25, 0.125, 0.375, 0.0625), Interval(-0.5, -0.6, -0.4, 0.05)),
-        true=None,
+        correlations={
+            ("predicted", "within"): Interval(0.25, 0.125, 0.375, 0.0625),
+            ("predicted", "overall"): Interval(-0.5, -0.6, -0.4, 0.05),
+            ("true", "within"): Interval(0.3, 0.2, 0.4, 0.05),
+        },
         num_images=359,
         examples=(),
     )
@@ -208,7 +211,7 @@ def test_a_study_comes_to_its_page(study: Study, content: PageContent) -> None:
         ("hue rotated", ""),
         ("constant", ""),
     ]
-    assert [name.partition(", ")[2] for name in cues.table.correlations] == ["within an image", "over all pixels"]
+    assert list(cues.correlations)[1:] == ["predicted depth, over all pixels", "true depth, within an image"]
     np.testing.assert_array_equal(cues.strip, _noise(9))
     assert cues_part(_cues(), {}).strip is None
     assert content.provenance.digests["verdict"] == study.plan.digest == document(content)["digest"]

@@ -179,10 +179,8 @@ def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -
         metrics |= {f"{key}_ratio": ratio.estimate, f"{key}_ratio_low": ratio.low, f"{key}_ratio_high": ratio.high}
         if not math.isnan(edit.lost):
             metrics[f"{key}_lost"] = edit.lost
-    for name, correlation in (("predicted", table.predicted), ("true", table.true)):
-        if correlation is not None:
-            metrics[f"cues/luminance_{name}_within"] = correlation.within.estimate
-            metrics[f"cues/luminance_{name}_overall"] = correlation.overall.estimate
+    for (whose, where), correlation in table.correlations.items():
+        metrics[f"cues/luminance_{whose}_{where}"] = correlation.estimate
     read = ", ".join(finding.cue for finding in table.named(Reading.READ))
     # "none" only where that is known of all of them.
     is_open = not table.leads or table.named(Reading.UNDECIDED)

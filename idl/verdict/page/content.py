@@ -18,6 +18,7 @@ from idl.report import Image
 from idl.targets import Target, target
 from idl.verdict.baselines import CONSTANT, JOINT, PIXELS, TRAINED, ArmsResult
 from idl.verdict.cues import CueTable
+from idl.verdict.intervals import Interval
 from idl.verdict.report import meaning, notes
 from idl.verdict.result import Verdict, plain
 from idl.verdict.result import document as verdict_document
@@ -90,6 +91,13 @@ class EncoderCues:
 
     table: CueTable
     strip: Image | None = None
+
+    @property
+    def correlations(self) -> Mapping[str, Interval]:
+        """With luminance, by what is correlated: "true depth, within an image"."""
+        places = {"within": "within an image", "overall": "over all pixels"}
+        of_pair = self.table.correlations.items()
+        return {f"{whose} {self.table.target}, {places[where]}": value for (whose, where), value in of_pair}
 
 
 @dataclass(frozen=True)
@@ -302,9 +310,10 @@ def document(content: PageContent) -> dict[str, object]:
                 }
                 for edit, reading in table.rows
             ],
-            "correlations": [{"name": name, "value": asdict(value)} for name, value in table.correlations.items()],
+            "correlations": [{"name": name, "value": asdict(value)} for name, value in each.correlations.items()],
         }
-        for table in (each.table for each in content.cues)
+        for each in content.cues
+        for table in [each.table]
     ]
     rest = {"encoders": encoders, "images": images, "cues": cues, "provenance": asdict(content.provenance)}
     named = {"feature": feature.name, **_picked(feature, "kind", "unit"), "notes": content.notes}
