@@ -99,8 +99,7 @@ class RegisteredProbe:
 def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
     """Export `version` from the active run `run_id`, register it, and promote it where it is the best of its kind.
 
-    The tags stand on the version from its first moment, the championship's conditions and `val_loss` among
-    them. Raises ValueError as `export.log_model` does.
+    The tags stand on the version from its first moment. Raises ValueError as `export.log_model` does.
     """
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -158,11 +158,11 @@ def _metrics(at: ArmsAtK, verdict: Verdict) -> dict[str, float]:
         if interval is not None:
             metrics |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     for arm in described.arms:
-        metrics |= {f"{_key(arm.name)}_test_loss": arm.mse.estimate}
-        metrics |= {f"{_key(arm.name)}_test_loss_aligned": arm.aligned_mse.estimate}
+        key = _key(arm.name)
+        metrics |= {f"{key}_test_loss": arm.mse.estimate, f"{key}_test_loss_aligned": arm.aligned_mse.estimate}
     for name, arm in at.arms.items():
-        metrics |= {f"{_key(name)}_val_loss": arm.fitted.solution.val_loss}
-        metrics |= {f"{_key(name)}_cv_loss": arm.fitted.solution.cv_loss}
+        fit, key = arm.fitted.solution, _key(name)
+        metrics |= {f"{key}_val_loss": fit.val_loss, f"{key}_cv_loss": fit.cv_loss}
     return {f"k{at.k}/{name}": value for name, value in metrics.items()}
 
 
@@ -173,7 +173,7 @@ def _key(arm: str) -> str:
 def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -> RunReport:
     """Return the report of an encoder's run with the cues of its probe. limits: of the predictions' colours."""
     metrics = {"cues/clean_loss": table.clean_loss}
-    for edit in (*table.edits, table.constant):
+    for edit, _ in table.rows:
         key = f"cues/{edit.name.replace(' ', '_').replace('-', '_')}"
         ratio = edit.ratio
         metrics |= {f"{key}_ratio": ratio.estimate, f"{key}_ratio_low": ratio.low, f"{key}_ratio_high": ratio.high}
