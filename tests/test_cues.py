@@ -141,16 +141,12 @@ def test_an_encoder_of_one_cue_is_named_by_it(store: Store, tmp_path: Path, cue:
     goes_with = {"texture": [Cue.BRIGHTNESS], "position": [Cue.LAYOUT]}.get(cue, [])
     assert [finding.cue for finding in table.named(Reading.IMPLIED)] == goes_with
     assert not table.named(Reading.UNDECIDED)
-    first, second = table.sentences
-    assert "predicted nearer" not in second
-    assert ("predicted farther" in second) is (cue == "brightness")
-    said = {"colour": "colour", "brightness": "light and dark", "texture": "fine edges", "position": "which way up"}
-    assert [words for words in said.values() if words in first] == [said[cue]]
+    assert ("predicted farther" in table.sentences[1]) is (cue == "brightness")
     report = with_cues(RunReport({}, {"test_loss": 1.0}, description="before"), table, (0.0, 10.0))
     assert report.tags["cues"] == cue
     assert report.metrics["test_loss"] == 1.0
     assert report.description.startswith("before")
-    assert first in report.description
+    assert table.sentences[0] in report.description
     assert list(report.figures) == [f"cues/only-{cue}_examples.png"]
 
 
@@ -221,11 +217,8 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     same = ["a walk"] * len(split.indices["test"])
     table = cues(store, split, encoder, linear, DEPTH, CUES, clusters=same)
     assert {finding.reading for finding in table.findings} == {Reading.UNDECIDED}
-    assert "not better than a constant beyond doubt" in table.sentences[0]
     # There is no lead to take shares of, and nothing is known of any cue: least of all that none is read.
     assert "%" not in table.sentences[1]
-    assert "times as high" in table.sentences[1]
-    assert "whether lighter pixels are predicted farther or nearer cannot be told" in table.sentences[1]
     report = with_cues(RunReport({}, {}), table, (0.0, 10.0))
     assert report.tags["cues"] == "undecided"
     assert report.metrics["cues/hue_rotated_ratio"] > 1.1
@@ -235,12 +228,11 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
 def test_what_luminance_says_is_said_as_far_as_it_is_known(store: Store, tmp_path: Path) -> None:
     table = measured(store, "colour", tmp_path)
     for low, estimate, high, said in (
-        (-0.05, 0.01, 0.06, "predicted no different from"),
-        (0.02, 0.05, 0.08, "predicted no different from"),
-        (0.12, 0.2, 0.3, "are predicted farther ("),
-        (-0.3, -0.2, -0.12, "are predicted nearer ("),
-        (-0.1, 0.14, 0.4, "farther or nearer cannot be told"),
-        (0.02, 0.08, 0.3, "farther or nearer cannot be told"),
+        (0.02, 0.05, 0.08, "no different"),
+        (0.12, 0.2, 0.3, "farther ("),
+        (-0.3, -0.2, -0.12, "nearer ("),
+        (-0.1, 0.14, 0.4, "cannot be told"),
+        (0.02, 0.08, 0.3, "cannot be told"),
     ):
         of_prediction = {("predicted", "within"): Interval(estimate, low, high, 0.1)}
         assert said in replace(table, correlations={**table.correlations, **of_prediction}).sentences[1]
@@ -264,33 +256,21 @@ def edit_losses(logs: Mapping[str, tuple[float, float]]) -> dict[str, EditLoss]:
     return {name: EditLoss(name, edits.REMOVED[name], 1.0, each, each.estimate, each) for name, each in found.items()}
 
 
+FLAT, BLUR, TILES, TURN = "luminance flat", "low-passed", "tiles", "upside down"
+READ, IMPLIED, UNDECIDED = Reading.READ, Reading.IMPLIED, Reading.UNDECIDED
+
+
 @pytest.mark.parametrize(
     ("logs", "is_more", "said"),
     [
         ({}, True, {}),
-        ({"grey": (-0.05, 0.3)}, True, {Cue.COLOUR: Reading.UNDECIDED}),
-        ({"grey": (0.2, 0.3)}, True, {Cue.COLOUR: Reading.READ}),
-        ({"luminance flat": (0.5, 0.6)}, False, {Cue.BRIGHTNESS: Reading.READ}),
-        (
-            {"luminance flat": (0.5, 0.6), "low-passed": (0.4, 0.5)},
-            False,
-            {Cue.BRIGHTNESS: Reading.IMPLIED, Cue.TEXTURE: Reading.READ},
-        ),
-        (
-            {"luminance flat": (1.5, 1.6), "low-passed": (0.4, 0.5)},
-            True,
-            {Cue.BRIGHTNESS: Reading.READ, Cue.TEXTURE: Reading.READ},
-        ),
-        (
-            {"tiles": (0.5, 0.6), "upside down": (-0.05, 0.3)},
-            False,
-            {Cue.LAYOUT: Reading.READ, Cue.POSITION: Reading.UNDECIDED},
-        ),
-        (
-            {"tiles": (0.5, 0.6), "upside down": (0.2, 0.3)},
-            False,
-            {Cue.LAYOUT: Reading.IMPLIED, Cue.POSITION: Reading.READ},
-        ),
+        ({"grey": (-0.05, 0.3)}, True, {Cue.COLOUR: UNDECIDED}),
+        ({"grey": (0.2, 0.3)}, True, {Cue.COLOUR: READ}),
+        ({FLAT: (0.5, 0.6)}, False, {Cue.BRIGHTNESS: READ}),
+        ({FLAT: (0.5, 0.6), BLUR: (0.4, 0.5)}, False, {Cue.BRIGHTNESS: IMPLIED, Cue.TEXTURE: READ}),
+        ({FLAT: (1.5, 1.6), BLUR: (0.4, 0.5)}, True, {Cue.BRIGHTNESS: READ, Cue.TEXTURE: READ}),
+        ({TILES: (0.5, 0.6), TURN: (-0.05, 0.3)}, False, {Cue.LAYOUT: READ, Cue.POSITION: UNDECIDED}),
+        ({TILES: (0.5, 0.6), TURN: (0.2, 0.3)}, False, {Cue.LAYOUT: IMPLIED, Cue.POSITION: READ}),
     ],
 )
 def test_rules_of_reading(logs: Mapping[str, tuple[float, float]], is_more: bool, said: dict[Cue, Reading]) -> None:
