@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ NEAREST, FARTHEST, BEYOND = 1, 65534, 65535
 
 @dataclass(frozen=True)
 class PredictionConfig:
-    """How predictions are written. Whatever is no depth is .npy: (H, W), or (H, W, outputs); normals have no range."""
+    """How predictions are written; raises InputError for a scale that is none.
+
+    Whatever is no depth is .npy: (H, W), or (H, W, outputs); normals have no range.
+    """
 
     format: Literal["png", "npy"] = setting("png", "Depth as 16-bit PNG, or as metres in .npy.")
     depth_scale: float = setting(1000.0, "Units per metre in a PNG; 1000: millimetres, up to 65.534 m.")
@@ -44,8 +48,7 @@ class PredictionConfig:
     )
     far: float | None = setting(None, "Depth at their dark end (or greatest value of a field), likewise.")
 
-    def require(self) -> None:
-        """Raise InputError where the scale is none."""
+    def __post_init__(self) -> None:
         if not 0 < self.depth_scale < math.inf:
             raise InputError(f"depth_scale={self.depth_scale:g}: expected units a metre, more than 0.")
 
@@ -59,13 +62,12 @@ class Photograph:
 
 
 def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
-    """Return the images of files, folders (with all that is below) and patterns ("walk/**/*.png").
+    """Return the images of files, folders (with all that is below) and patterns ("walk/**/*.png"), each once.
 
     out: the output folder; what lies in it is no input, unless it is named itself.
 
     An image keeps its path below the folder that was named, a file or a pattern's match its name; where two would
     have the same outputs, both get as many of their folders in front as tell them apart, and the suffix if need be.
-    An image that is named twice comes once.
 
     Raises InputError: a place that is not there, nothing found, a file that is no image, `out` is a folder of
     images that was named.
@@ -97,13 +99,11 @@ def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
 
 def _is_input(path: Path, folder: Path, out: Path) -> bool:
     """Tell images from other files, from what is hidden below `folder` and from outputs."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
-        return False
-    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    if is_hidden or path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
         return False
     # An output folder around the named one does not make its images outputs.
-    is_around = folder.resolve().is_relative_to(out.resolve())
-    return is_around or not path.resolve().is_relative_to(out.resolve())
+    return folder.resolve().is_relative_to(out.resolve()) or not path.resolve().is_relative_to(out.resolve())
 
 
 def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
@@ -111,22 +111,19 @@ def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
     num_parts = [len(relative.parts) for _, relative in found]
     has_suffix = [False] * len(found)
     while True:
-        keys = [
-            "/".join((*path.parts[-num_parts[number] : -1], path.name if has_suffix[number] else path.stem))
-            for number, (path, _) in enumerate(found)
-        ]
-        groups: dict[str, list[int]] = {}
-        for number, key in enumerate(keys):
-            groups.setdefault(key, []).append(number)
+        groups: dict[str, list[int]] = defaultdict(list)
+        for number, (path, _) in enumerate(found):
+            name = path.name if has_suffix[number] else path.stem
+            groups["/".join((*path.parts[-num_parts[number] : -1], name))].append(number)
         clashes = [numbers for numbers in groups.values() if len(numbers) > 1]
         if not clashes:
-            return keys
+            # One a group: in the order of their numbers, as they were put in.
+            return list(groups)
         for numbers in clashes:
             is_one_folder = len({found[number][0].parent for number in numbers}) == 1
             for number in numbers:
-                if is_one_folder:
-                    has_suffix[number] = True
-                else:
+                has_suffix[number] |= is_one_folder
+                if not is_one_folder:
                     # The root is no part of a name.
                     num_parts[number] = min(num_parts[number] + 1, len(found[number][0].parts) - 1)
 
@@ -171,11 +168,6 @@ class Source:
     unit: str
     shown_range: tuple[float, float]
 
-    @property
-    def is_normals(self) -> bool:
-        """Tell directions from distances."""
-        return self.kind == "normals"
-
 
 @dataclass(frozen=True)
 class Folder:
@@ -208,15 +200,10 @@ class Folder:
         return near if config.near is None else config.near, far if config.far is None else config.far
 
     @property
-    def farthest_m(self) -> float:
-        """The largest depth that a PNG holds, metres."""
-        return FARTHEST / self.config.depth_scale
-
-    @property
     def legend(self) -> str:
         """Say in one line what the values and the colours mean."""
         source, (near, far) = self.source, self.limits
-        if source.is_normals:
+        if source.kind == "normals":
             return "values: x right, y down, z forward; colours: red facing right, green up, blue the camera"
         if source.kind == "depth":
             values = "metres" if self.config.format == "npy" else f"{self.config.depth_scale:g} units a metre"
@@ -253,16 +240,25 @@ class Folder:
         else:
             np.save(content, map_[0] if len(map_) == 1 else np.ascontiguousarray(np.moveaxis(map_, 0, -1)))
         everywhere = np.ones(map_.shape[1:], dtype=bool)
-        if self.source.is_normals:
+        if self.source.kind == "normals":
             colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
         else:
             # As in the pictures of runs: a field is not to be taken for a depth.
             palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
             colours = colourise(map_[0], everywhere, self.limits, palette)
+        head = PngImagePlugin.PngInfo()
+        head.add_text(RECORD_KEY, json.dumps(self._record(photograph), sort_keys=True))
+        shown = io.BytesIO()
+        Image.fromarray(colours).save(shown, "PNG", pnginfo=head)
         # No other image's values may ever lie beside a picture, whenever this is broken off.
         picture.unlink(missing_ok=True)
-        _replace(values, content.getvalue())
-        _replace(picture, _png(colours, self._record(photograph)))
+        for path, made in ((values, content), (picture, shown)):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                temporary.write_bytes(made.getvalue())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return num_beyond
 
     def _record(self, photograph: Photograph) -> dict[str, object]:
@@ -272,7 +268,7 @@ class Folder:
             "model": f"{self.source.model} ({self.source.logged_model})",
             "target": self.source.target,
         }
-        if not self.source.is_normals:
+        if self.source.kind != "normals":
             record |= {"near": self.limits[0], "far": self.limits[1]}
         if self.source.kind == "depth":
             record["format"] = self.config.format
@@ -297,14 +293,6 @@ def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[
     return np.where(is_beyond, BEYOND, np.clip(units, NEAREST, FARTHEST)).astype(np.uint16), int(is_beyond.sum())
 
 
-def _png(pixels: UInt8[np.ndarray, "H W 3"], record: Mapping[str, object]) -> bytes:
-    head = PngImagePlugin.PngInfo()
-    head.add_text(RECORD_KEY, json.dumps(record, sort_keys=True))
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", pnginfo=head)
-    return content.getvalue()
-
-
 def _record_of(picture: Path) -> Mapping[str, object]:
     """Return what a picture's head says; nothing where it is not one of ours."""
     try:
@@ -312,12 +300,3 @@ def _record_of(picture: Path) -> Mapping[str, object]:
             return json.loads(image.info.get(RECORD_KEY, "{}"))
     except (OSError, SyntaxError, ValueError):
         return {}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -53,9 +53,7 @@ def test_a_filter_keeps_what_fits_in_its_order(filters: dict[str, str], left: li
 
 
 def test_a_filter_that_leaves_nothing_names_what_there_is() -> None:
-    with pytest.raises(
-        InputError, match=r"dataset=nyuu: .* Did you mean nyu\? There is: nyu d2d2d2d2, rooms d1d1d1d1\."
-    ):
+    with pytest.raises(InputError, match=r"dataset=nyuu: .* There is: nyu d2d2d2d2, rooms d1d1d1d1\."):
         selected((WORSE, NYU), {"dataset": "nyuu"})
 
 
@@ -77,7 +75,7 @@ def test_figures_of_different_conditions_are_not_ranked() -> None:
     assert numbers(ranked((WORSE, LOG), "test_rmse")[0]) == [4, 1]
     with pytest.raises(InputError, match=r"different target \(depth, log-depth\)"):
         ranked((WORSE, LOG), "val_loss")
-    with pytest.raises(InputError, match=r"Did you mean test_rmse\?"):
+    with pytest.raises(InputError, match=r"There is: .*test_rmse"):
         ranked((WORSE, BETTER), "rmse")
 
 
@@ -94,19 +92,12 @@ def test_a_digest_is_no_figure_though_it_looks_like_one(monkeypatch: pytest.Monk
     assert (listed["k"], listed["test_rmse"]) == (64, 0.9)
 
 
-@pytest.mark.parametrize("width", [80, 120, None])
-def test_the_table_fits_a_terminal_and_is_whole_elsewhere(width: int | None) -> None:
-    tags = {
-        "weights": "shipped",
-        "task": "a-task-with-a-name-that-is-as-long-as-a-line-" * 3,
-        "target": "inverse-depth",
-    }
+def test_the_table_has_a_head_for_each_set_of_conditions() -> None:
+    tags = {"task": "a-task-with-a-name-that-is-as-long-as-a-line", "target": "inverse-depth"}
     long = version(11, ("champion", "champion-rooms"), **tags, test_rmse="0.87654")
-    lines = table((long, BETTER, NYU), "", width)
+    lines = table((long, BETTER, NYU), "")
     text = "\n".join(lines)
-    assert max(map(len, lines)) <= (width or 1000)
-    assert (tags["task"] in text) is (width is None)
-    assert all(words in text for words in ("inverse-depth-convnext/11", "@champion @champion-rooms", "0.8765 m"))
-    # One head for each set of conditions.
+    assert all(words in text for words in (tags["task"], "inverse-depth-convnext/11", "0.8765 m"))
+    assert "    @champion @champion-rooms" in lines
     assert sum(line.startswith("dataset ") for line in lines) == 2
-    assert any("test_delta1" in line for line in table((BETTER,), "test_delta1", width))
+    assert any("test_delta1" in line for line in table((BETTER,), "test_delta1"))

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,8 +26,9 @@ from idl.figures import depth_panel
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
+from idl.targets import Target
 from idl.verdict.baselines import ArmsAtK, ArmsResult, FittedArm, MeasuredArm, TwinRecord
-from idl.verdict.cues import Correlation, Cue, CueFinding, CueTable, EditLoss, Reading
+from idl.verdict.cues import Cue, CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
 from idl.verdict.intervals import Interval
 from idl.verdict.page import PageContent, cues_part, document, page, page_content, provenance
@@ -128,8 +129,11 @@ def _cues() -> CueTable:
         constant=replace(grey, name="constant", removed="everything", loss=3.03, lost=math.nan),
         edits=(grey, replace(grey, name="hue rotated")),
         findings=(CueFinding(Cue.COLOUR, Reading.READ, grey),),
-        predicted=Correlation(Interval(0.25, 0.125, 0.375, 0.0625), Interval(-0.5, -0.6, -0.4, 0.05)),
-        true=None,
+        correlations={
+            ("predicted", "within"): Interval(0.25, 0.125, 0.375, 0.0625),
+            ("predicted", "overall"): Interval(-0.5, -0.6, -0.4, 0.05),
+            ("true", "within"): Interval(0.3, 0.2, 0.4, 0.05),
+        },
         num_images=359,
         examples=(),
     )
@@ -169,7 +173,7 @@ def content(study: Study) -> PageContent:
     cues = cues_part(_cues(), {"cues/two_losses.png": _noise(8), "cues/two_examples.png": _noise(9)})
     given = provenance(study, 7, f"idl compare --data {EVIL}", "2030-01-02 03:04 UTC")
     made = page_content(study, {"null": panels, TWO: panels}, SHOWN, (cues,), given)
-    return replace(made, feature=EVIL, unit="<m>")
+    return replace(made, feature=cast("Target", SimpleNamespace(name=EVIL, kind="depth", unit="<m>")))
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -185,7 +189,7 @@ def test_a_study_comes_to_its_page(study: Study, content: PageContent) -> None:
     assert [answer.is_all for answer in encoder.answers] == [False, True]
     # Errors again, from the sums.
     mse = {arm: each.squared_error.sum() / CELL.num_valid.sum() for arm, each in CELL.arms.items()}
-    typical = {each.name: each.value for each in encoder.answers[0].typical}
+    typical = encoder.answers[0].typical_errors
     for arm in ("constant", "pixels", "trained+pixels"):
         assert typical[arm] == pytest.approx(np.sqrt(mse[arm]))
     twins = encoder.answers[0].verdict.learned.above
@@ -198,13 +202,16 @@ def test_a_study_comes_to_its_page(study: Study, content: PageContent) -> None:
     assert random.train_loss == trained.train_loss
     shown = content.images[1]
     assert (shown.role, shown.name) == ("median", SHOWN[1])
-    np.testing.assert_array_equal(shown.rgb, _noise(1))
+    np.testing.assert_array_equal(shown.panels[TWO].rgb, _noise(1))
     squared = CELL.arms["null"].squared_error[7] / CELL.num_valid[7]
-    assert shown.predictions[0].typical == pytest.approx(np.sqrt(squared))
+    assert shown.typical_errors["null"] == pytest.approx(np.sqrt(squared))
     (cues,) = content.cues
-    assert [line.name for line in cues.edits] == ["grey", "hue rotated", "constant"]
-    assert [line.reading for line in cues.edits] == ["read", "", ""]
-    assert [each.name.partition(", ")[2] for each in cues.correlations] == ["within an image", "over all pixels"]
+    assert [(edit.name, reading) for edit, reading in cues.table.rows] == [
+        ("grey", "read"),
+        ("hue rotated", ""),
+        ("constant", ""),
+    ]
+    assert list(cues.correlations)[1:] == ["predicted depth, over all pixels", "true depth, within an image"]
     np.testing.assert_array_equal(cues.strip, _noise(9))
     assert cues_part(_cues(), {}).strip is None
     assert content.provenance.digests["verdict"] == study.plan.digest == document(content)["digest"]
@@ -268,21 +275,24 @@ def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(co
 def test_pictures_are_whole_and_have_words(content: PageContent) -> None:
     few, many = np.zeros((5, 7, 3), dtype=np.uint8), _noise(2, 40)[:30]
     few[2, 3] = (255, 0, 128)
-    shown = replace(content.images[0], truth=few, rgb=many)
+    shown = content.images[0]
+    panels = {name: replace(panel, truth=few, rgb=many) for name, panel in shown.panels.items()}
+    shown = replace(shown, panels=panels)
     decoded = []
     for each in Reader(page(replace(content, images=(shown,)))).all("img"):
         assert each["alt"].strip()
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
         assert (each["height"], each["width"]) == tuple(map(str, decoded[-1].shape[:2]))
-    expected = [many, few, *(pixels for each in shown.predictions for pixels in (each.prediction, each.error))]
-    for found, pixels in zip(decoded, [*expected, *shown.legends, content.cues[0].strip], strict=True):
+    expected = [many, few, *(pixels for each in panels.values() for pixels in (each.prediction, each.error))]
+    keys = [panels[TWO].value_key, panels[TWO].error_key]
+    for found, pixels in zip(decoded, [*expected, *keys, content.cues[0].strip], strict=True):
         np.testing.assert_array_equal(found, pixels)
 
 
 def test_what_was_not_measured_is_left_out(content: PageContent) -> None:
     def bare(answer: Answer) -> Answer:
-        return replace(answer, verdict=replace(answer.verdict, description=None), fits=(), typical=())
+        return replace(answer, verdict=replace(answer.verdict, description=None), fits={}, typical_errors={})
 
     encoders = tuple(replace(each, curves=(), answers=tuple(map(bare, each.answers))) for each in content.encoders)
     without = replace(content, images=(), cues=(), encoders=encoders)

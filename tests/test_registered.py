@@ -199,10 +199,10 @@ def test_another_dataset_is_measured_whole(here: Path, capfd: pytest.CaptureFixt
     [
         ("", "model: none given"),
         ("idl-depth-null", "Write models:/NAME/VERSION"),
-        ("models:/idl-dept-null/1", r"Did you mean idl-depth-null\?"),
-        ("models:/idl-depth-null@best", r"has no alias best\. Its aliases: champion, champion-walk\."),
-        ("models:/idl-depth-null/9", r"has no version 9\. Its versions: 1\."),
-        ("models:/idl-encoder-null/1", r"no probe that idl registered\. Those are: idl-depth-null\."),
+        ("models:/idl-dept-null/1", r"Registered probes: idl-depth-null\."),
+        ("models:/idl-depth-null@best", "aliases champion, champion-walk"),
+        ("models:/idl-depth-null/9", "versions 1;"),
+        ("models:/idl-encoder-null/1", "no probe that idl registered"),
         ("models:/somebody-elses/1", "no probe that idl registered"),
     ],
 )

@@ -2,11 +2,8 @@
 
 import json
 import math
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
@@ -36,9 +33,6 @@ FILTERS: Mapping[str, tuple[str, ...]] = {
 # Versions are compared only where these are equal.
 CONDITIONS = ("dataset", "split", "protocol")
 COLUMNS = ("model", "weights/task", "k", "val loss", "test loss", "error")
-WORDS = 1
-# A narrower column of words says nothing.
-LEAST_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,7 @@ def models(settings: ModelsSettings) -> None:
     if not everything:
         click.echo("no registered probes here: `idl probe` registers one, MLFLOW_TRACKING_URI says where.", err=True)
         return
-    # What is piped into another program is not cut.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table(versions, settings.sort, width):
+    for line in table(versions, settings.sort):
         click.echo(line)
     if lacking:
         click.echo(f"\nwithout {settings.sort}: {', '.join(version.uri for version in lacking)}")
@@ -89,9 +81,7 @@ def selected(versions: Sequence[RegisteredVersion], filters: Mapping[str, str]) 
         kept = tuple(version for version in left if _passes(version, FILTERS[name], value))
         if not kept:
             there = sorted({_label(version, name) for version in left})
-            near = get_close_matches(value, [each.split(" ")[0] for each in there], n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise InputError(f"{name}={value}: no registered probe has it.{hint} There is: {', '.join(there)}.")
+            raise InputError(f"{name}={value}: no registered probe has it. There is: {', '.join(there)}.")
         left = kept
     return left
 
@@ -106,9 +96,7 @@ def ranked(
     """
     metrics = sorted({name for version in versions for name in version.tags if _number(version, name) is not None})
     if metric not in metrics:
-        near = get_close_matches(metric, metrics, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"sort={metric}: no such figure.{hint} There is: {', '.join(metrics) or 'none'}.")
+        raise InputError(f"sort={metric}: no such figure. There is: {', '.join(metrics) or 'none'}.")
     having = [version for version in versions if _number(version, metric) is not None]
     _require_comparable(having, metric)
     sign = -1.0 if metric.startswith(HIGHER_IS_BETTER) else 1.0
@@ -116,11 +104,8 @@ def ranked(
     return tuple(order), tuple(version for version in versions if _number(version, metric) is None)
 
 
-def table(versions: Sequence[RegisteredVersion], sort: str, width: int | None) -> list[str]:
-    """Return the lines of a table: a head and rows for each set of conditions, aliases beneath a row.
-
-    The column of words is cut where a row would be longer than `width`.
-    """
+def table(versions: Sequence[RegisteredVersion], sort: str) -> list[str]:
+    """Return the lines of a table: a head and rows for each set of conditions, aliases beneath a row."""
 
     def conditions(version: RegisteredVersion) -> list[str]:
         return [_label(version, name, full=True) for name in CONDITIONS]
@@ -129,11 +114,11 @@ def table(versions: Sequence[RegisteredVersion], sort: str, width: int | None) -
     for _, group in groupby(sorted(versions, key=conditions), conditions):
         alike = list(group)
         head = ", ".join(f"{name} {_label(alike[0], name)}" for name in CONDITIONS)
-        lines += ([""] if lines else []) + [head, *_rows(alike, sort, width)]
+        lines += ([""] if lines else []) + [head, *_rows(alike, sort)]
     return lines
 
 
-def _rows(group: Sequence[RegisteredVersion], sort: str, width: int | None) -> list[str]:
+def _rows(group: Sequence[RegisteredVersion], sort: str) -> list[str]:
     more = [sort] if sort and sort not in ("k", "val_loss", "test_loss", "test_rmse", "test_angle_mean_deg") else []
     rows = [[*COLUMNS, *more]]
     for version in group:
@@ -141,18 +126,15 @@ def _rows(group: Sequence[RegisteredVersion], sort: str, width: int | None) -> l
         degrees, metres = _figure(version, "test_angle_mean_deg"), _figure(version, "test_rmse")
         error = f"{metres} m" if metres != "-" else f"{degrees}°" if degrees != "-" else "-"
         figures = [_figure(version, name) for name in ("k", "val_loss", "test_loss")]
-        name = f"{version.name}/{version.version}"
-        rows.append([name, words, *figures, error, *(_figure(version, name) for name in more)])
+        rows.append(
+            [f"{version.name}/{version.version}", words, *figures, error, *(_figure(version, name) for name in more)]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if width is not None:
-        spare = width - sum(widths) - 2 * (len(widths) - 1)
-        widths[WORDS] = max(LEAST_WORDS, widths[WORDS] + min(spare, 0))
+    # Words to the left, numbers to the right.
+    sides = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
     lines = []
     for row, aliases in zip(rows, [(), *(version.aliases for version in group)], strict=True):
-        words = row[WORDS] if len(row[WORDS]) <= widths[WORDS] else row[WORDS][: widths[WORDS] - 1] + "…"
-        # Words to the left, numbers to the right.
-        cells = [row[0].ljust(widths[0]), words.ljust(widths[WORDS])]
-        cells += [cell.rjust(most) for cell, most in zip(row[2:], widths[2:], strict=True)]
+        cells = (to_side(cell, most) for to_side, cell, most in zip(sides, row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
         lines += ["    " + " ".join(f"@{alias}" for alias in aliases)] if aliases else []
     return lines

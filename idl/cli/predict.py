@@ -10,7 +10,7 @@ from idl.cli import setup
 from idl.cli.options import options, part
 from idl.data.images import read_rgb
 from idl.errors import InputError
-from idl.predict import Folder, PredictionConfig, Source, find, predict_map
+from idl.predict import FARTHEST, Folder, PredictionConfig, Source, find, predict_map
 from idl.progress import terminal
 from idl.settings import setting
 
@@ -33,7 +33,6 @@ class PredictSettings:
 @options(PredictSettings)
 def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
     """Predict depth, or what else it was fitted for, on images of any size, with a registered probe."""
-    settings.prediction.require()
     if not settings.out:
         raise InputError("out: no folder given. Pass out=FOLDER.")
     path = Path(settings.out).expanduser()
@@ -51,14 +50,15 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
     with terminal("predict", len(photographs), num_done) as advance:
         for photograph in todo:
             rgb = read_rgb(photograph.path)
-            predicted = predict_map(probe.module, rgb, side, probe.stride, source.is_normals)
+            predicted = predict_map(probe.module, rgb, side, probe.stride, source.kind == "normals")
             beyond = folder.write(photograph, predicted)
             num_beyond += beyond
             num_cut += beyond > 0
             advance(1)
     if num_beyond:
+        farthest_m = FARTHEST / settings.prediction.depth_scale
         setup.warn(
-            f"{num_beyond} pixels in {num_cut} of the images are beyond {folder.farthest_m:g} m: 65535 in the PNG. "
+            f"{num_beyond} pixels in {num_cut} of the images are beyond {farthest_m:g} m: 65535 in the PNG. "
             "Pass a smaller --depth-scale, or --format npy."
         )
     noun = "image" if len(todo) == 1 else "images"

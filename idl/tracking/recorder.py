@@ -91,7 +91,7 @@ class Recorder:
         """Write points of curves, by name and step, in one request; values that are not finite are left out."""
         with quiet():
             named = ((name, value, at) for name, curve in curves.items() for at, value in curve.items())
-            self._log_points(self._client(), finite_points(named))
+            self._log_points(self._client(), _points(named))
 
     def log_panels(self, panels: Mapping[str, "Image"], step: int) -> None:
         """Write one step of pictures, which MLflow's image grid shows with a slider over the steps.
@@ -132,11 +132,13 @@ def points_of(report: "RunReport") -> list[Any]:
     """Return mlflow's metrics of a report that are finite: its curves, from step 1, and its values behind them."""
     # The value that mlflow shows for a name is that of its last step.
     last = 1 + max(map(len, report.curves.values()), default=-1)
-    named = [(name, value, at) for name, curve in report.curves.items() for at, value in enumerate(curve, start=1)]
-    return finite_points([*named, *((name, value, last) for name, value in report.metrics.items())])
+    values = [(name, value, last) for name, value in report.metrics.items()]
+    return _points(
+        [*((name, each, at) for name, curve in report.curves.items() for at, each in enumerate(curve, 1)), *values]
+    )
 
 
-def finite_points(named: Iterable[tuple[str, float, int]]) -> list[Any]:
+def _points(named: Iterable[tuple[str, float, int]]) -> list[Any]:
     """Return mlflow's metrics of (name, value, step), those that are finite."""
     from mlflow.entities import Metric
 

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +99,7 @@ class RegisteredProbe:
 def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
     """Export `version` from the active run `run_id`, register it, and promote it where it is the best of its kind.
 
-    The tags stand on the version from its first moment, the championship's conditions and `val_loss` among
-    them. Raises ValueError as `export.log_model` does.
+    The tags stand on the version from its first moment. Raises ValueError as `export.log_model` does.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -234,12 +232,11 @@ def load_probe(uri: str) -> RegisteredProbe:
 
     if not uri:
         raise InputError("model: none given. Pass model=models:/NAME@ALIAS; `idl models` lists what there is.")
-    client, name, number = _resolved(uri, "probes", _probe_names)
+    found, aliases = _resolved(uri, "probes", _probe_names)
+    if not _is_probe(found):
+        raise InputError(f"{uri}: is no probe that idl registered. `idl models` lists those.")
+    version = _version(found, aliases)
     with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
-        found = client.get_model_version(name, str(number))
-        if not _is_probe(found):
-            raise InputError(f"{uri}: is no probe that idl registered. Those are: {_listed(_probe_names(client))}.")
-        version = _version(found, client.get_registered_model(name).aliases)
         before = os.environ.get(NO_PICKLE)
         # A model must not run code of its own when it is loaded.
         os.environ[NO_PICKLE] = "false"
@@ -284,14 +281,14 @@ def fetch_weights(uri: str, folder: Path) -> Path:
     """
     from mlflow.artifacts import download_artifacts, list_artifacts
 
-    client, name, number = _resolved(uri, "encoders", _encoder_names)
-    source = f"models:/{name}/{number}/{FILES_FOLDER}"
+    found, _ = _resolved(uri, "encoders", _encoder_names)
+    source = f"models:/{found.name}/{found.version}/{FILES_FOLDER}"
     with quiet(transfer=True):
         present = {Path(entry.path).name for entry in list_artifacts(source)}
         if WEIGHTS_FILE not in present:
             raise InputError(
                 f"{uri}: holds no {WEIGHTS_FILE}, so that it is no encoder registered by idl. "
-                f"Name one of {_listed(_encoder_names(client))}."
+                "Name an idl-encoder-... of the registry."
             )
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
@@ -301,8 +298,8 @@ def fetch_weights(uri: str, folder: Path) -> Path:
     return folder / WEIGHTS_FILE
 
 
-def _resolved(uri: str, kind: str, names: Callable[[Any], list[str]]) -> tuple[Any, str, int]:
-    """Return mlflow's client, and the name and number of the version that an address means.
+def _resolved(uri: str, kind: str, names: Callable[[Any], Iterable[str]]) -> tuple[Any, Mapping[str, Any]]:
+    """Return the version (mlflow's) that an address means, and its model's aliases with the version of each.
 
     kind: of models, for the message. names: returns those that are registered.
     """
@@ -315,37 +312,33 @@ def _resolved(uri: str, kind: str, names: Callable[[Any], list[str]]) -> tuple[A
     if (file := registry_file()) is not None:
         raise InputError(f"{uri}: there is no {file}. Run where the registry is, or set MLFLOW_TRACKING_URI.")
     require_reachable()
-    name, number, alias = address["name"], address["version"], address["alias"]
+    name = address["name"]
     with quiet():
         client = mlflow.MlflowClient()
         try:
-            model = client.get_registered_model(name)
+            aliases = client.get_registered_model(name).aliases
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            known = names(client)
-            near = get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise InputError(f"{uri}: no registered model {name}.{hint} Registered {kind}: {_listed(known)}.") from None
-        if alias is not None:
-            if alias not in model.aliases:
-                raise InputError(f"{uri}: {name} has no alias {alias}. Its aliases: {_listed(sorted(model.aliases))}.")
-            return client, name, int(model.aliases[alias])
-        numbers = sorted(int(each.version) for each in pages(client.search_model_versions, f"name = '{name}'"))
-    if int(number) not in numbers:
-        raise InputError(f"{uri}: {name} has no version {number}. Its versions: {_listed(numbers)}.")
-    return client, name, int(number)
+            known = _listed(names(client))
+            raise InputError(f"{uri}: no registered model {name}. Registered {kind}: {known}.") from None
+        versions = {str(each.version): each for each in pages(client.search_model_versions, f"name = '{name}'")}
+    number = str(aliases.get(address["alias"])) if address["alias"] else address["version"]
+    if number not in versions:
+        there = f"versions {_listed(sorted(map(int, versions)))}; aliases {_listed(sorted(aliases))}"
+        raise InputError(f"{uri}: {name} has no such version or alias. There are: {there}.")
+    return versions[number], aliases
 
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values)) or "none"
 
 
-def _probe_names(client: Any) -> list[str]:
+def _probe_names(client: Any) -> Iterable[str]:
     return sorted({each.name for each in pages(client.search_model_versions, OURS) if _is_probe(each)})
 
 
-def _encoder_names(client: Any) -> list[str]:
+def _encoder_names(client: Any) -> Iterable[str]:
     return [model.name for model in pages(client.search_registered_models, f"name LIKE '{ENCODER_PREFIX}%'")]
 
 

@@ -13,6 +13,7 @@ would not do.
 import copy
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -32,7 +33,7 @@ from idl.progress import Progress
 from idl.targets import Target
 from idl.verdict.settings import CuesConfig
 
-CLEAN = "clean"
+CLEAN, CONSTANT = "clean", "constant"
 GREY, HUE, FLAT, LOW_PASS, TILES, TURNED = "grey", "hue rotated", "luminance flat", "low-passed", "tiles", "upside down"
 # Each edit, and what it takes away.
 REMOVED: Mapping[str, str] = {
@@ -129,7 +130,10 @@ def tile_orders(num_tiles: int, seeds: Sequence[int]) -> Int64[Tensor, "batch ti
 
 
 def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Maps:
-    """Put tile orders[i, j] of image i at place j, row by row; what is no whole tile, right and below, stays."""
+    """Put tile orders[i, j] of image i at place j, row by row; what is no whole tile, right and below, stays.
+
+    `orders.argsort(dim=1)` puts every tile back.
+    """
     rows, columns = maps.shape[2] // tile, maps.shape[3] // tile
     whole = maps[:, :, : rows * tile, : columns * tile]
     tiles = whole.unflatten(3, (columns, tile)).unflatten(2, (rows, tile)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
@@ -140,34 +144,15 @@ def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Map
     return result
 
 
-def unshuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Maps:
-    """Put every tile back to where `shuffled` took it from."""
-    return shuffled(maps, orders.argsort(dim=1), tile)
-
-
-def upside_down(maps: Maps) -> Maps:
-    """Turn the rows round, and nothing else: what is left stays left."""
-    return maps.flip(2)
-
-
-def _same(maps: Maps) -> Maps:
-    return maps
-
-
 # Those that are alike for every image; tiles are not.
 _EDITS: Mapping[str, Callable[[Images], Images]] = {
-    CLEAN: _same,
+    CLEAN: lambda rgb: rgb,
     GREY: grey,
     HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
     FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
     LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
-    TURNED: upside_down,
+    TURNED: lambda rgb: rgb.flip(2),
 }
-
-
-def _seed(name: str) -> int:
-    """Return an image's own seed, whatever images stand beside it."""
-    return int.from_bytes(hashlib.blake2b(f"0 {name}".encode(), digest_size=7).digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -186,16 +171,14 @@ class CueExample:
 class CuePredictions:
     """What a probe makes of images clean and under every edit.
 
-    errors: squared errors by edit, summed over each image's valid pixels and outputs, target units squared.
-    constant_errors: of the best constant.
-    predicted, true: `pixel_sums` of the clean images; None where the target has several outputs.
+    errors: squared errors by edit, those of the best constant among them, summed over each image's valid pixels and
+      outputs, target units squared.
+    luminance: `pixel_sums` of the clean images' "predicted" and "true" values; empty for several outputs.
     """
 
     num_valid: Float64[np.ndarray, " images"]
     errors: Mapping[str, Float64[np.ndarray, " images"]]
-    constant_errors: Float64[np.ndarray, " images"]
-    predicted: Float64[np.ndarray, "images 6"] | None
-    true: Float64[np.ndarray, "images 6"] | None
+    luminance: Mapping[str, Float64[np.ndarray, "images 6"]]
     examples: tuple[CueExample, ...]
 
 
@@ -214,11 +197,12 @@ def predict(
     grid = (height // encoder.stride, width // encoder.stride)
     # Whole cells, and at least two tiles along each side where there are two cells.
     cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
+    num_tiles = (grid[0] // cells) * (grid[1] // cells)
     count = min(config.num_examples, len(indices))
     shown = {int((part + 0.5) * len(indices) / config.num_examples) for part in range(count)}
-    errors: dict[str, list[np.ndarray]] = {}
-    moments, predicted, true = [], [], []
-    examples: list[CueExample] = []
+    errors: dict[str, list[np.ndarray]] = defaultdict(list)
+    sums: dict[str, list[np.ndarray]] = defaultdict(list)
+    moments, examples = [], []
     first = 0
     layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
@@ -228,24 +212,24 @@ def predict(
             names = [store.names[index] for index in indices[first : first + len(rgb)]]
             held = [row for row in range(len(rgb)) if first + row in shown]
             pictures, values = [], []
-            orders = tile_orders((grid[0] // cells) * (grid[1] // cells), [_seed(name) for name in names])
+            orders = tile_orders(num_tiles, [_seed(name) for name in names])
             edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
             # What brings a prediction on the grid to where the clean image has it.
-            backs = {TILES: partial(unshuffled, orders=orders, tile=cells), TURNED: upside_down}
+            backs = {**dict.fromkeys(_EDITS, _EDITS[CLEAN]), TURNED: _EDITS[TURNED]}
+            backs[TILES] = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
             for name in (CLEAN, *REMOVED):
                 edited = edits[name](rgb)
                 on_grid = probe(encoder(edited))
-                prediction = upsample(backs.get(name, _same)(on_grid).contiguous(), height, width)
+                prediction = upsample(backs[name](on_grid).contiguous(), height, width)
                 error = torch.where(valid[:, None], prediction - truth, 0).square_()
-                errors.setdefault(name, []).append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
+                errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
                 if held:
                     pictures.append((edited[held] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
                     decoded = target.decode(upsample(on_grid[held].contiguous(), height, width))
                     values.append(decoded.float().cpu().numpy())
                 if name == CLEAN and target.num_outputs == 1:
-                    level = luminance(rgb)
-                    predicted.append(pixel_sums(prediction, level, valid))
-                    true.append(pixel_sums(truth, level, valid))
+                    for whose, each in (("predicted", prediction), ("true", truth)):
+                        sums[whose].append(pixel_sums(each, luminance(rgb), valid))
                 advance(len(rgb))
             y = torch.where(valid[:, None], truth, 0).double()
             of_truth = (y.sum(dim=(2, 3)), y.square().sum(dim=(2, 3)), valid.sum(dim=(1, 2)).double()[:, None])
@@ -254,17 +238,20 @@ def predict(
                 stacks = (np.stack([each[place] for each in of_edits]) for of_edits in (pictures, values))
                 examples.append(CueExample(names[row], *stacks))
             first += len(rgb)
-    sums, squares, count = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    mean = sums.sum(dim=0) / count.sum().clamp(min=1)
-    of_constant = (squares - 2 * mean * sums + count * mean**2).clamp(min=0).sum(dim=1)
+    total, squares, num_valid = (torch.cat(parts) for parts in zip(*moments, strict=True))
+    mean = total.sum(dim=0) / num_valid.sum().clamp(min=1)
+    of_constant = (squares - 2 * mean * total + num_valid * mean**2).clamp(min=0).sum(dim=1)
     return CuePredictions(
-        count[:, 0].numpy(),
-        {name: np.concatenate(parts) for name, parts in errors.items()},
-        of_constant.numpy(),
-        np.concatenate(predicted) if predicted else None,
-        np.concatenate(true) if true else None,
+        num_valid[:, 0].numpy(),
+        {**{name: np.concatenate(parts) for name, parts in errors.items()}, CONSTANT: of_constant.numpy()},
+        {whose: np.concatenate(parts) for whose, parts in sums.items()},
         tuple(examples),
     )
+
+
+def _seed(name: str) -> int:
+    """Return an image's own seed, whatever images stand beside it."""
+    return int.from_bytes(hashlib.blake2b(f"0 {name}".encode(), digest_size=7).digest(), "big")
 
 
 def pixel_sums(

@@ -35,7 +35,19 @@ from idl.errors import InputError
 from idl.probes.linear_probe import LinearProbe
 from idl.progress import Progress, silent
 from idl.targets import Kind, Target
-from idl.verdict.cue_edits import CLEAN, FLAT, GREY, HUE, LOW_PASS, REMOVED, TILES, TURNED, CueExample, predict
+from idl.verdict.cue_edits import (
+    CLEAN,
+    CONSTANT,
+    FLAT,
+    GREY,
+    HUE,
+    LOW_PASS,
+    REMOVED,
+    TILES,
+    TURNED,
+    CueExample,
+    predict,
+)
 from idl.verdict.intervals import Interval, Series, cluster_numbers, drawn_counts, interval, log_ratio, resample
 from idl.verdict.settings import CuesConfig
 
@@ -44,7 +56,6 @@ READ_SHARE = 0.25
 # The low-pass leaves edges, so that it takes less than all texture: of a reader of texture alone, flattening was
 # measured to do 1.3 times as much harm. To a reader of height alone shuffling did 0.6 times as much as turning.
 EXPLAINED = 2.0
-CONSTANT = "constant"
 _THRESHOLD = "threshold"
 # Variance below this share of the mean square is rounding: what does not vary goes with nothing, 0.
 _ROUNDING = 1e-10
@@ -72,8 +83,6 @@ _EXPLAINED_BY: Mapping[Cue, tuple[Cue, str]] = {
     Cue.BRIGHTNESS: (Cue.TEXTURE, LOW_PASS),
     Cue.LAYOUT: (Cue.POSITION, TURNED),
 }
-
-
 _NAMES = {
     Cue.COLOUR: "colour",
     Cue.BRIGHTNESS: "light and dark",
@@ -130,23 +139,11 @@ class EditLoss:
 
 @dataclass(frozen=True)
 class CueFinding:
-    """What is said of one cue. edit: the one that decides. explained_by: the cue that implies it, or None."""
+    """What is said of one cue. edit: the one that decides."""
 
     cue: Cue
     reading: Reading
     edit: EditLoss
-    explained_by: Cue | None = None
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Pearson's correlation with luminance over valid pixels, with its interval over clusters.
-
-    within: of what each image's pixels lie above that image's means, pooled. overall: of all pixels.
-    """
-
-    within: Interval
-    overall: Interval
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,9 @@ class CueTable:
     constant: loss of the best constant on these images, as one more edit: what is left where all is gone. The probe's
       lead is how much lower its clean loss is.
     edits, findings: one an edit and one a cue.
-    predicted, true: with luminance; None where the target has several outputs.
+    correlations: Pearson's with luminance over valid pixels, with intervals over clusters, of "predicted" and "true",
+      each "within" (of what each image's pixels lie above that image's means, pooled) and "overall" (of all pixels);
+      empty where the target has several outputs.
     num_images: that were measured.
     """
 
@@ -170,8 +169,7 @@ class CueTable:
     constant: EditLoss
     edits: tuple[EditLoss, ...]
     findings: tuple[CueFinding, ...]
-    predicted: Correlation | None
-    true: Correlation | None
+    correlations: Mapping[tuple[str, str], Interval]
     num_images: int
     examples: tuple[CueExample, ...]
 
@@ -181,24 +179,33 @@ class CueTable:
         return self.constant.log_ratio.low > 0
 
     @property
+    def rows(self) -> tuple[tuple[EditLoss, str], ...]:
+        """Every edit, the best constant last, with what is said of the cue; "" where it decides about none."""
+        readings = {finding.edit.name: str(finding.reading) for finding in self.findings}
+        return tuple((edit, readings.get(edit.name, "")) for edit in (*self.edits, self.constant))
+
+    @property
     def sentences(self) -> tuple[str, str]:
         """Two sentences that say what the probe reads: the first what it does, the second what it does not."""
-        subject = f"For {self.target}, the probe on {self.encoder}"
-        first = f"{subject} is not better than a constant beyond doubt, so that it reads no cue that could be named."
+        first = f"For {self.target}, the probe on {self.encoder}"
         if self.leads:
             below = _share(1 - 1 / self.constant.ratio.estimate)
             read = self._costs(self.named(Reading.READ)) or "none of the cues beyond doubt"
-            first = f"{subject}, whose loss is {below} below that of a constant, reads {read}."
+            first += f", whose loss is {below} below that of a constant, reads {read}."
+        else:
+            first += " is not better than a constant beyond doubt, so that it reads no cue that could be named."
         second = []
         if not_read := self.named(Reading.NOT_READ):
             less = f"which cost less than {READ_SHARE:.0%} of the lead"
             second.append(f"it does not read {self._costs(not_read)}, {less}")
-        for finding in self.named(Reading.IMPLIED):
-            explained_by = _NAMES[finding.explained_by or finding.cue]
-            second.append(f"{self._costs([finding])} cannot be told from {explained_by}")
+        second += [
+            f"{self._costs([finding])} cannot be told from {_NAMES[_EXPLAINED_BY[finding.cue][0]]}"
+            for finding in self.named(Reading.IMPLIED)
+        ]
         if undecided := self.named(Reading.UNDECIDED):
             second.append(f"of {self._costs(undecided)} nothing can be said")
-        second += _of_luminance(self.target, self.predicted, self.true)
+        if self.correlations:
+            second.append(self._of_luminance())
         words = "; ".join(second) or "there is none of the cues that it does not read"
         return first, f"{words[:1].upper()}{words[1:]}."
 
@@ -212,10 +219,27 @@ class CueTable:
             parts.append(f"{_NAMES[finding.cue]} ({cost})")
         return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
+    def _of_luminance(self) -> str:
+        """Say which way the prediction goes with luminance within images, and which way the truth does."""
+        within, true = self.correlations["predicted", "within"], self.correlations["true", "within"]
+        higher, lower = _DIRECTIONS.get(self.target, ("higher", "lower"))
+        if max(abs(within.low), abs(within.high)) < _CORRELATED:
+            words = "lighter pixels are predicted no different from darker ones"
+        elif abs(within.estimate) >= _CORRELATED and not within.low <= 0 <= within.high:
+            words = f"lighter pixels are predicted {higher if within.estimate > 0 else lower}"
+        else:
+            words = f"whether lighter pixels are predicted {higher} or {lower} cannot be told"
+        return f"{words} (correlation within an image {within.estimate:+.2f}, of the truth {true.estimate:+.2f})"
+
     def named(self, reading: Reading) -> tuple[CueFinding, ...]:
         """Return the cues of which `reading` is said, that of the highest loss first."""
         findings = [finding for finding in self.findings if finding.reading is reading]
         return tuple(sorted(findings, key=lambda finding: -finding.edit.log_ratio.estimate))
+
+
+def _share(value: float) -> str:
+    """Write a share with two digits."""
+    return f"{value:.0%}" if abs(value) >= 0.095 else f"{value:.1%}"
 
 
 def cues(
@@ -248,7 +272,6 @@ def cues(
         raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
     numbers = cluster_numbers([of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept])
     losses = {name: errors[keep] for name, errors in made.errors.items()}
-    losses[CONSTANT] = made.constant_errors[keep]
     losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
     for cue, (_, by) in _EXPLAINED_BY.items():
         for edit in _DECIDED_BY[cue]:
@@ -269,9 +292,11 @@ def cues(
 
     constant = measured(CONSTANT, "everything")
     by_name = {name: measured(name, removed) for name, removed in REMOVED.items()}
-    predicted, true = (
-        None if sums is None else _correlation(sums[keep], numbers, config) for sums in (made.predicted, made.true)
-    )
+    correlations = {
+        (whose, where): _correlation(of_images, numbers, config)
+        for whose, sums in made.luminance.items()
+        for where, of_images in (("within", _within(sums[keep])), ("overall", sums[keep]))
+    }
     return CueTable(
         encoder=encoder.name,
         target=target.name,
@@ -281,8 +306,7 @@ def cues(
         constant=constant,
         edits=tuple(by_name.values()),
         findings=find(by_name, lambda a, b: between(f"{a} > {b}", f"{b} < {a}"), leads=constant.log_ratio.low > 0),
-        predicted=predicted,
-        true=true,
+        correlations=correlations,
         num_images=len(chosen),
         examples=made.examples,
     )
@@ -294,46 +318,39 @@ def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval],
     edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
       is more than EXPLAINED times what the second adds. leads: whether the probe has a lead.
     """
-    findings = {cue: _alone(cue, [edits[name] for name in names], leads) for cue, names in _DECIDED_BY.items()}
+    findings = {}
+    for cue, names in _DECIDED_BY.items():
+        worst_first = sorted((edits[name] for name in names), key=lambda edit: -edit.log_ratio.estimate)
+        matters = [edit for edit in worst_first if leads and edit.log_over_read.low > 0]
+        is_harmless = leads and all(edit.log_over_read.high < 0 for edit in worst_first)
+        reading = Reading.READ if matters else Reading.NOT_READ if is_harmless else Reading.UNDECIDED
+        findings[cue] = CueFinding(cue, reading, (matters or worst_first)[0])
     for cue, (explains, by_edit) in _EXPLAINED_BY.items():
         are_read = findings[cue].reading is findings[explains].reading is Reading.READ
         if are_read and exceeds(findings[cue].edit.name, by_edit).low <= 0:
-            findings[cue] = replace(findings[cue], reading=Reading.IMPLIED, explained_by=explains)
+            findings[cue] = replace(findings[cue], reading=Reading.IMPLIED)
     return tuple(findings.values())
 
 
-def _alone(cue: Cue, edits: list[EditLoss], leads: bool) -> CueFinding:
-    worst = max(edits, key=lambda edit: edit.log_ratio.estimate)
-    if not leads:
-        return CueFinding(cue, Reading.UNDECIDED, worst)
-    matters = [edit for edit in edits if edit.log_over_read.low > 0]
-    if matters:
-        return CueFinding(cue, Reading.READ, max(matters, key=lambda edit: edit.log_ratio.estimate))
-    reading = Reading.NOT_READ if all(edit.log_over_read.high < 0 for edit in edits) else Reading.UNDECIDED
-    return CueFinding(cue, reading, worst)
-
-
-def _correlation(
-    sums: Float64[np.ndarray, "images 6"], clusters: Int64[np.ndarray, " images"], config: CuesConfig
-) -> Correlation:
-    """Correlate within images and over all, from `pixel_sums` of images that have a valid pixel."""
+def _within(sums: Float64[np.ndarray, "images 6"]) -> Float64[np.ndarray, "images 6"]:
+    """Return the sums about each image's own means, with a count of 0. sums: of images that have a valid pixel."""
     count, x, y, xx, yy, xy = sums.T
     about = np.stack([xx - x * x / count, yy - y * y / count, xy - x * y / count], axis=1)
     flat = (about[:, :2] <= _ROUNDING * sums[:, 3:5]).any(axis=1)
     about[flat, 2] = 0
-    # Sums about each image's own means come with a count of 0.
-    within = np.concatenate([sums[:, :3] * 0, about], axis=1)
+    return np.concatenate([sums[:, :3] * 0, about], axis=1)
 
-    def correlated(of_images: Float64[np.ndarray, "images 6"]) -> Interval:
-        num_clusters = int(clusters.max()) + 1
-        by_cluster = np.stack([np.bincount(clusters, column, num_clusters) for column in of_images.T], axis=1)
-        total = by_cluster.sum(axis=0, keepdims=True)
-        counts = drawn_counts(num_clusters, config.rules.draws, config.rules.seed)
-        drawn = np.concatenate([block @ by_cluster for block in counts])
-        series = Series(float(_pearson(total)[0]), _pearson(drawn), _pearson(total - by_cluster))
-        return interval(series, config.rules.level)
 
-    return Correlation(correlated(within), correlated(sums))
+def _correlation(
+    sums: Float64[np.ndarray, "images 6"], clusters: Int64[np.ndarray, " images"], config: CuesConfig
+) -> Interval:
+    num_clusters = int(clusters.max()) + 1
+    by_cluster = np.stack([np.bincount(clusters, column, num_clusters) for column in sums.T], axis=1)
+    total = by_cluster.sum(axis=0, keepdims=True)
+    counts = drawn_counts(num_clusters, config.rules.draws, config.rules.seed)
+    drawn = np.concatenate([block @ by_cluster for block in counts])
+    series = Series(float(_pearson(total)[0]), _pearson(drawn), _pearson(total - by_cluster))
+    return interval(series, config.rules.level)
 
 
 def _pearson(sums: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, " n"]:
@@ -344,22 +361,3 @@ def _pearson(sums: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, " n"]:
     varies = (variance_x > _ROUNDING * xx) & (variance_y > _ROUNDING * yy)
     root = np.sqrt(np.where(varies, variance_x * variance_y, 1))
     return np.where(varies, np.clip(both / root, -1, 1), 0)
-
-
-def _of_luminance(target: str, predicted: Correlation | None, true: Correlation | None) -> list[str]:
-    """Say which way the prediction goes with luminance within images, and which way the truth does; [] of neither."""
-    if predicted is None or true is None:
-        return []
-    within = predicted.within
-    words = f"(correlation within an image {within.estimate:+.2f}, of the truth {true.within.estimate:+.2f})"
-    higher, lower = _DIRECTIONS.get(target, ("higher", "lower"))
-    if max(abs(within.low), abs(within.high)) < _CORRELATED:
-        return [f"lighter pixels are predicted no different from darker ones {words}"]
-    if abs(within.estimate) >= _CORRELATED and not within.low <= 0 <= within.high:
-        return [f"lighter pixels are predicted {higher if within.estimate > 0 else lower} {words}"]
-    return [f"whether lighter pixels are predicted {higher} or {lower} cannot be told {words}"]
-
-
-def _share(value: float) -> str:
-    """Write a share with two digits."""
-    return f"{value:.0%}" if abs(value) >= 0.095 else f"{value:.1%}"

@@ -158,11 +158,11 @@ def _metrics(at: ArmsAtK, verdict: Verdict) -> dict[str, float]:
         if interval is not None:
             metrics |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     for arm in described.arms:
-        metrics |= {f"{_key(arm.name)}_test_loss": arm.mse.estimate}
-        metrics |= {f"{_key(arm.name)}_test_loss_aligned": arm.aligned_mse.estimate}
+        key = _key(arm.name)
+        metrics |= {f"{key}_test_loss": arm.mse.estimate, f"{key}_test_loss_aligned": arm.aligned_mse.estimate}
     for name, arm in at.arms.items():
-        metrics |= {f"{_key(name)}_val_loss": arm.fitted.solution.val_loss}
-        metrics |= {f"{_key(name)}_cv_loss": arm.fitted.solution.cv_loss}
+        fit, key = arm.fitted.solution, _key(name)
+        metrics |= {f"{key}_val_loss": fit.val_loss, f"{key}_cv_loss": fit.cv_loss}
     return {f"k{at.k}/{name}": value for name, value in metrics.items()}
 
 
@@ -173,16 +173,14 @@ def _key(arm: str) -> str:
 def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -> RunReport:
     """Return the report of an encoder's run with the cues of its probe. limits: of the predictions' colours."""
     metrics = {"cues/clean_loss": table.clean_loss}
-    for edit in (*table.edits, table.constant):
+    for edit, _ in table.rows:
         key = f"cues/{edit.name.replace(' ', '_').replace('-', '_')}"
         ratio = edit.ratio
         metrics |= {f"{key}_ratio": ratio.estimate, f"{key}_ratio_low": ratio.low, f"{key}_ratio_high": ratio.high}
         if not math.isnan(edit.lost):
             metrics[f"{key}_lost"] = edit.lost
-    for name, correlation in (("predicted", table.predicted), ("true", table.true)):
-        if correlation is not None:
-            metrics[f"cues/luminance_{name}_within"] = correlation.within.estimate
-            metrics[f"cues/luminance_{name}_overall"] = correlation.overall.estimate
+    for (whose, where), correlation in table.correlations.items():
+        metrics[f"cues/luminance_{whose}_{where}"] = correlation.estimate
     read = ", ".join(finding.cue for finding in table.named(Reading.READ))
     # "none" only where that is known of all of them.
     is_open = not table.leads or table.named(Reading.UNDECIDED)

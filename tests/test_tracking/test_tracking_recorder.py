@@ -38,11 +38,7 @@ def test_a_whole_report_comes_back(store: str, monkeypatch: pytest.MonkeyPatch, 
         figures={"curves/loss_over_k.png": picture},
         panels={"depth/küche_0012": picture},
         tables={
-            "tables/k.csv": {
-                "k": [1, 2],
-                "name": ["a,b", "c"],
-                "loss": list(losses),
-            },
+            "tables/k.csv": {"k": [1, 2], "name": ["a,b", "c"], "loss": list(losses)},
             "tables/k.json": {"k": list(np.array([1, 2])), "loss": [0.5, 0.25]},
         },
         datasets=(split("training", 1320), split("validation", 240), split("testing", 360)),

@@ -9,8 +9,9 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, reduce
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -23,7 +24,7 @@ from idl.verdict.intervals import Interval
 from idl.verdict.page.content import Answer, EncoderPart, PageContent
 
 # Of an interval, the columns of a table.
-_PARTS = {"estimate": "estimate", "low": "low", "high": "high", "standard error": "standard_error"}
+_PARTS = ("estimate", "low", "high", "standard_error")
 # Ratios at which a logarithmic axis may have a label.
 _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000)
 _MOST_RATIOS, _MOST_KS = 6, 7
@@ -36,7 +37,7 @@ _DASH, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN
 
 def page(content: PageContent) -> str:
     """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame."""
-    return _template().render(content=content, rules=asdict(content.rules)).strip() + "\n"
+    return _template().render(content=content).strip() + "\n"
 
 
 @cache
@@ -49,7 +50,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     filters = (number, fixed, cell, data_uri, squared)
-    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, math.exp, math.log, zip)
+    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, asdict, math.exp, math.log, zip)
     environment.filters |= {each.__name__: each for each in filters}
     environment.globals |= {each.__name__: each for each in functions}
     return environment.get_template("page.html.j2")
@@ -159,8 +160,7 @@ def _labelled(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
     return tuple((value, f"{value:.3g}".replace("-", _MINUS)) for value in values)
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """Losses of one arm over k. which: "cross-validated" or "training". look: classes that it is drawn by."""
 
     arm: str
@@ -169,17 +169,8 @@ class Line:
     points: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class CurveChart:
-    """Losses over k. across: the axis of ln k. up: that of the losses."""
-
-    lines: list[Line]
-    across: Axis
-    up: Axis
-
-
-def curve_chart(encoder: EncoderPart) -> CurveChart:
-    """Return the losses of one encoder over k, on a logarithmic axis. Raises ValueError without curves."""
+def curve_chart(encoder: EncoderPart) -> tuple[list[Line], Axis, Axis]:
+    """Return the losses of one encoder over k, the axis of ln k and that of the losses. Raises ValueError for none."""
     lines = []
     for place, curve in enumerate(encoder.curves):
         # Cross-validation chose the penalty: its loss, not the training loss, is compared between arms.
@@ -188,9 +179,8 @@ def curve_chart(encoder: EncoderPart) -> CurveChart:
         if place == 0:
             lines.append(Line(curve.name, "training", "c0 dots", [*zip(curve.k, curve.train_loss, strict=True)]))
     last = max(max(curve.k) for curve in encoder.curves)
-    at = [(arm.name, answer.k, arm.cv_loss) for answer in encoder.answers for arm in answer.fits]
     for name, look in (_LINES | _POINTS).items():
-        points = [(k, loss) for arm, k, loss in at if arm == name]
+        points = [(answer.k, answer.fits[name].cv_loss) for answer in encoder.answers if name in answer.fits]
         if points and name in _LINES:
             points = [(1, points[-1][1]), (last, points[-1][1])]
         if points:
@@ -202,33 +192,31 @@ def curve_chart(encoder: EncoderPart) -> CurveChart:
     # The last k has a label where the one before leaves room.
     ks += [last] if last >= 1.7 * ks[-1] else []
     across = Axis(0.0, math.log(last), tuple((math.log(k), str(k)) for k in ks))
-    return CurveChart(lines, across, Axis(0.0, top, _labelled(ticks(0.0, top, 5))))
+    return lines, across, Axis(0.0, top, _labelled(ticks(0.0, top, 5)))
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table. is_text: some cell is no number."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple[str, list[str], bool]]:
+    """Return title, cells and whether some cell is no number of each column of a table, none if it has no rows.
 
-    title: str
-    cells: list[str]
-    is_text: bool
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Column]:
-    """Return the columns of a table, none if it has no rows. A title with "*" before it is of intervals, in four."""
+    A title with "*" before it is of intervals, in four columns.
+    """
     found = []
     # Not strict: without rows there is nothing to turn into columns.
     for title, values in zip(titles, zip(*rows, strict=True), strict=False):
         if title.startswith("*"):
-            for part, name in _PARTS.items():
-                cells = [number(getattr(each, name, None)) for each in values]
-                found.append(Column(title[1:] + part, cells, is_text=False))
+            for part in _PARTS:
+                cells = [number(getattr(each, part, None)) for each in values]
+                found.append((title[1:] + part.replace("_", " "), cells, False))
         else:
             is_text = any(isinstance(each, str | tuple | bool) for each in values)
-            found.append(Column(title, [cell(each) for each in values], is_text))
+            found.append((title, [cell(each) for each in values], is_text))
     return found
 
 
 def rows(records: Iterable[object], *names: str) -> list[tuple[object, ...]]:
-    """Return some fields of every record."""
-    return [tuple(attrgetter(name)(record) for name in names) for record in records]
+    """Return some fields of every record: "k", or "1.k" of a record that is a pair."""
+
+    def step(value: Any, part: str) -> Any:
+        return value[int(part)] if part.isdigit() else getattr(value, part)
+
+    return [tuple(reduce(step, name.split("."), record) for name in names) for record in records]
