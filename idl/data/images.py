@@ -230,7 +230,8 @@ def truth_mask(
 
 def native_share(valid: Bool[np.ndarray, "H W"], protocol: Protocol) -> float:
     """Return the share of truth among the native pixels that the protocol's image is made of."""
-    left, top, right, bottom = centred_box(*valid.shape, protocol.crop, protocol.size)
+    height, width = valid.shape
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
     return float(valid[int(top) : ceil(bottom), int(left) : ceil(right)].mean())
 
 
