@@ -4,6 +4,7 @@ Each runs the same command and takes its part by its rank. Rank 0 talks to the u
 fails, torchrun ends the others; what the first one said is kept in torchrun's store, so that rank 0 can log it.
 """
 
+import importlib
 import os
 import signal
 import threading
@@ -139,6 +140,9 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Before there is a group: where DDP imports it later, its functions keep the group of that moment as the default
+    # of an argument. The group's threads then outlive `destroy_process_group`, into the interpreter's end: SIGABRT.
+    importlib.import_module("torch.distributed.nn.functional")
     store, rank, size = next(iter(rendezvous("env://", timeout=EXCHANGE_TIMEOUT)))
     try:
         _meet(store, size)

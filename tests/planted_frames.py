@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from planted import PlantedReader
 
-from idl.data.images import native_truth, resize_depth, resize_rgb
+from idl.data.images import resize_depth, resize_rgb, truth_mask
 from idl.data.reader import Sample
 from idl.protocol import NATIVE, Protocol
 
@@ -33,10 +33,10 @@ class FramesReader(PlantedReader):
         valid = generator.random(self.frame) > 0.1
         valid[height // 3 : height // 2, width // 4 : width // 3] = False
         depth_m = np.where(valid, depth_m, np.nan).astype(np.float32)
-        resized_m, kept = resize_depth(depth_m, valid, self.protocol)
+        resized_m, kept = resize_depth(depth_m, truth_mask(depth_m, valid, self.protocol), self.protocol)
         layers = {}
         if self.protocol.is_native and self.has_native:
-            layers[NATIVE] = native_truth(depth_m, valid, self.protocol)
+            layers[NATIVE] = np.where(valid, depth_m, np.float32(0))
         side = "test" if int(scene.removeprefix("scene_")) >= self.num_scenes - self.num_test else "train"
         return Sample(
             name,

@@ -18,7 +18,7 @@ from idl.data.crops import CroppedStore, CropRecipe, _native, draw, with_crops
 from idl.data.datasets import DatasetConfig, native_reader
 from idl.data.diode import DiodeReader, normals_by_depth, rays
 from idl.data.folder import FolderReader
-from idl.data.images import resize_depth, resize_rgb
+from idl.data.images import resize_depth, resize_rgb, truth_mask
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare
 from idl.data.reader import Native, NativeReader, Sample
@@ -62,7 +62,7 @@ class LargeReader(PlantedReader, NativeReader):
 
     def read(self, index: int) -> list[Sample]:
         native = self.native(index)
-        depth_m, valid = resize_depth(native.depth_m, native.valid, SMALL)
+        depth_m, valid = resize_depth(native.depth_m, truth_mask(native.depth_m, native.valid, SMALL), SMALL)
         group = self.groups[index]
         return [Sample(group.names[0], group.scene, resize_rgb(native.image, SMALL), depth_m, valid)]
 

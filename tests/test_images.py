@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 from idl.data.images import (
     centred_box,
     eroded,
-    native_truth,
     read_depth,
     read_rgb,
     repeats,
     resize_depth,
     resize_rgb,
     rgb_size,
+    truth_mask,
 )
 from idl.errors import InputError
 from idl.progress import silent
@@ -220,10 +220,15 @@ def test_erosion_takes_what_is_near_a_hole(height: int, width: int, reach: int, 
             assert kept[y, x] == near.all()
 
 
-def test_both_truths_are_eroded_alike() -> None:
-    depth, valid = np.full((12, 16), 2.0, np.float32), np.ones((12, 16), bool)
-    depth[5, 7], valid[5, 7] = np.nan, False
-    protocol = Protocol(resolution=12, width=16, erosion=2, is_native=True)
-    resized, kept = resize_depth(depth, valid, protocol)
-    assert kept.sum() == 12 * 16 - 25
-    np.testing.assert_array_equal(native_truth(depth, valid, protocol), resized)
+@pytest.mark.parametrize("beyond", [np.nan, np.inf, -1.0, 10.5, 1e10])
+def test_truth_ends_beside_what_is_missing_or_out_of_range(beyond: float) -> None:
+    depth = np.full((12, 16), 2.0, np.float32)
+    depth[5, 7] = beyond
+    protocol = Protocol(resolution=12, width=16, erosion=2)
+    kept = truth_mask(depth, np.ones((12, 16), bool), protocol)
+    expected = np.ones((12, 16), bool)
+    expected[3:8, 5:10] = False
+    np.testing.assert_array_equal(kept, expected)
+    resized, valid = resize_depth(depth, kept, protocol)
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(resized, np.where(expected, np.float32(2), 0))

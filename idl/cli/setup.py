@@ -15,9 +15,7 @@ import torch
 from idl import cache, tracking
 from idl.cli.options import AUTO, requested, shown
 from idl.data.crops import with_crops
-from idl.data.datasets import DatasetConfig, fetch, native_reader, open_store, require
-from idl.data.datasets import reader as find_reader
-from idl.data.preparation import store_path
+from idl.data.datasets import ALWAYS, DatasetConfig, fetch, layers_of, native_reader, open_store, require
 from idl.data.splits import Split, split_store
 from idl.data.store import Store
 from idl.distributed import World, joined, local_device, this_process
@@ -29,8 +27,6 @@ from idl.report import Run, RunReport
 from idl.settings import setting
 from idl.targets import target as find_target
 
-# Layers that every dataset has.
-ALWAYS = ("depth", "rgb", "valid")
 RESULTS = (
     *("train_loss", "val_loss", "exact_val_loss", "test_loss", "loss_over_null", "test_rmse", "test_angle_mean_deg"),
     *("test_r2", "excess_loss", "num_trials", "untrained_val_loss", "best_val_loss", "best_val_psnr"),
@@ -110,23 +106,12 @@ def check_dataset(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) 
         native_reader(dataset, probe.test_images)
     else:
         require(dataset)
-    layers = ALWAYS if target.layer in ALWAYS else layers_of(dataset, run)
+    layers = ALWAYS if target.layer in ALWAYS else layers_of(dataset, run.cache_folder / "datasets")
     if target.layer not in layers:
         raise InputError(
             f"target={target.name}: dataset={dataset.dataset} has no layer {target.layer!r}. "
             f"It has: {', '.join(layers)}."
         )
-
-
-def layers_of(dataset: DatasetConfig, run: RunSettings) -> tuple[str, ...]:
-    """Return the layers that a dataset has or, from one sample, will have when it is prepared."""
-    if dataset.dataset.endswith(".h5"):
-        return Store.open(Path(dataset.dataset).expanduser()).layers
-    reader = find_reader(dataset)
-    prepared = store_path(reader, dataset.build_protocol(), run.cache_folder / "datasets")
-    if prepared.exists():
-        return Store.open(prepared).layers
-    return tuple(sorted({*ALWAYS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers)}))
 
 
 def store_of(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> Store:

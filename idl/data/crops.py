@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Shaped
 
-from idl.data.images import eroded, resize_depth, resize_normals, resize_rgb, within_range
+from idl.data.images import resize_depth, resize_normals, resize_rgb, truth_mask
 from idl.data.reader import Native, NativeReader
 from idl.data.store import Store, require_within
 from idl.errors import InputError
@@ -143,7 +143,7 @@ class CroppedStore(Store):
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
             pending: list[Future[None]] = []
             for image in dict.fromkeys(recipe.image for recipe in recipes.values()):
-                native, valid = _native(self.reader, self.groups[image], self.protocol.erosion)
+                native, valid = _native(self.reader, self.groups[image], self.protocol)
                 for made in pending:
                     made.result()
                 mine = [row for row, recipe in recipes.items() if recipe.image == image]
@@ -168,11 +168,11 @@ class CroppedStore(Store):
 
 # Two images: a batch begins with the image that the last one ended with.
 @lru_cache(maxsize=2)
-def _native(reader: NativeReader, group: int, erosion: int) -> tuple[Native, np.ndarray]:
-    """Return a native image, and its mask after erosion."""
+def _native(reader: NativeReader, group: int, protocol: Protocol) -> tuple[Native, np.ndarray]:
+    """Return a native image, and its truth."""
     native = reader.native(group)
-    # Of the whole frame: at the edge of a crop, a hole beyond it counts too.
-    return native, eroded(native.valid, erosion)
+    # Of the whole frame: at the edge of a crop, a hole beyond it erodes too.
+    return native, truth_mask(native.depth_m, native.valid, protocol)
 
 
 def _shape(layer: str, protocol: Protocol) -> tuple[int, ...]:
@@ -184,18 +184,17 @@ def _layers(
 ) -> dict[str, np.ndarray]:
     """Return layers of one crop.
 
-    valid: the native mask after erosion. A dataset whose other images have normals has none here where they are zeros.
+    valid: the native truth. A dataset whose other images have normals has none here where they are zeros.
     """
     top, bottom, left, right = recipe.box
     part = np.s_[top:bottom, left:right]
     # The crop is a frame of its own from here on.
-    whole = replace(protocol, crop=None, erosion=0)
+    whole = replace(protocol, crop=None)
     made: dict[str, np.ndarray] = {}
     if "rgb" in layers:
         made["rgb"] = resize_rgb(native.image[part], whole)
     if "depth" in layers or "valid" in layers:
-        resized_m, kept = resize_depth(native.depth_m[part], valid[part], whole)
-        made["depth"], made["valid"] = within_range(resized_m, kept, protocol)
+        made["depth"], made["valid"] = resize_depth(native.depth_m[part], valid[part], whole)
     if "normals" in layers:
         made["normals"] = np.zeros(_shape("normals", protocol), np.float16)
         if native.normals is not None and native.defined is not None:

@@ -10,7 +10,7 @@ from idl.data.diode import DiodeReader
 from idl.data.download import NOTHING, fetch_published
 from idl.data.folder import FolderReader
 from idl.data.nyu import CROP, DEPTHS, NyuReader
-from idl.data.preparation import prepare
+from idl.data.preparation import prepare, store_path
 from idl.data.reader import NativeReader, Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
@@ -21,11 +21,13 @@ from idl.settings import setting
 
 # The protocol where none is named: that of a prepared store, else idl.
 AUTO = "auto"
+# Layers that every dataset has.
+ALWAYS = ("depth", "rgb", "valid")
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Which dataset is read, and how. Of a prepared store only protocol, range and erosion count: they must be its own.
+    """Which dataset is read, and how. Of a prepared store only what its protocol says counts: it must be its own.
 
     min_depth, max_depth: metres.
     """
@@ -53,6 +55,9 @@ class DatasetConfig:
         "Native pixels by which valid depth is eroded; of diode also beside jumps in depth.",
         at_least=0,
     )
+    min_valid_share: float = setting(
+        Protocol.min_valid_share, "Share of a cell that must have been measured for its depth to count.", at_least=0
+    )
     protocol: str = setting(
         AUTO, f"What the figures mean: {', '.join(PRESETS)}; auto: idl, or that of the prepared store."
     )
@@ -67,7 +72,11 @@ class DatasetConfig:
         if self.erosion < 0:
             raise InputError(f"erosion={self.erosion}: expected native pixels, 0 or more.")
         name = Protocol.name if self.protocol == AUTO else self.protocol
-        named = replace(preset(name, self.min_depth, self.max_depth), erosion=self.erosion)
+        if not 0 <= self.min_valid_share <= 1:
+            raise InputError(f"min_valid_share={self.min_valid_share:g}: expected a share from 0 to 1.")
+        named = replace(
+            preset(name, self.min_depth, self.max_depth), erosion=self.erosion, min_valid_share=self.min_valid_share
+        )
         if self.dataset != "nyu":
             return named
         # Published protocols keep the whole frame, and crop where they measure.
@@ -76,8 +85,10 @@ class DatasetConfig:
 
 def _rooms(config: DatasetConfig) -> Reader:
     protocol = _not_native(config)
-    if config.erosion:
-        raise InputError(f"erosion={config.erosion}: dataset=rooms has exact depth and no native pixels. Pass 0.")
+    for name in ("erosion", "min_valid_share"):
+        value, default = getattr(config, name), getattr(Protocol, name)
+        if value != default:
+            raise InputError(f"{name}={value:g}: dataset=rooms has exact depth and no native pixels. Pass {default:g}.")
     return RoomsReader(RoomsRecipe(config.num_scenes, config.views, protocol.resolution, config.dataset_seed))
 
 
@@ -116,7 +127,13 @@ def _not_native(config: DatasetConfig) -> Protocol:
 def _data(config: DatasetConfig, expected: str) -> Path:
     if not config.data:
         raise InputError(f"dataset={config.dataset}: no data given. Pass data={expected}.")
-    return Path(config.data).expanduser()
+    path = Path(config.data).expanduser()
+    if not path.is_absolute() and not path.exists():
+        raise InputError(
+            f"{path.absolute()}: no such file or folder (data={config.data} is relative to the working folder: to the "
+            "project under mlflow run). Pass an absolute path."
+        )
+    return path
 
 
 READERS: dict[str, Callable[[DatasetConfig], Reader]] = {
@@ -151,6 +168,20 @@ def require(config: DatasetConfig) -> None:
         _open(config)
     else:
         reader(config)
+
+
+def layers_of(config: DatasetConfig, folder: Path | None = None) -> tuple[str, ...]:
+    """Return the layers that a dataset has or, as one sample shows, will have when it is prepared.
+
+    folder: of prepared datasets, where one is looked for.
+    """
+    if config.dataset.endswith(".h5"):
+        return _open(config).layers
+    found = reader(config)
+    prepared = None if folder is None else store_path(found, config.build_protocol(), folder)
+    if prepared is not None and prepared.exists():
+        return Store.open(prepared).layers
+    return tuple(sorted({*ALWAYS, *(layer for sample in found.read(0)[:1] for layer in sample.layers)}))
 
 
 def native_reader(config: DatasetConfig, test_images: int) -> NativeReader:
@@ -191,14 +222,15 @@ def _open(config: DatasetConfig) -> Store:
     if config.protocol != AUTO:
         protocol = config.build_protocol()
         expected = {name: getattr(protocol, name) for name in ("name", "min_depth_m", "max_depth_m")}
-    # 0 is the default.
-    expected["erosion"] = config.erosion or None
+    for name in ("erosion", "min_valid_share"):
+        value = getattr(config, name)
+        expected[name] = None if value == getattr(Protocol, name) else value
     actual = {name: getattr(store.protocol, name) for name in expected}
     different = [name for name, value in expected.items() if value not in (None, actual[name])]
     if different:
         differences = ", ".join(f"{name} is {actual[name]}, not {expected[name]}" for name in different)
         raise InputError(
             f"{store.path}: was prepared under another protocol ({differences}). Pass the dataset it was made of, or "
-            "leave protocol, min_depth, max_depth and erosion to it."
+            "leave protocol, min_depth, max_depth, erosion and min_valid_share to it."
         )
     return store

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -189,9 +190,8 @@ def resize_depth(
     A cell is the average of the valid pixels under it, and valid where enough of its area was: no invented pixel
     enters an average.
     depth_m: metres; what stands at invalid pixels does not matter, NaN included.
-    valid: as measured; the protocol's erosion is done here.
+    valid: the native truth, `truth_mask`.
     """
-    valid = eroded(valid, protocol.erosion)
     cells = _cells(valid.shape, protocol)
     share = _averaged(valid.astype(np.float64), *cells)
     total = _averaged(np.where(valid, depth_m, 0).astype(np.float64), *cells)
@@ -206,7 +206,7 @@ def resize_normals(
     """Return unit normals at the protocol's size: the averages of those defined under each cell, of unit length again.
 
     (0, 0, 0) where less of the cell than the protocol's share was defined, or its normals cancel.
-    defined: where there is a normal; erosion is the caller's.
+    defined: where there is a normal of the native truth.
     """
     cells = _cells(defined.shape, protocol)
     # float32, as half precision is what is kept.
@@ -218,18 +218,29 @@ def resize_normals(
     return np.moveaxis(np.where(kept, total / np.where(kept, length, 1), 0), 0, -1).astype(np.float16)
 
 
-def native_truth(
+def truth_mask(
     depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol
-) -> Float32[np.ndarray, "H W"]:
-    """Return the layer "native_depth": metres where valid after the protocol's erosion, else 0."""
-    return np.where(eroded(valid, protocol.erosion), depth_m, 0).astype(np.float32)
+) -> Bool[np.ndarray, "H W"]:
+    """Return which native pixels are truth: measured, within the protocol's range, and not beside one that is not.
+
+    A depth out of range is as one that is missing: its average with others would be a depth that no pixel has.
+    """
+    return eroded(within_range(depth_m, valid, protocol)[1], protocol.erosion)
+
+
+def native_share(valid: Bool[np.ndarray, "H W"], protocol: Protocol) -> float:
+    """Return the share of truth among the native pixels that the protocol's image is made of."""
+    height, width = valid.shape
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
+    return float(valid[int(top) : ceil(bottom), int(left) : ceil(right)].mean())
 
 
 def within_range(
     depth_m: Float32[np.ndarray, "*size"], valid: Bool[np.ndarray, "*size"], protocol: Protocol
 ) -> tuple[Float32[np.ndarray, "*size"], Bool[np.ndarray, "*size"]]:
     """Return depth, metres, and its mask as a store has them: outside the protocol's range 0 and not valid."""
-    kept = valid & (depth_m >= protocol.min_depth_m) & (depth_m <= protocol.max_depth_m)
+    with np.errstate(invalid="ignore"):
+        kept = valid & (depth_m >= protocol.min_depth_m) & (depth_m <= protocol.max_depth_m)
     return np.where(kept, depth_m, np.float32(0)), kept
 
 

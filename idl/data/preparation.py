@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from idl.data.images import within_range
 from idl.data.reader import Reader, Sample
-from idl.data.store import STORE_VERSION, TEXTS, Store, dataset_of
+from idl.data.store import RENDERED_VERSION, STORE_VERSION, TEXTS, Store, dataset_of
 from idl.errors import InputError, disk_full_reported
 from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
@@ -36,15 +36,32 @@ from idl.protocol import NATIVE, Protocol
 PLAIN = ("rgb", "depth", "valid", "kinds", "materials")
 
 
+# A file's name has 255 bytes, as an alias of mlflow's registry; digests, suffixes and "champion-" take some.
+MOST_NAME_CHARACTERS = 100
+# Dense depth with holes keeps its share up to a few percent of it. KITTI's annotated lidar keeps 0.6, its raw one 0.2.
+MOST_LOST = 0.8
+
+
 def recipe_digest(reader: Reader, protocol: Protocol) -> str:
     """Return the first 16 hex digits of the SHA-256 of all that decides the content; it names the store's file."""
-    deciding = {"recipe": reader.recipe, "protocol": protocol.to_json(), "version": STORE_VERSION}
+    deciding = {"recipe": reader.recipe, "protocol": protocol.to_json(), "version": _version(reader)}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def store_path(reader: Reader, protocol: Protocol, folder: Path) -> Path:
     """Return where `prepare` puts the store of this reader under `folder`."""
-    return folder / f"{reader.name}-{recipe_digest(reader, protocol)}.h5"
+    return folder / f"{dataset_name(reader)}-{recipe_digest(reader, protocol)}.h5"
+
+
+def dataset_name(reader: Reader) -> str:
+    """Return the name of a reader's dataset in files, tables and aliases: a long one is cut, and its digest follows."""
+    if len(reader.name) <= MOST_NAME_CHARACTERS:
+        return reader.name
+    return f"{reader.name[: MOST_NAME_CHARACTERS - 9]}-{hashlib.sha256(reader.name.encode()).hexdigest()[:8]}"
+
+
+def _version(reader: Reader) -> int:
+    return RENDERED_VERSION if reader.is_deterministic else STORE_VERSION
 
 
 def prepare(
@@ -70,7 +87,11 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Image:
-    """What the log says of an image. hash: of its layers. median_m, far_m: of its depth, of which 99 % is nearer."""
+    """What the log says of an image.
+
+    hash: of its layers. median_m, far_m: of its depth, of which 99 % is nearer. cell_share: of the cells that keep a
+    depth. native_share: of the native pixels that are truth; None where it has none.
+    """
 
     name: str
     scene: str
@@ -79,6 +100,8 @@ class _Image:
     hash: str
     median_m: float
     far_m: float
+    cell_share: float
+    native_share: float | None
 
 
 # An image and its layers, as they are stored.
@@ -194,7 +217,8 @@ def _read_group(reader: Reader, protocol: Protocol, index: int) -> list[_Read]:
         if protocol.is_native and (NATIVE in maps or sample.side != "train"):
             maps[NATIVE] = _native_in_range(reader, sample, protocol)
         median_m, far_m = np.quantile(sample.depth_m[valid], (0.5, 0.99)).tolist()
-        noted = (sample.name, sample.scene, sample.side, tuple(maps), _content_hash(maps), median_m, far_m)
+        shares = float(valid.mean()), sample.native_share
+        noted = (sample.name, sample.scene, sample.side, tuple(maps), _content_hash(maps), median_m, far_m, *shares)
         read.append((_Image(*noted), maps))
     return read
 
@@ -205,9 +229,7 @@ def _native_in_range(reader: Reader, sample: Sample, protocol: Protocol) -> np.n
     if native_m is None:
         raise InputError(f"{reader.source}: {sample.name} has no native depth, which {protocol.name} is measured on.")
     protocol.require_frame(*native_m.shape, where=f"{reader.source}: {sample.name}")
-    with np.errstate(invalid="ignore"):
-        is_inside = (native_m >= protocol.min_depth_m) & (native_m <= protocol.max_depth_m)
-    return np.where(is_inside, native_m, np.float32(0))
+    return within_range(native_m, native_m > 0, protocol)[0]
 
 
 def _content_hash(maps: Mapping[str, np.ndarray]) -> str:
@@ -261,8 +283,8 @@ def _conclude(file: h5py.File, reader: Reader, protocol: Protocol, images: Seque
     far_m = np.quantile([image.far_m for image in images], 0.95)
     file.attrs.update(
         {
-            "version": STORE_VERSION,
-            "dataset": reader.name,
+            "version": _version(reader),
+            "dataset": dataset_name(reader),
             "digest": recipe_digest(reader, protocol) if reader.is_deterministic else digest,
             "content_digest": digest,
             "protocol": protocol.to_json(),
@@ -271,16 +293,20 @@ def _conclude(file: h5py.File, reader: Reader, protocol: Protocol, images: Seque
             "is_sequential": reader.is_sequential,
             # Rounded up to half a metre, for a scale with plain numbers.
             "shown_depth_m": float(np.ceil(2 * far_m) / 2),
-            "notes": json.dumps(_notes(reader, num_skipped, [image.median_m for image in images])),
+            "notes": json.dumps(_notes(reader, protocol, images, num_skipped)),
         }
     )
 
 
-def _notes(reader: Reader, num_skipped: int, medians_m: Sequence[float]) -> list[str]:
+def _notes(reader: Reader, protocol: Protocol, images: Sequence[_Image], num_skipped: int) -> list[str]:
     notes: list[str] = list(getattr(reader, "notes", ()))
     if num_skipped:
-        notes.append(f"{num_skipped} of {num_skipped + len(medians_m)} images have no valid pixel and were left out.")
-    median_m = float(np.median(medians_m))
+        notes.append(f"{num_skipped} of {num_skipped + len(images)} images have no valid pixel and were left out.")
+    native_shares = [image.native_share for image in images if image.native_share is not None]
+    if native_shares:
+        cell_share = float(np.mean([image.cell_share for image in images]))
+        notes += sparse_truth(cell_share, float(np.mean(native_shares)), protocol)
+    median_m = float(np.median([image.median_m for image in images]))
     low, high = reader.plausible_median_m
     if not low <= median_m <= high:
         notes.append(
@@ -288,3 +314,17 @@ def _notes(reader: Reader, num_skipped: int, medians_m: Sequence[float]) -> list
             "Is it in metres? Where it is integers, pass depth_scale= in units per metre."
         )
     return notes
+
+
+def sparse_truth(cell_share: float, native_share: float, protocol: Protocol) -> list[str]:
+    """Return a note where much less truth is left than was measured, as of a lidar; none elsewhere.
+
+    cell_share: of the cells that keep a depth. native_share: of the native pixels that are truth.
+    """
+    if cell_share > MOST_LOST * native_share:
+        return []
+    return [
+        f"{100 * cell_share:.2g} % of the cells keep a depth, of {100 * native_share:.2g} % of the pixels: sparse "
+        f"depth? A cell counts where {protocol.min_valid_share:g} of it was measured; a smaller min_valid_share= "
+        "keeps more."
+    ]

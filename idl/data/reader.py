@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from idl.data.images import eroded, native_truth, resize_depth, resize_normals, resize_rgb
+from idl.data.images import native_share, resize_depth, resize_normals, resize_rgb, truth_mask
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
 
@@ -24,8 +24,9 @@ class Sample:
     layers: further maps by name: "normals" float16 (H, W, 3), unit length in camera coordinates
       (x right, y down, z forward; a surface that faces the camera has z < 0), 0 where there is none;
       "objects", "kinds", "materials" uint8 (H, W). Under a native protocol also "native_depth" float32: metres at
-      the size of the sensor, the same for all images, 0 where not valid (`images.native_truth`).
+      the size of the sensor, the same for all images, 0 where not truth (`images.truth_mask`).
     side: of the dataset's published split that the image is on, "train" or "test"; "" where there is none.
+    native_share: share of truth among the native pixels that it was made of; None where there were none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Sample:
     valid: Bool[np.ndarray, "H W"]
     layers: Mapping[str, np.ndarray] = field(default_factory=dict)
     side: str = ""
+    native_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,15 @@ class NativeReader(ABC):
                 f"protocol {protocol.name}: crop {protocol.crop} does not fit into {width} x {height} pixels, those of "
                 f"image {group.names[0]}."
             )
-        depth_m, valid = resize_depth(native.depth_m, native.valid, protocol)
+        is_truth = truth_mask(native.depth_m, native.valid, protocol)
+        depth_m, valid = resize_depth(native.depth_m, is_truth, protocol)
         layers: dict[str, np.ndarray] = {}
         if native.normals is not None and native.defined is not None:
-            defined = native.defined & eroded(native.valid, protocol.erosion)
-            layers["normals"] = resize_normals(native.normals, defined, protocol)
+            layers["normals"] = resize_normals(native.normals, native.defined & is_truth, protocol)
         if self.keeps_native(index):
-            layers[NATIVE] = native_truth(native.depth_m, native.valid, protocol)
-        rgb = resize_rgb(native.image, protocol)
-        return [Sample(group.names[0], group.scene, rgb, depth_m, valid, layers, self.side(index))]
+            layers[NATIVE] = np.where(is_truth, native.depth_m, np.float32(0))
+        rgb, share = resize_rgb(native.image, protocol), native_share(is_truth, protocol)
+        return [Sample(group.names[0], group.scene, rgb, depth_m, valid, layers, self.side(index), share)]
 
 
 def files_digest(files: Iterable[tuple[str, Path]]) -> str:

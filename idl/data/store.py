@@ -16,8 +16,9 @@ import numpy as np
 from idl.errors import InputError
 from idl.protocol import Protocol
 
-# Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew.
-STORE_VERSION = 3
+# Raised whenever what `preparation` writes changes its meaning; a store of another version is made anew. With 4 came
+# the range before averaging: it changed nothing of what a recipe renders, whose digests hold.
+STORE_VERSION, RENDERED_VERSION = 4, 3
 # How a scene of consecutive frames is called: "block_00003", below the folder of its recording if there is one.
 BLOCK = re.compile(r"(^|/)block_\d+$")
 # What a store holds of each image besides layers.
@@ -62,8 +63,10 @@ class Store:
         try:
             with h5py.File(path, "r") as file:
                 version = file.attrs["version"]
-                if version != STORE_VERSION:
-                    raise InputError(f"{path}: store version {version}, expected {STORE_VERSION}. {_REMEDY}")
+                is_rendered = file.attrs["digest"] != file.attrs["content_digest"]
+                expected = RENDERED_VERSION if is_rendered else STORE_VERSION
+                if version != expected:
+                    raise InputError(f"{path}: store version {version}, expected {expected}. {_REMEDY}")
                 texts = {name: tuple(map(str, dataset_of(file, name).asstr()[:])) for name in TEXTS if name in file}
                 for layer in file:
                     if len(dataset_of(file, str(layer))) != len(texts["name"]):

@@ -209,7 +209,8 @@ def loss_over_k(
     figure, axes = _chart(title, subtitle, left_in=0.75, right_in=1.95)
     _name_axes(axes, "k: leading components read at each cell", _measure(unit))
     axes.set_xlim(min(k) * 0.94, max(max(k), 2 * min(k)))
-    top = 1.08 * max([*train_loss, *cv_loss, *arms.values(), test_loss_at_chosen])
+    # A constant depth leaves no loss at all.
+    top = 1.08 * max([*train_loss, *cv_loss, *arms.values(), test_loss_at_chosen]) or 1
     axes.set_ylim(0, top)
     _octaves(axes)
     # Between points the loss is known for no k: markers show where it was computed, if they are few.

@@ -1,6 +1,7 @@
 """Writes the values of a report into one run."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # mlflow's limit a request.
 METRICS_PER_REQUEST = 1000
+MOST_KEY_CHARACTERS = 120
 NOT_FINITE_TAG = "idl.not_finite"
 SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
@@ -103,8 +105,7 @@ class Recorder:
         with quiet(transfer=True):
             client = self._client()
             for key, picture in panels.items():
-                # What mlflow does not take in an image's key is replaced.
-                client.log_image(self.run_id, picture, key=re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key), step=step)
+                client.log_image(self.run_id, picture, key=image_key(key), step=step)
 
     def tag(self, name: str, value: str) -> None:
         """Set one tag of the run."""
@@ -126,6 +127,18 @@ class Recorder:
     def _log_points(self, client: Any, points: Sequence[Any]) -> None:
         for first in range(0, len(points), METRICS_PER_REQUEST):
             client.log_batch(self.run_id, metrics=points[first : first + METRICS_PER_REQUEST])
+
+
+def image_key(name: str) -> str:
+    """Return the key of a picture in mlflow: what it does not take is replaced, and a long name is cut.
+
+    A name that is not kept is told from others by its digest.
+    """
+    # The key, a step, a time and a UUID are one file's name, of at most 255 bytes.
+    key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", name)
+    if len(key) <= MOST_KEY_CHARACTERS:
+        return key
+    return f"{key[: MOST_KEY_CHARACTERS - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def points_of(report: "RunReport") -> list[Any]:

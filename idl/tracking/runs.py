@@ -29,6 +29,8 @@ INHERITED += (STUDY_TAG, WORKER_TAG)
 MAX_ERROR_CHARACTERS = 500
 # What mlflow names a run by itself: "bustling-fox-123".
 GENERATED_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,3}")
+# How mlflow answers where there is no run or experiment of an id, or the id is none.
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # Entry points that measure on a test split.
 READERS = ("probe", "sweep", "verdict", "compare", "main", "evaluate")
 
@@ -171,7 +173,7 @@ def _required(run_id: str, option: str) -> Any:
     try:
         run = mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in MISSING:
             raise
         remedy = "Unset it" if option == "MLFLOW_RUN_ID" else "Look its id up in the UI"
         raise InputError(
@@ -189,10 +191,17 @@ def _experiment_id(experiment: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
-    if experiment is None and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
-        return given
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID") if experiment is None else None
     name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
-    found = client.get_experiment_by_name(name)
+    try:
+        found = client.get_experiment(given) if given else client.get_experiment_by_name(name)
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+        raise InputError(
+            f"MLFLOW_EXPERIMENT_ID={given}: no such experiment at {without_password(current_uris()[0])}. Unset it, or "
+            "pass --experiment."
+        ) from None
     if found is None:
         try:
             return client.create_experiment(name)
@@ -202,7 +211,7 @@ def _experiment_id(experiment: str | None) -> str:
                 raise
     if found.lifecycle_stage == "deleted":
         raise InputError(
-            f"experiment {name}: is deleted. Run `mlflow experiments restore -x {found.experiment_id}`, "
+            f"experiment {found.name}: is deleted. Run `mlflow experiments restore -x {found.experiment_id}`, "
             "or choose another name."
         )
     return found.experiment_id

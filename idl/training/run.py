@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from idl import __version__
-from idl.data.datasets import DatasetConfig
+from idl.data.datasets import ALWAYS, DatasetConfig, layers_of
 from idl.data.datasets import reader as find_reader
 from idl.data.splits import Split, require_rule, split_by_scene, split_store
 from idl.data.store import Store
@@ -28,8 +28,6 @@ from idl.training.loop import Recorder, Trained, require_data, require_size, set
 from idl.training.objectives import Objective
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-# Of every dataset.
-LAYERS = ("rgb", "depth", "valid")
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,9 @@ def require_trainable(request: TrainingRequest, device: torch.device, resume: Pa
         reader = find_reader(dataset)
         scenes = tuple(group.scene for group in reader.groups for _ in group.names)
         # The published split is known when the dataset is prepared, and looked at then.
-        is_sequential, sides, layers = reader.is_sequential, (), LAYERS
-        if not set(objective.layers) <= set(LAYERS):
-            # What it has beyond these shows in a sample; a room takes a second.
-            layers = (*LAYERS, *(layer for sample in reader.read(0)[:1] for layer in sample.layers))
+        is_sequential, sides = reader.is_sequential, ()
+        # A sample takes a second of rooms.
+        layers = ALWAYS if set(objective.layers) <= set(ALWAYS) else layers_of(dataset)
     split = split_by_scene(scenes, request.split, seed=request.split_seed, is_sequential=is_sequential, sides=sides)
     num_images = len(split.indices["train"])
     require_data(objective, config, f"dataset={dataset.dataset}", layers, num_images, this_process().size)

@@ -1,0 +1,165 @@
+"""What people have, through the command line: depths out of range, sparse depth, odd names, a foreign shell."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from command_line import run
+from numpy.random import default_rng
+from PIL import Image
+
+from idl.data.store import Store
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with a cache and a tracking store of its own."""
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def scene(number: int, height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """RGB and depth in metres: a tilted floor with five boxes, warm where near. The base case of the figures below."""
+    near, far, random = 1.0, 4.0, default_rng(number)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    depth = far - (far - near) * (0.85 * y / height + 0.15 * x / width * random.uniform(0, 1))
+    waves = 120 + 40 * np.sin(x / width * 6 + number), 100 + 60 * y / height, 80 + 30 * np.cos(y / height * 5 + number)
+    rgb = np.stack(waves, -1)
+    for _ in range(5):
+        top, left = random.uniform(0.1, 0.9) * height, random.uniform(0.1, 0.9) * width
+        side = random.uniform(0.08, 0.2) * height
+        box = (abs(y - top) < side) & (abs(x - left) < side)
+        z = random.uniform(near, far)
+        depth[box] = np.minimum(depth[box], z)
+        share = (z - near) / (far - near)
+        rgb[box] = np.array([255 * (1 - share), random.uniform(50, 200), 255 * share])
+    return (rgb + random.normal(0, 4, rgb.shape)).clip(0, 255).astype(np.uint8), depth.astype(np.float32)
+
+
+def write(folder: Path, stem: str, rgb: np.ndarray, depth: np.ndarray, suffix: str = ".png") -> None:
+    """Write a pair; depth of floats as .npy, of integers as 16-bit PNG."""
+    for kind in ("rgb", "depth"):
+        (folder / kind / stem).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgb).save(folder / "rgb" / f"{stem}{suffix}")
+    if depth.dtype.kind == "f":
+        np.save(folder / "depth" / f"{stem}.npy", depth)
+    else:
+        Image.fromarray(depth.astype(np.uint16)).save(folder / "depth" / f"{stem}.png")
+
+
+def write_scenes(folder: Path, stems: list[str] | None = None) -> Path:
+    for number, stem in enumerate(stems or [f"{number:04d}" for number in range(30)]):
+        rgb, depth = scene(number)
+        write(folder, stem, rgb, np.rint(1000 * depth).astype(int))
+    return folder
+
+
+def probe(data: Path | str, *more: str) -> int:
+    return run("probe", "--workers", "1", "--dataset", "folder", "--data", str(data), "--encoder", "null", *more)
+
+
+def metrics() -> dict[str, float]:
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")[0].data.metrics  # pyright: ignore
+
+
+def prepared() -> Store:
+    (path,) = Path("cache/datasets").glob("*.h5")
+    return Store.open(path)
+
+
+@pytest.mark.parametrize("beyond", [14.0, 1e10])
+def test_a_depth_out_of_range_enters_no_average(workplace: Path, beyond: float) -> None:
+    for number in range(30):
+        depth = np.full((512, 512), 2.0, np.float32)
+        # One native column of four: every other cell of 256 x 256 is half of it.
+        depth[:, 257::4] = beyond
+        rgb = default_rng(number).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+        write(workplace / "data", f"{number:04d}", rgb, depth, ".jpg")
+    assert probe("data") == 0
+    read = prepared().read(("depth", "valid"), range(30))
+    assert np.unique(read["depth"]).tolist() == [2.0]
+    assert read["valid"].all()
+    assert metrics()["test_loss"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("share", "line"),
+    [
+        (0.16, "9.8 % of the cells keep a depth, of 16 % of the pixels: sparse depth?"),
+        (0.045, "0.89 % of the cells keep a depth, of 4.5 % of the pixels: sparse depth?"),
+    ],
+)
+def test_sparse_depth_is_said_and_can_be_kept(
+    workplace: Path, capfd: pytest.CaptureFixture[str], share: float, line: str
+) -> None:
+    random = default_rng(0)
+    for number in range(30):
+        keep = random.uniform(size=(375, 1242)) < 1.5 * share
+        keep[:125] = False
+        rgb = np.full((375, 1242, 3), number, np.uint8)
+        rgb[:, : 40 * number] += 100
+        write(workplace / "data", f"{number:04d}", rgb, np.where(keep, 256 * (4 + number), 0), ".jpg")
+    lidar = ("--depth-scale", "256", "--max-depth", "80")
+    assert probe("data", *lidar) == 0
+    assert line in capfd.readouterr().err
+    half = prepared()
+    # The remedy that the line names.
+    Path("cache/datasets").rename("before")
+    assert probe("data", *lidar, "--min-valid-share", "0") == 0
+    assert "sparse depth" not in capfd.readouterr().err
+    touched = prepared()
+    assert touched.protocol.digest != half.protocol.digest
+    assert touched.read(("valid",), range(30))["valid"].mean() == pytest.approx(
+        {0.16: 0.529, 0.045: 0.225}[share], abs=0.01
+    )
+
+
+LONG = "x" * 245
+ODD = ["line\nbreak", "\u202eright to left", "s" * 200, "quote\"s and 'more'", "<script>alert(1)<", "ünïcödé 深度"]
+
+
+def test_a_long_folder_name_is_cut(workplace: Path) -> None:
+    assert probe(write_scenes(workplace / "data" / LONG)) == 0
+    assert metrics()["test_loss"] == pytest.approx(0.45203, abs=1e-5)
+    first = prepared()
+    assert len(first.name) <= 100
+    Path("cache/datasets").rename("before")
+    # Its digest tells it from another one that begins alike.
+    assert probe(write_scenes(workplace / "data" / (LONG + "y"))) == 0
+    assert prepared().name != first.name
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_odd_scene_names_are_only_names(workplace: Path, as_folder: bool) -> None:
+    stems = [f"{ODD[number // 5]}{'/' if as_folder else ' '}{number % 5}" for number in range(30)]
+    assert probe(write_scenes(workplace / "data", stems)) == 0
+    assert len(set(prepared().scenes)) == (6 if as_folder else 3)
+    assert np.isfinite(metrics()["test_loss"])
+    pages = [path.read_text() for path in workplace.rglob("*.html")]
+    assert not any("<script>alert(1)<" in page for page in pages)
+
+
+@pytest.mark.parametrize("value", ["999", "another's"])
+def test_an_experiment_of_another_store_is_one_line(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], value: str
+) -> None:
+    write_scenes(workplace / "data")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", value)
+    assert probe("data") == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert f"MLFLOW_EXPERIMENT_ID={value}: no such experiment at sqlite:///" in line
+    assert "Unset it, or pass --experiment." in line
+    assert probe("data", "--experiment", "mine") == 0
+    assert metrics()["test_loss"] == pytest.approx(0.45203, abs=1e-5)
+
+
+def test_relative_data_is_named_by_the_path_that_was_tried(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_scenes(workplace / "elsewhere" / "walk")
+    assert probe("walk") == 2
+    assert f"{workplace}/walk: no such" in capfd.readouterr().err
+    assert probe(workplace / "elsewhere" / "walk") == 0
