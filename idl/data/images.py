@@ -49,12 +49,13 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def rgb_size(path: Path) -> tuple[int, int]:
-    """Return the height and width that `read_rgb` gives of a PNG or JPEG, pixels, without decoding it.
+    """Return the height and width that `read_rgb` gives, pixels, without decoding the picture.
 
     Raises InputError, naming the file, where its head is not that of a picture.
     """
     with _opened(path, "image") as image:
-        is_turned = _may_be_turned(path, image) and _orientation(image) in (5, 6, 7, 8)
+        # Of a TIFF, Pillow says the size after it is turned.
+        is_turned = image.format != "TIFF" and _may_be_turned(path, image) and _orientation(image) in (5, 6, 7, 8)
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
@@ -160,6 +161,9 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
             # Of damaged tags, and from 89 million pixels on; from 179 million on Pillow refuses.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path) as image:
+                if image.format == "TIFF":
+                    # Without a name, Pillow does not map the file: it would lay out the rows of a turned TIFF wrongly.
+                    image.filename = ""
                 yield image
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from error
