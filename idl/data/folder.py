@@ -159,14 +159,8 @@ class FolderReader(NativeReader):
         if self.layout_name != "plain":
             found.append(f"{self.root}: read as {self.layout_name}: {self._found[1].summary}.")
         if self.alone:
-            is_or_are = "image has" if len(self.alone) == 1 else "images have"
-            found.append(
-                f"{len(self.alone)} of {num + len(self.alone)} {is_or_are} no depth beside it and was left out "
-                f"({self.alone[0]})."
-                if len(self.alone) == 1
-                else f"{len(self.alone)} of {num + len(self.alone)} {is_or_are} no depth beside them and were left "
-                f"out ({self.alone[0]}, ...)."
-            )
+            has = "has no depth beside it and was" if len(self.alone) == 1 else "have no depth beside them and were"
+            found.append(f"{len(self.alone)} of {num + len(self.alone)} images {has} left out ({self.alone[0]}).")
         doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
         return (*found, f"{self.root}: {doubt.problem}. {doubt.remedy}") if doubt else found
 

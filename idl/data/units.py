@@ -49,11 +49,12 @@ def doubt_units(
     problem = f"median depth {median_m:.3g} m, expected {low:g} to {high:g} m"
     if range_m is not None and is_outside:
         problem = f"median depth {median_m:.3g} m, none of it between {range_m[0]:g} and {range_m[1]:g} m"
-    now = depth_scale or 1.0
-    fits = [scale for scale in SCALES if scale != now and low <= median_m * now / scale <= high]
-    if range_m is not None:
-        fits = [scale for scale in fits if range_m[0] <= median_m * now / scale <= range_m[1]] or fits
-    remedy = f"Pass depth_scale=; {' or '.join(f'{scale:g}' for scale in fits)} would fit." if fits else "Other units?"
+    now, kept_m = depth_scale or 1.0, range_m or plausible_m
+    # Floats come in metres, millimetres or centimetres.
+    scales = [scale for scale in (SCALES if depth_scale else (1000.0, 100.0)) if scale != now]
+    fits = [f"{scale:g}" for scale in scales if max(low, kept_m[0]) <= median_m * now / scale <= min(high, kept_m[1])]
+    remedy = f"Pass depth_scale={fits[0]}" if fits else "Look at it: which unit is it in?"
+    remedy += f" (or {', '.join(fits[1:])})." if fits[1:] else "." if fits else ""
     return UnitsDoubt(problem, remedy, is_outside)
 
 
