@@ -5,16 +5,26 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import h5py
 import mlflow
 import numpy as np
 import pytest
 from command_line import run
+from hypothesis import given
+from hypothesis import strategies as st
 from mlflow.entities import Run
 from PIL import Image
 
+from idl.data.datasets import DatasetConfig, reader
+from idl.data.folder import FolderReader
+from idl.data.images import resize_depth, resize_rgb
+from idl.data.units import is_rotated, unrotated
+from idl.errors import InputError
+from idl.protocol import Protocol
 from idl.tracking.store import quiet
 
 NUM = 30
+PROTOCOL = Protocol()
 # test_loss of the null of the 30 pairs as rgb/NAME.png and depth/NAME.png in millimetres.
 BASE = 0.45203
 
@@ -232,11 +242,13 @@ CASES = {
     "ppm": Case(files("rgb/{n:04d}.ppm", "depth/{n:04d}.png")),
     "tif": Case(files("rgb/{n:04d}.tif", "depth/{n:04d}.tif")),
     "millimetres": Case(arrays(lambda path, d: np.save(path, d * 1000)), ("--depth-scale", "1000")),
-    "millimetres as metres": Case(arrays(lambda path, d: np.save(path, d * 1000)), (), None, ("Pass depth_scale=1000",)),
+    "millimetres as metres": Case(
+        arrays(lambda path, d: np.save(path, d * 1000)), (), None, ("Pass depth_scale=1000",)
+    ),
     "rotated": Case(rotated, ("--depth-format", "sunrgbd")),
     "rotated at 8000": Case(rotated, ("--depth-scale", "8000")),
     "rotated, unsaid": Case(rotated, ("--max-depth", "80"), 50.0, ("depth_format=sunrgbd",), 50.0),
-    "phone": Case(phone, (), 0.45015, (), 2e-5),
+    "phone": Case(phone, (), 0.450, (), 2e-3),
     "turned": Case(turned),
     "tum": Case(tum, (), BASE, ("read as tum",)),
     "7-scenes": Case(
@@ -272,14 +284,23 @@ CASES = {
 }
 
 
+# Through the command line: ten seconds each. Of the others the samples are held against those of the plain layout.
+FIGURES = (
+    *("plain", "links", "hidden", "one without depth", "millimetres", "millimetres as metres", "rotated"),
+    *("rotated at 8000", "rotated, unsaid", "phone", "turned", "tum", "7-scenes", "nyu list", "16-bit grey"),
+)
+REFUSED = tuple(name for name, case in CASES.items() if case.test_loss is None)
+OTHER_SAMPLES = ("phone", "8-bit grey", "16-bit grey", "rotated at 8000", "rotated, unsaid", *REFUSED)
+
+
 def written(root: Path, write: Write) -> Path:
     for number in range(NUM):
         write(root, number, *scene(number))
     return root
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_same_pairs_give_the_same_figure(workplace: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize("name", dict.fromkeys((*FIGURES, *REFUSED)))
+def test_the_command_line_comes_to_the_figure(workplace: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
     case = CASES[name]
     with quiet():
         import_module("mlflow.store.tracking.sqlalchemy_store")
@@ -295,3 +316,122 @@ def test_the_same_pairs_give_the_same_figure(workplace: Path, capfd: pytest.Capt
         assert err.strip().splitlines()[-1].startswith("error: ")
         return
     assert runs[0].data.metrics["test_loss"] == pytest.approx(case.test_loss, abs=case.within)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in OTHER_SAMPLES])
+def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    options = {
+        key.removeprefix("--").replace("-", "_"): value for key, value in zip(*[iter(case.options)] * 2, strict=True)
+    }
+    if "pairs" in options:
+        options["pairs"] = str(tmp_path / options["pairs"])
+    if "depth_scale" in options:
+        options["depth_scale"] = float(options["depth_scale"])
+    found = reader(DatasetConfig("folder", str(written(tmp_path / "walk", case.write)), **options))  # pyright: ignore[reportArgumentType]
+    numbers = [number for number in range(NUM) if name != "one without depth" or number != 7]
+    assert len(found.groups) == len({group.names for group in found.groups}) == len(numbers)
+    for index in (0, 10, len(numbers) - 1):
+        rgb, depth_m = scene(numbers[index])
+        (sample,) = found.read(index)
+        expected_m, valid = resize_depth(depth_m, np.ones(depth_m.shape, bool), PROTOCOL)
+        np.testing.assert_array_equal(sample.rgb, resize_rgb(rgb, PROTOCOL))
+        np.testing.assert_array_equal(sample.valid, valid)
+        np.testing.assert_allclose(sample.depth_m, expected_m, atol=6e-3 if name == "vkitti" else 6e-4)
+
+
+def test_smaller_depth_is_averaged_by_itself(tmp_path: Path) -> None:
+    for number in (0, 1, 2):
+        phone(tmp_path, number)
+    found = reader(DatasetConfig("folder", str(tmp_path)))
+    (sample,) = found.read(1)
+    stored = np.asarray(Image.open(tmp_path / "depth/000001.png")) / np.float32(1000)
+    # 48 pixels under 256 cells: one pixel is 16 / 3 cells.
+    fine = np.repeat(np.repeat(stored[:, 8:56], 16, axis=0), 16, axis=1).reshape(256, 3, 256, 3)
+    np.testing.assert_allclose(sample.depth_m, fine.mean(axis=(1, 3)), rtol=1e-5)
+    assert sample.valid.all()
+    assert isinstance(found, FolderReader)
+    native = found.native(1)
+    assert native.depth_m.shape == native.valid.shape == native.image.shape[:2] == (360, 480)
+    np.testing.assert_array_equal(native.depth_m[3::15, 3::15], stored[::2, ::2])
+    put(tmp_path / "depth/000001.png", np.full((64, 64), 900, np.uint16))
+    with pytest.raises(InputError, match="of another shape"):
+        found.read(1)
+
+
+def test_hypersim_becomes_depth_along_the_axis(tmp_path: Path) -> None:
+    # A wall three metres ahead, square to the axis: its distances grow to the corners.
+    y, x = np.mgrid[0:48, 0:64] - np.array([23.5, 31.5])[:, None, None]
+    focal = 886.81 / 16
+    distance = 3 * np.sqrt(x**2 + y**2 + focal**2) / focal
+    for number in range(3):
+        put(
+            tmp_path / f"ai_001_00{number}/images/scene_cam_00_final_preview/frame.0000.tonemap.jpg",
+            scene(0, 48, 64)[0],
+        )
+        path = tmp_path / f"ai_001_00{number}/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5"
+        path.parent.mkdir(parents=True)
+        with h5py.File(path, "w") as file:
+            file["dataset"] = distance.astype(np.float16)
+    found = reader(DatasetConfig("folder", str(tmp_path)))
+    assert [group.scene for group in found.groups] == ["ai_001_000", "ai_001_001", "ai_001_002"]
+    np.testing.assert_allclose(found.read(0)[0].depth_m, 3, rtol=1e-3)
+
+
+def test_kitti_is_joined_by_drive_and_camera(tmp_path: Path) -> None:
+    for number in range(3):
+        drive = f"2011_09_26_drive_000{number}_sync"
+        for view in ("image_02", "image_03"):
+            put(tmp_path / f"raw/2011_09_26/{drive}/{view}/data/0000000005.png", scene(number)[0])
+            put(tmp_path / f"raw/2011_09_26/{drive}/{view}/data/0000000000.png", scene(number)[0])
+            put(tmp_path / f"train/{drive}/proj_depth/groundtruth/{view}/0000000005.png", units(scene(number)[1], 256))
+    found = reader(DatasetConfig("folder", str(tmp_path)))
+    assert isinstance(found, FolderReader)
+    assert (found.layout_name, len(found.pairs), len(found.alone)) == ("kitti", 6, 6)
+    assert len({group.scene for group in found.groups}) == 3
+    np.testing.assert_allclose(found.native(0).depth_m, scene(0)[1], atol=1 / 256)
+
+
+def test_frames_of_tum_are_nearest_in_time_and_used_once(tmp_path: Path) -> None:
+    rgb, depth_m = scene(0)
+    for kind, stamps in (("rgb", (0.0, 0.015, 0.2, 0.5)), ("depth", (0.012, 0.19, 0.531))):
+        for stamp in stamps:
+            put(tmp_path / f"{kind}/{stamp}.png", rgb if kind == "rgb" else units(depth_m, 5000))
+        (tmp_path / f"{kind}.txt").write_text("".join(f"{stamp} {kind}/{stamp}.png\n" for stamp in stamps))
+    found = reader(DatasetConfig("folder", str(tmp_path)))
+    assert isinstance(found, FolderReader)
+    assert [(pair.rgb.stem, pair.depth.stem) for pair in found.pairs] == [("0.015", "0.012"), ("0.2", "0.19")]
+    assert list(found.alone) == ["rgb/0.0.png", "rgb/0.5.png"]
+
+
+def test_lists_have_scenes_and_name_the_line_that_is_wrong(tmp_path: Path) -> None:
+    for number in range(4):
+        plain(tmp_path, number, *scene(number))
+    lines = [f"rgb/{number:04d}.png depth/{number:04d}.png room{number % 3}" for number in (3, 0, 2, 1)]
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(lines))
+    found = reader(DatasetConfig("folder", pairs=str(path)))
+    assert [group.scene for group in found.groups] == ["room0", "room0", "room2", "room1"]
+    assert [group.names[0] for group in found.groups] == ["0003", "0000", "0002", "0001"]
+    before = found.recipe
+    path.write_text("\n".join(lines).replace("room2", "room9"))
+    assert reader(DatasetConfig("folder", pairs=str(path))).recipe != before
+    path.write_text("# gone\nrgb/0007.png depth/0007.png")
+    with pytest.raises(InputError, match=r"list\.txt, line 2: no such file"):
+        _ = reader(DatasetConfig("folder", pairs=str(path))).groups
+
+
+@given(st.integers(0, 65535))
+def test_rotated_integers_are_read_exactly(millimetres: int) -> None:
+    stored = np.full((2, 2), ((millimetres << 3) | (millimetres >> 13)) & 65535, np.uint16)
+    assert (unrotated(stored) == millimetres).all()
+
+
+def test_rotated_integers_are_recognised_and_others_are_not() -> None:
+    depth_m = np.random.default_rng(0).uniform(0.5, 9, (60, 80))
+    millimetres = np.rint(depth_m * 1000).astype(np.uint16)
+    assert is_rotated((millimetres << 3) | (millimetres >> 13))
+    near = np.rint(depth_m * 900).astype(np.uint16)
+    assert is_rotated(near << 3)
+    others = (millimetres, millimetres // 5 * 5, (near >> 8) << 8, near // 16 * 8, depth_m.astype(np.float32))
+    assert not any(map(is_rotated, others))

@@ -138,7 +138,7 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit into 24 x 20"):
         FolderReader(tmp_path, Protocol(resolution=16, crop=(0, 21, 0, 20))).read(0)
     (tmp_path / "depth/a.png").unlink()
-    with pytest.raises(InputError, match="no depth beside it"):
+    with pytest.raises(InputError, match="no RGB-D pairs among 1 pictures"):
         reader(tmp_path).read(0)
 
 

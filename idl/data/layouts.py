@@ -378,16 +378,15 @@ def recognise(
     and of their depth maps, whose stars stand for the same.
     Raises InputError where there are none, two pictures or two maps have one name, or most pictures lack their depth.
     """
+    files = Files(root, () if pairs else tuple(walk(root)))
     if pairs:
         path = Path(pairs).expanduser()
         path = path if path.is_file() or not (root / pairs).is_file() else root / pairs
         name, layout, listing = "pairs", _TOLD, _listed(path, path.parent, root)
     elif any(patterns):
-        files = Files(root, tuple(walk(root)))
         name, layout, listing = "patterns", _TOLD, _by_rules(files, _pattern_rule(*patterns))
     elif name in ("auto", *LAYOUTS):
-        files, candidates = Files(root, tuple(walk(root))), LAYOUTS if name == "auto" else {name: LAYOUTS[name]}
-        unread = ""
+        candidates, unread = LAYOUTS if name == "auto" else {name: LAYOUTS[name]}, ""
         for found, layout in candidates.items():
             listing = layout.find(files)
             unread = unread or listing.unread
@@ -398,7 +397,7 @@ def recognise(
             layout, listing = LAYOUTS.get(name, LAYOUTS["plain"]), Listing((), unread=unread)
     else:
         raise InputError(f"layout={name}: no such layout. Pass auto, or one of {', '.join(LAYOUTS)}.")
-    _require(root, layout, listing, is_auto=name == "auto")
+    _require(files, layout, listing, is_auto=name == "auto")
     return name, layout, _unlinked(listing)
 
 
@@ -424,7 +423,7 @@ def _pattern_rule(rgb: str, depth: str) -> Rule:
         expressions.append(
             "".join(f"{re.escape(one)}{other}" for one, other in zip(literals, [*groups, ""], strict=True))
         )
-    return Rule(*expressions, suffixes=(suffixes[0], suffixes[1]))
+    return Rule(expressions[0], expressions[1], suffixes=(suffixes[0], suffixes[1]))
 
 
 def _unlinked(listing: Listing) -> Listing:
@@ -443,7 +442,8 @@ def _unlinked(listing: Listing) -> Listing:
     return replace(listing, pairs=tuple(pair for pair in listing.pairs if pair not in left_out))
 
 
-def _require(root: Path, layout: Layout, listing: Listing, *, is_auto: bool) -> None:
+def _require(files: Files, layout: Layout, listing: Listing, *, is_auto: bool) -> None:
+    root, pictures = files.root, files.pictures
     if listing.unread and len(listing.alone) >= len(listing.pairs):
         raise InputError(
             f"{root / listing.unread}: depth in a format that is not read. Convert it to one of "
@@ -451,7 +451,10 @@ def _require(root: Path, layout: Layout, listing: Listing, *, is_auto: bool) -> 
         )
     if not listing.pairs:
         expected = f"{LAYOUTS['plain'].summary}, or another layout" if is_auto else layout.summary
-        raise InputError(f"{root}: no RGB-D pairs. Expected {expected}; or list them: pairs=FILE, 'rgb depth' a line.")
+        have = f" among {len(pictures)} pictures ({pictures[0]}, ...)" if pictures else ""
+        raise InputError(
+            f"{root}: no RGB-D pairs{have}. Expected {expected}; or list them: pairs=FILE, 'rgb depth' a line."
+        )
     if len(listing.alone) > len(listing.pairs) and not layout.is_sparse:
         raise InputError(
             f"{root / listing.alone[0]}: no depth beside it, as for {len(listing.alone)} of "

@@ -69,7 +69,7 @@ def is_rotated(values: Shaped[np.ndarray, "H W"]) -> bool:
     if not known.size or known.max() <= 8191:
         return False
     # Multiples of 256 are pictures of 8 bits.
-    return bool(np.mean(known % 8 == 0) >= 0.95 and np.mean(known % 256 == 0) < 0.95)
+    return bool(np.mean(known % 8 == 0) >= 0.85 and np.mean(known % 256 == 0) < 0.95)
 
 
 def unrotated(values: Shaped[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
