@@ -298,9 +298,9 @@ class Layout:
     is_sparse: bool = False
 
 
-def _folders(rgb: str) -> Rule:
-    maps = (rf"{_ABOVE}{kind}/(?P<below>(?:.*/)?){_STEM}" for kind in (rgb, "depth", "mask"))
-    return Rule(*maps)
+def _folders(name: str) -> Rule:
+    rgb, depth, mask = (rf"{_ABOVE}{kind}/(?P<below>(?:.*/)?){_STEM}" for kind in (name, "depth", "mask"))
+    return Rule(rgb, depth, mask)
 
 
 # In the order in which they are tried.
