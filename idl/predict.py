@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
+from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
 from idl.evaluate import Model, padded
@@ -78,7 +79,7 @@ def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
         if path.is_dir():
             if path.resolve() == out.resolve():
                 raise InputError(f"{path}: is the output folder too. Pass another out.")
-            matches = [(each, each.relative_to(path)) for each in sorted(path.rglob("*")) if _is_input(each, path, out)]
+            matches = [(path / each, Path(each)) for each in walk(path) if _is_input(path / each, path, out)]
         elif path.is_file():
             matches = [(path, Path(path.name))]
         else:

@@ -321,7 +321,7 @@ def test_a_folder_and_what_is_in_no_pair(tmp_path: Path) -> None:
     (tmp_path / "walk/rgb/0000.png").write_bytes(b"nothing")
     assert "1 of 24 images cannot be read" in diagnose(config).reason
     (tmp_path / "walk/depth/0001.png").unlink()
-    assert "no depth beside it" in diagnose(config).reason
+    assert "without depth: 2 images" in text(diagnose(config), "images alone")
 
 
 def test_a_folder_in_other_units(tmp_path: Path) -> None:

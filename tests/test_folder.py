@@ -72,8 +72,12 @@ def test_float_maps_are_metres_and_not_finite_or_not_positive_is_missing(tmp_pat
     values[0:4], values[4:8], values[8:12], values[12:15] = np.nan, np.inf, -1.0, 0.0
     rgb(tmp_path / "a.jpg")
     depth(tmp_path / "a_depth.npy", values[..., None])
-    (sample,) = reader(tmp_path, depth_scale=7.0).read(0)
+    (sample,) = reader(tmp_path).read(0)
     np.testing.assert_allclose(sample.depth_m[sample.valid], 3.0)
+    # A scale that is given is one of floats, too, and makes another store.
+    (scaled,) = reader(tmp_path, depth_scale=7.0).read(0)
+    np.testing.assert_allclose(scaled.depth_m[sample.valid], 3.0 / 7.0, rtol=1e-6)
+    assert reader(tmp_path, depth_scale=1000.0).recipe != reader(tmp_path).recipe
     assert sample.valid.any()
     assert not sample.valid[: 15 * 16 // 20 - 1].any()
 
@@ -127,14 +131,14 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"depth/a\.png: depth is 30 x 20, its RGB image 24 x 20"):
         reader(tmp_path).read(0)
     depth(tmp_path / "depth/a.png", plain(2000))
-    depth(tmp_path / "mask/a.png", plain(1, np.uint8, (5, 5)))
-    with pytest.raises(InputError, match=r"mask/a\.png: the mask is 5 x 5, its RGB image 24 x 20"):
+    depth(tmp_path / "mask/a.png", plain(1, np.uint8, (5, 9)))
+    with pytest.raises(InputError, match=r"mask/a\.png: the mask is 9 x 5, its RGB image 24 x 20"):
         reader(tmp_path).read(0)
     (tmp_path / "mask/a.png").unlink()
     with pytest.raises(InputError, match="does not fit into 24 x 20"):
         FolderReader(tmp_path, Protocol(resolution=16, crop=(0, 21, 0, 20))).read(0)
     (tmp_path / "depth/a.png").unlink()
-    with pytest.raises(InputError, match="no depth beside it"):
+    with pytest.raises(InputError, match="no RGB-D pairs among 1 pictures"):
         reader(tmp_path).read(0)
 
 

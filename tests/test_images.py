@@ -85,6 +85,24 @@ def test_a_turned_picture_is_upright_and_of_the_size_that_its_head_says(
     assert rgb_size(path) == expected.shape[:2] == ((30, 20) if orientation >= 5 else (20, 30))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "RGBA", "CMYK"])
+def test_a_turned_tiff_is_upright_once(tmp_path: Path, mode: str, compression: str | None, orientation: int) -> None:
+    image = Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257 if mode == "I;16" else COLOURS)
+    image = image if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "lying.tif")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tif", compression=compression, exif=exif)
+    # By the definition of the tag: which corner the first row and column lie at.
+    lying = read_rgb(tmp_path / "lying.tif")
+    rows, columns = (-1 if orientation in turned else 1 for turned in ((3, 4, 6, 7), (2, 3, 7, 8)))
+    lying = lying.swapaxes(0, 1)[:: columns * 1, :: rows * 1] if orientation > 4 else lying[::rows, ::columns]
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), lying)
+    assert rgb_size(tmp_path / "a.tif") == lying.shape[:2]
+
+
 @pytest.mark.parametrize("tags", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0"], ids=["garbage", "cut off"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_damaged_tags_do_not_matter(tmp_path: Path, tags: bytes, suffix: str) -> None:
@@ -96,12 +114,18 @@ def test_damaged_tags_do_not_matter(tmp_path: Path, tags: bytes, suffix: str) ->
     assert rgb_size(path) == (20, 30)
 
 
+def _archive(path: Path, **arrays: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
 MAPS = {
     "cut off": (lambda path: path.write_bytes(b"\x93NUMPY"), "not a readable map"),
     "pickled": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "not a readable map"),
     "flat": (lambda path: np.save(path, np.ones(9, np.float32)), r"has shape \(9,\)"),
     "colours": (lambda path: np.save(path, COLOURS), r"has shape \(20, 30, 3\), expected one number a pixel"),
     "8 bits": (lambda path: np.save(path, COLOURS[..., 0]), "depth is uint8, expected a 16-bit PNG"),
+    "several": (lambda path: _archive(path, one=COLOURS, two=COLOURS), "an archive of one, two; expected one array"),
     "negative": (lambda path: np.save(path, np.full((20, 30), -5)), "depth is int64"),
     "words": (lambda path: np.save(path, np.full((20, 30), "yes")), "depth is <U3"),
 }
@@ -126,6 +150,22 @@ def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
         read_depth(tmp_path / "a.png")
     with pytest.raises(InputError, match="not a readable image"):
         read_rgb(Path(__file__))
+
+
+@pytest.mark.parametrize("content", [b"", b"PF\n2 2\n-1\n" + bytes(48), b"Pf\n2 2\n-1\n" + bytes(8), b"Pf 2 x -1 "])
+@pytest.mark.parametrize("suffix", [".pfm", ".npz", ".hdf5"])
+def test_a_damaged_array_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\{suffix}: not a readable map"):
+        read_depth(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["<", ">"])
+def test_a_pfm_is_of_either_order_of_bytes(tmp_path: Path, kind: str) -> None:
+    depth_m = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    scale = -1 if kind == "<" else 1
+    (tmp_path / "a.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + depth_m[::-1].astype(f"{kind}f4").tobytes())
+    np.testing.assert_array_equal(read_depth(tmp_path / "a.pfm")[0], depth_m)
 
 
 def test_pixels_that_repeat_are_found() -> None:

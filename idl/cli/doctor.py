@@ -21,7 +21,10 @@ class DoctorSettings:
 
     dataset: DatasetConfig = part(
         DatasetConfig(dataset=""),
-        only=("dataset", "data", "depth_scale", "invalid_values", "scene", "subset", "depths"),
+        only=(
+            *("dataset", "data", "depth_scale", "depth_format", "invalid_values", "scene"),
+            *("layout", "pairs", "rgb_pattern", "depth_pattern", "subset", "depths"),
+        ),
     )
     sample: int = setting(SAMPLE, "Images whose pixels are read, spread over all; 0: all.", at_least=0)
     checksums: bool = setting(False, "Compare the files' checksums too, which reads all of them.")

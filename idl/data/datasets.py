@@ -8,7 +8,8 @@ from pathlib import Path
 from idl.data.crops import require_size
 from idl.data.diode import DiodeReader
 from idl.data.download import NOTHING, fetch_published
-from idl.data.folder import FolderReader
+from idl.data.folder import DEPTH_FORMATS, FolderReader
+from idl.data.layouts import LAYOUTS
 from idl.data.nyu import CROP, DEPTHS, NyuReader
 from idl.data.preparation import prepare, store_path
 from idl.data.reader import NativeReader, Reader
@@ -41,9 +42,20 @@ class DatasetConfig:
         "true: fetch nyu, or diode's train and val, into data first; or names: labeled, splits; train, val, "
         "train_normals, val_normals.",
     )
-    depth_scale: float = setting(1000.0, "Units per metre of integer depth maps in a folder (TUM 5000, KITTI 256).")
+    depth_scale: float | None = setting(
+        None,
+        "Units per metre of depth maps in a folder; auto: 1000 of integers, or that of the layout (TUM 5000, "
+        "KITTI 256); floats are metres.",
+    )
+    depth_format: str = setting(
+        "auto", "Of integers in a folder; sunrgbd: millimetres rotated by 3 bits.", choices=DEPTH_FORMATS
+    )
     invalid_values: str = setting("0,65535", "Integers that mean missing depth in a folder.")
     scene: str = setting("auto", "What a scene is in a folder: auto, folder, or block:N frames.")
+    layout: str = setting("auto", f"Of a folder: auto, {', '.join(LAYOUTS)}.")
+    pairs: str = setting("", "Of a folder: a file that lists its pairs, 'rgb depth [scene]' a line.")
+    rgb_pattern: str = setting("", "Of a folder: its pictures, such as 'scene_*/left/*.jpg'.")
+    depth_pattern: str = setting("", "Of a folder: their depth maps, with as many stars: 'scene_*/depth/*_d.npy'.")
     subset: str = setting("all", "Of diode: all, indoors, outdoor, or scenes with commas between them.")
     depths: str = setting(
         Protocol.mask,
@@ -93,12 +105,25 @@ def _rooms(config: DatasetConfig) -> Reader:
 
 
 def _folder(config: DatasetConfig) -> Reader:
-    protocol, root = _not_native(config), _data(config, "FOLDER with rgb/ and depth/ in it")
+    protocol = _not_native(config)
+    if config.pairs and not config.data:
+        config = replace(config, data=str(Path(config.pairs).expanduser().parent))
+    root = _data(config, "FOLDER with rgb/ and depth/ in it")
     try:
         invalid_values = tuple(int(part) for part in config.invalid_values.split(",") if part.strip())
     except ValueError as error:
         raise InputError(f"invalid_values={config.invalid_values}: expected whole numbers such as 0,65535.") from error
-    return FolderReader(root, protocol, config.depth_scale, invalid_values, config.scene)
+    return FolderReader(
+        root,
+        protocol,
+        config.depth_scale,
+        invalid_values,
+        config.scene,
+        layout=config.layout,
+        pair_list=config.pairs,
+        patterns=(config.rgb_pattern, config.depth_pattern),
+        depth_format=config.depth_format,
+    )
 
 
 def _nyu(config: DatasetConfig) -> Reader:

@@ -6,9 +6,8 @@ and behind that .png, _depth.npy, _depth_mask.npy and, where they were fetched, 
 looking: the metadata file that circulates lists 612 of the 771 frames of val.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from idl.data.files import walk
 from idl.data.images import read_depth, read_map, read_mask, read_rgb, require_size, rgb_size
 from idl.data.reader import Group, Native, NativeReader, files_digest
 from idl.errors import InputError
@@ -28,8 +28,6 @@ NEEDED = ("rgb", "depth", "mask")
 SIDES = {"train": "train", "val": "test"}
 # Half a metre to half a kilometre: the data run from 0.6 to 350 m.
 PLAUSIBLE_MEDIAN_M = (0.5, 200.0)
-# data= may name any folder from the one above train/ down to a scan; links are followed, and may form a ring.
-_DEEPEST = 8
 _PARTS = {suffix: part for part, suffix in SUFFIXES.items()}
 _PATH = re.compile(
     r"(?:^|/)(train|val)(?:_normals)?/(indoors|outdoor)/(scene_\d+)/(scan_\d+)/"
@@ -171,7 +169,7 @@ class DiodeReader(NativeReader):
         """Every file of DIODE's under the folder, by frame and part. Raises InputError where one is there twice."""
         found: dict[Frame, dict[str, Path]] = {}
         # Not resolved: where train/ is a link, its name is that of the link.
-        for path in _files(str(self.root.absolute())):
+        for path in (f"{self.root.absolute()}/{below}" for below in walk(self.root)):
             match = _PATH.search(path)
             if match is not None:
                 *frame, suffix = match.groups()
@@ -240,18 +238,6 @@ def read_frame(files: Mapping[str, Path], protocol: Protocol) -> Native:
     if normals.dtype.kind != "f":
         raise InputError(f"{files['normals']}: normals are {normals.dtype}, expected float32. Unpack it again.")
     return Native(rgb, depth_m, valid, *to_camera(normals))
-
-
-def _files(root: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=_cannot_read):
-        folders.sort()
-        if folder.count(os.sep) - root.count(os.sep) >= _DEEPEST:
-            folders.clear()
-        yield from (f"{folder}/{name}" for name in sorted(names))
-
-
-def _cannot_read(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read ({error.strerror}). Make it readable.")
 
 
 # The data's own pages do not state the axes of the normals. What is done here is what published users of the data do:

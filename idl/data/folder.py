@@ -1,39 +1,33 @@
-"""Any folder of RGB-D pairs.
+"""Any folder of RGB-D pairs, in one of the layouts of `layouts.py`."""
 
-Layouts, which may stand below further folders:
-  rgb/NAME.png|jpg  with  depth/NAME.png|npy   and, where there is one, mask/NAME.png|npy
-  NAME.png|jpg      with  NAME_depth.png|npy   and, where there is one, NAME_mask.png|npy
-Integer depth is divided by `depth_scale`; float .npy is metres.
-"""
-
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import relpath
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
-from idl.data.images import MAP_SUFFIXES, read_depth, read_mask, read_rgb, require_size, rgb_size
+from idl.data.arrays import ARRAY_FORMATS
+from idl.data.images import PICTURE_SUFFIXES, read_depth, read_map, read_mask, read_rgb, rgb_size
+from idl.data.layouts import Layout, Listing, Pair, recognise
 from idl.data.reader import Group, Native, NativeReader, files_digest
+from idl.data.units import UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
 from idl.protocol import Protocol
 
-RGB_SUFFIXES = (".png", ".jpg", ".jpeg")
+RGB_SUFFIXES = PICTURE_SUFFIXES
+DEPTH_FORMATS = ("auto", "sunrgbd")
 _BLOCK = 10
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Files of one image. folder: the part of its path that names a scene, "" for none."""
-
-    name: str
-    folder: str
-    rgb: Path
-    depth: Path
-    mask: Path | None
+# Depth maps that the run looks at for their unit.
+_NUM_SAMPLED = 8
+# By so much of its side, or by a pixel, the shape of a depth map may differ from its picture's: ScanNet's is 0.4 %.
+_SHAPE = 0.006
 
 
 @dataclass(frozen=True)
@@ -41,28 +35,37 @@ class FolderReader(NativeReader):
     """Reads a folder of pairs in the order of their names.
 
     root: the folder.
-    depth_scale: units per metre of integer depth maps (1000 by custom, 5000 TUM, 256 KITTI).
+    depth_scale: units per metre of integer depth maps, and of floats too; None: as the layout has it, and metres.
     invalid_values: integers that mean "missing".
     scene: "folder" (each folder is a scene), "block:N" (N consecutive frames are one), or "auto": folders where
       there are at least three, else blocks of ten.
+    layout: of `LAYOUTS`, or "auto". pair_list: a file that lists the pairs instead; "" for none. patterns: of the
+      pictures' and the depth maps' paths, instead; "" for none.
+    depth_format: "sunrgbd" for integers that are millimetres rotated by 3 bits.
     """
 
     root: Path
     protocol: Protocol
-    depth_scale: float = 1000.0
+    depth_scale: float | None = None
     invalid_values: tuple[int, ...] = (0, 65535)
     scene: str = "auto"
     plausible_median_m: tuple[float, float] = (0.1, 100.0)
     is_deterministic: bool = False
+    layout: str = "auto"
+    pair_list: str = ""
+    patterns: tuple[str, str] = ("", "")
+    depth_format: str = "auto"
 
     def __post_init__(self) -> None:
         """Raise InputError where a setting or the folder cannot be."""
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder. Pass data=FOLDER with rgb/ and depth/ in it.")
-        if not 0 < self.depth_scale < float("inf"):
+        if self.depth_scale is not None and not 0 < self.depth_scale < float("inf"):
             raise InputError(f"depth_scale {self.depth_scale}: expected units per metre above 0, such as 1000.")
         if not re.fullmatch(r"auto|folder|block:[1-9]\d*", self.scene):
             raise InputError(f"scene {self.scene!r}: expected auto, folder or block:N.")
+        if self.depth_format not in DEPTH_FORMATS:
+            raise InputError(f"depth_format={self.depth_format}: expected {' or '.join(DEPTH_FORMATS)}.")
 
     @property
     def name(self) -> str:
@@ -78,14 +81,23 @@ class FolderReader(NativeReader):
     def recipe(self) -> Mapping[str, object]:
         """Settings, and name, size and time of every file."""
         files = (path for pair in self.pairs for path in (pair.rgb, pair.depth, pair.mask) if path is not None)
-        return {
+        recipe: dict[str, object] = {
             "reader": "folder",
             "root": self.source,
-            "depth_scale": self.depth_scale,
+            "depth_scale": self.integer_scale,
             "invalid_values": list(self.invalid_values),
             "scene": self._scene_rule,
-            "files": files_digest((str(path.relative_to(self.root)), path) for path in files),
+            "files": files_digest((relpath(path, self.root), path) for path in files),
         }
+        # Only where they say something: the stores of plain folders keep their names.
+        if self.depth_format != "auto":
+            recipe["depth_format"] = self.depth_format
+        if self.depth_scale is not None and self._has_floats:
+            recipe["float_scale"] = self.depth_scale
+        if self.layout_name != "plain":
+            listed = json.dumps([(pair.name, pair.folder, pair.side) for pair in self.pairs])
+            recipe |= {"layout": self.layout_name, "pairs": hashlib.sha256(listed.encode()).hexdigest()}
+        return recipe
 
     @property
     def is_sequential(self) -> bool:
@@ -109,6 +121,10 @@ class FolderReader(NativeReader):
             groups.append(Group(scene, (pair.name,)))
         return tuple(groups)
 
+    def side(self, index: int) -> str:
+        """Return the side of one pair, "" where the layout has none."""
+        return self.pairs[index].side
+
     def native_size(self, index: int) -> tuple[int, int]:
         """Look at the picture's head. Raises InputError naming the file."""
         return rgb_size(self.pairs[index].rgb)
@@ -118,30 +134,93 @@ class FolderReader(NativeReader):
         return read_rgb(self.pairs[index].rgb)
 
     def native(self, index: int) -> Native:
-        """Return one pair. Raises InputError naming the file."""
+        """Return one pair, its depth at the size of its picture. Raises InputError naming the file."""
+        stored = self.as_stored(index)
+        size = stored.image.shape[:2]
+        depth_m, valid = _repeated(stored.depth_m, size), _repeated(stored.valid, size)
+        return Native(stored.image, depth_m, valid)
+
+    def as_stored(self, index: int) -> Native:
+        """Return one pair, its depth at its own size. Raises InputError naming the file."""
         pair = self.pairs[index]
         rgb = read_rgb(pair.rgb)
-        depth_m, valid = read_depth(pair.depth, self.depth_scale, self.invalid_values)
-        require_size(pair.depth, "depth", depth_m, rgb)
+        depth_m, valid = read_depth(pair.depth, self.integer_scale, self.invalid_values, *self._float_scale_and_format)
+        _require_shape(pair.depth, "depth", depth_m.shape, rgb.shape)
         if pair.mask is not None:
             mask = read_mask(pair.mask)
-            require_size(pair.mask, "the mask", mask, rgb)
-            valid &= mask
+            _require_shape(pair.mask, "the mask", mask.shape, rgb.shape)
+            valid &= _repeated(mask, valid.shape)
         return Native(rgb, depth_m, valid)
 
-    @cached_property
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines on a layout that is not plain, on pictures without depth, and on a doubtful unit."""
+        found, num = [], len(self.pairs)
+        if self.layout_name != "plain":
+            found.append(f"{self.root}: read as {self.layout_name}: {self._found[1].summary}.")
+        if self.alone:
+            has = "has no depth beside it and was" if len(self.alone) == 1 else "have no depth beside them and were"
+            found.append(f"{len(self.alone)} of {num + len(self.alone)} images {has} left out ({self.alone[0]}).")
+        doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
+        return (*found, f"{self.root}: {doubt.problem}. {doubt.remedy}") if doubt else found
+
+    def doubt_units(self, indices: Sequence[int]) -> UnitsDoubt | None:
+        """Return why the depth of some pairs is hardly metres; None where it may be. Files that cannot be read are not.
+
+        indices: of pairs.
+        """
+        depths_m, num_read, num_rotated, num_integers = [], 0, 0, 0
+        for index in indices:
+            try:
+                native = self.as_stored(index)
+                values = read_map(self.pairs[index].depth)
+            except InputError:
+                continue
+            num_read += 1
+            known_m = native.depth_m[native.valid]
+            if known_m.size:
+                depths_m.append((float(known_m.min()), float(np.median(known_m)), float(known_m.max())))
+            num_integers += values.dtype.kind in "iu"
+            num_rotated += is_rotated(values)
+        if not num_read:
+            return None
+        rotated = self.depth_format == "auto" and self.integer_scale != 8000 and 2 * num_rotated > num_integers > 0
+        scale = self.integer_scale if num_integers else self.depth_scale or 0.0
+        range_m = (self.protocol.min_depth_m, self.protocol.max_depth_m)
+        return doubt_units(depths_m, self.plausible_median_m, range_m, depth_scale=scale, is_rotated=rotated)
+
+    @property
     def pairs(self) -> Sequence[Pair]:
-        """All pairs in order. Raises InputError where there are none, or an image in rgb/ has no depth."""
-        files = sorted(path for path in self.root.rglob("*") if path.is_file())
-        known = set(files)
-        found = (_pair_of(path, self.root, known) for path in files if path.suffix.lower() in RGB_SUFFIXES)
-        pairs = tuple(pair for pair in found if pair is not None)
-        if not pairs:
-            raise InputError(
-                f"{self.root}: no RGB-D pairs. Expected rgb/NAME.png with depth/NAME.png, or NAME.png with "
-                "NAME_depth.png (or .npy)."
-            )
-        return pairs
+        """All pairs in order. Raises InputError where there are none, or most pictures have no depth."""
+        return self._found[2].pairs
+
+    @property
+    def alone(self) -> Sequence[str]:
+        """Paths, below the folder, of pictures that have no depth."""
+        return self._found[2].alone
+
+    @property
+    def layout_name(self) -> str:
+        """The layout that was recognised, "pairs" or "patterns"."""
+        return self._found[0]
+
+    @property
+    def integer_scale(self) -> float:
+        """Units per metre of integer maps."""
+        return self._found[1].depth_scale if self.depth_scale is None else self.depth_scale
+
+    @cached_property
+    def _found(self) -> tuple[str, Layout, Listing]:
+        return recognise(self.root, self.layout, self.pair_list, self.patterns)
+
+    @cached_property
+    def _has_floats(self) -> bool:
+        # By its name a TIFF may be either; what is written of it into the recipe is harmless.
+        return any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
+
+    @property
+    def _float_scale_and_format(self) -> tuple[float, bool]:
+        return 1.0 if self.depth_scale is None else self.depth_scale, self.depth_format == "sunrgbd"
 
     @cached_property
     def _scene_rule(self) -> str:
@@ -150,23 +229,24 @@ class FolderReader(NativeReader):
         return "folder" if len({pair.folder for pair in self.pairs}) >= 3 else f"block:{_BLOCK}"
 
 
-def _pair_of(rgb: Path, root: Path, known: set[Path]) -> Pair | None:
-    """Return the pair of an image; None where it has no depth, which raises InputError for one in a folder rgb/."""
-    *folders, _ = rgb.relative_to(root).parts
-    is_in_rgb = "rgb" in folders
-    if is_in_rgb:
-        position = len(folders) - 1 - folders[::-1].index("rgb")
-        above, below = folders[:position], folders[position + 1 :]
-        folders = above + below
-        depth_stem, mask_stem = (root.joinpath(*above, kind, *below, rgb.stem) for kind in ("depth", "mask"))
-    else:
-        depth_stem, mask_stem = (rgb.with_name(f"{rgb.stem}_{kind}") for kind in ("depth", "mask"))
-    depth, mask = (
-        next((path for suffix in MAP_SUFFIXES if (path := stem.with_name(stem.name + suffix)) in known), None)
-        for stem in (depth_stem, mask_stem)
+def _require_shape(path: Path, what: str, size: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Raise InputError where a map has not the shape of its picture. path: of the map. what: it is, for people."""
+    (height, width), (rgb_height, rgb_width) = size[:2], image[:2]
+    off = (abs(width * rgb_height / rgb_width - height), abs(height * rgb_width / rgb_height - width))
+    if not (off[0] <= max(1, _SHAPE * height) or off[1] <= max(1, _SHAPE * width)):
+        raise InputError(
+            f"{path}: {what} is {width} x {height}, its RGB image {rgb_width} x {rgb_height}, of another shape. "
+            "Register them to one field of view."
+        )
+
+
+def _repeated(
+    values: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"] | np.ndarray, size: tuple[int, ...]
+) -> np.ndarray:
+    """Return a map at another size of the same shape: each pixel is the one whose place it covers."""
+    if values.shape == size:
+        return values
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, values.shape, strict=True)
     )
-    if depth is not None:
-        return Pair("/".join((*folders, rgb.stem)), "/".join(folders), rgb, depth, mask)
-    if is_in_rgb:
-        raise InputError(f"{rgb}: no depth beside it. Expected {depth_stem}.png or .npy.")
-    return None
+    return values[np.ix_(rows, columns)]

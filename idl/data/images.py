@@ -17,13 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
+from idl.data.arrays import ARRAY_FORMATS, read_array
+from idl.data.units import axial_depth, unrotated
 from idl.errors import InputError
 from idl.progress import Progress
 from idl.protocol import Crop, Protocol
 
-# Of pictures, and of depth maps and masks; in lower case.
+# Of pictures, and of depth maps and masks; in lower case. Of maps of one name, arrays go before pictures.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-MAP_SUFFIXES = (".png", ".npy")
+MAP_SUFFIXES = (*ARRAY_FORMATS, ".png", ".tif", ".tiff", ".pgm")
+HYPERSIM = ".depth_meters.hdf5"
 
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # (rank, cells): the native pixels that a cell overlaps, and over which share of its length.
@@ -50,12 +53,13 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def rgb_size(path: Path) -> tuple[int, int]:
-    """Return the height and width that `read_rgb` gives of a PNG or JPEG, pixels, without decoding it.
+    """Return the height and width that `read_rgb` gives, pixels, without decoding the picture.
 
     Raises InputError, naming the file, where its head is not that of a picture.
     """
     with _opened(path, "image") as image:
-        is_turned = _may_be_turned(path, image) and _orientation(image) in (5, 6, 7, 8)
+        # Of a TIFF, Pillow says the size after it is turned.
+        is_turned = image.format != "TIFF" and _may_be_turned(path, image) and _orientation(image) in (5, 6, 7, 8)
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
@@ -78,22 +82,17 @@ def _may_be_turned(path: Path, image: Image.Image) -> bool:
 
 
 def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels"]:
-    """Return the numbers of a PNG or .npy as they are stored: (H, W) for one channel, else (H, W, channels).
+    """Return the numbers of a map as they are stored: (H, W) for one channel, else (H, W, channels).
 
     Raises InputError, naming the file, where it cannot be read or has another shape.
     """
-    if path.suffix.lower() == ".npy":
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise _unreadable(path, "map", error) from error
-        if not isinstance(values, np.ndarray):
-            raise InputError(f"{path}: an archive of arrays, expected one array. Replace it or take it out.")
+    if path.suffix.lower() in ARRAY_FORMATS:
+        values = read_array(path)
     else:
         with _opened(path, "map") as image:
             values = np.asarray(image)
-    if channels == 1 and values.shape[2:] == (1,):
-        values = values[:, :, 0]
+    if channels == 1 and values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values[:, :, 0] if values.shape[2] == 1 else values[0]
     if values.shape[2:] != ((channels,) if channels > 1 else ()) or values.ndim < 2:
         expected = "one number a pixel (H, W)" if channels == 1 else f"(H, W, {channels})"
         raise InputError(f"{path}: has shape {values.shape}, expected {expected}.")
@@ -101,28 +100,37 @@ def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels
 
 
 def read_depth(
-    path: Path, depth_scale: float | None = None, invalid_values: Sequence[int] = ()
+    path: Path,
+    depth_scale: float | None = None,
+    invalid_values: Sequence[int] = (),
+    float_scale: float = 1.0,
+    is_rotated: bool = False,
 ) -> tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Return a depth map in metres, and which pixels were measured; what stands at the others does not matter.
+    """Return a depth map in metres along the optical axis, and which pixels were measured.
 
-    Floats are metres, missing where they are not finite or not above 0. Integers of 16 bits or more are divided by
-    `depth_scale`, units per metre, and missing where they are one of `invalid_values`.
-    depth_scale: None where integers are not expected.
+    What stands at the others does not matter. Floats are divided by `float_scale`, and missing where they are not
+    finite or not above 0. Integers of 16 bits or more are divided by `depth_scale`, and missing where they are one of
+    `invalid_values`. Hypersim's distances (NAME.depth_meters.hdf5) become depth.
+    depth_scale, float_scale: units per metre; depth_scale None where integers are not expected.
+    is_rotated: integers are SUN RGB-D's, of which the millimetres are taken.
     Raises InputError, naming the file, where it cannot be read or is of another type.
     """
     values = read_map(path)
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore", over="ignore"):
-            return values.astype(np.float32, copy=False), np.isfinite(values) & (values > 0)
+            valid, depth_m = np.isfinite(values) & (values > 0), values.astype(np.float32, copy=False)
+            depth_m = depth_m if float_scale == 1 else depth_m / np.float32(float_scale)
+            return axial_depth(depth_m) if path.name.lower().endswith(HYPERSIM) else depth_m, valid
     if depth_scale is None:
         raise InputError(f"{path}: depth is {values.dtype}, expected float32 metres. Replace it or take it out.")
     # Pillow gives 16-bit PNG as uint16 or int32; 8 bits hold a picture of depth, not depth.
     if values.dtype.kind not in "iu" or values.dtype.itemsize < 2 or values.min() < 0:
         raise InputError(
-            f"{path}: depth is {values.dtype}, expected a 16-bit PNG with depth_scale units per metre, or float "
-            ".npy in metres."
+            f"{path}: depth is {values.dtype}, expected a 16-bit PNG with depth_scale units per metre, or floats in "
+            "metres (.npy, .tiff)."
         )
-    return (values / depth_scale).astype(np.float32), ~np.isin(values, invalid_values)
+    valid = ~np.isin(values, invalid_values)
+    return ((unrotated(values) / 1000 if is_rotated else values / depth_scale).astype(np.float32), valid)
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
@@ -161,6 +169,9 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
             # Of damaged tags, and from 89 million pixels on; from 179 million on Pillow refuses.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path) as image:
+                if image.format == "TIFF":
+                    # Without a name, Pillow does not map the file: it would lay out the rows of a turned TIFF wrongly.
+                    image.filename = ""
                 yield image
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from error

@@ -133,9 +133,11 @@ def _make(reader: Reader, protocol: Protocol, path: Path, workers: int, progress
                 log.flush()
                 advance(sizes[index])
         if not images:
+            notes = " ".join(getattr(reader, "notes", ()))
             raise InputError(
                 f"{reader.source}: none of {sum(sizes)} images has a pixel with a depth between "
-                f"{protocol.min_depth_m:g} and {protocol.max_depth_m:g} m. Check the depth scale and the range."
+                f"{protocol.min_depth_m:g} and {protocol.max_depth_m:g} m. "
+                f"{notes or 'Check the depth scale and the range.'}"
             )
         _conclude(file, reader, protocol, images, sum(sizes) - len(images))
     unfinished.replace(path)

@@ -135,6 +135,10 @@ class NativeReader(ABC):
     def native(self, index: int) -> Native:
         """Return image `index`; for several threads. Raises InputError naming the file."""
 
+    def as_stored(self, index: int) -> Native:
+        """Return image `index` with depth and mask at their own size, which may be another than the picture's."""
+        return self.native(index)
+
     def side(self, index: int) -> str:
         """Return the side of the published split that image `index` is on, "" where there is none."""
         return ""
@@ -145,7 +149,7 @@ class NativeReader(ABC):
 
     def read(self, index: int) -> list[Sample]:
         """Return one image at the protocol's size. Raises InputError naming the file."""
-        native, group, protocol = self.native(index), self.groups[index], self.protocol
+        native, group, protocol = self.as_stored(index), self.groups[index], self.protocol
         height, width = native.valid.shape
         if protocol.crop is not None and (protocol.crop[1] > height or protocol.crop[3] > width):
             raise InputError(

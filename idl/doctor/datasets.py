@@ -58,7 +58,7 @@ def examine_folder(config: DatasetConfig, sample: int, checksums: bool, progress
     images, refused = measure_sample(dataset.native, names, sample_of(len(groups), sample), progress)
     is_integer = any(pair.depth.suffix == ".png" for pair in dataset.pairs)
     expected = replace(
-        _FOLDER, median_m=dataset.plausible_median_m, depth_scale=config.depth_scale if is_integer else 0.0
+        _FOLDER, median_m=dataset.plausible_median_m, depth_scale=dataset.integer_scale if is_integer else 0.0
     )
     found = [
         Finding("pairs", "ok", f"{len(groups)} of RGB and depth"),

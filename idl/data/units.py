@@ -1,0 +1,86 @@
+"""What the numbers of a depth map are in: metres or something else, and whether what was read can be metres."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt16
+
+# Units a metre that depth maps are known to come in.
+SCALES = (1000.0, 5000.0, 256.0, 100.0, 10.0)
+# Of a frame of 1024 x 768, pixels: half its width over the tangent of half of 60 degrees. Some scenes of Hypersim have
+# a shifted lens besides, which is not known here.
+_HYPERSIM_FOCAL, _HYPERSIM_WIDTH = 886.81, 1024
+
+
+@dataclass(frozen=True)
+class UnitsDoubt:
+    """Why depth is hardly metres, and what to do. is_fatal: nothing can be fitted on it as it is."""
+
+    problem: str
+    remedy: str
+    is_fatal: bool = False
+
+
+def doubt_units(
+    depths_m: Sequence[tuple[float, float, float]],
+    plausible_m: tuple[float, float],
+    range_m: tuple[float, float] | None = None,
+    *,
+    depth_scale: float = 0.0,
+    is_rotated: bool = False,
+) -> UnitsDoubt | None:
+    """Return why the depth of a sample of images is hardly metres; None where it may be.
+
+    depths_m: least, median and greatest valid depth of each image that has any, as read. plausible_m: between which
+    the median image's median lies. range_m: of valid truth; None: any. depth_scale: units per metre that integers were
+    read with; 0: the maps are floats. is_rotated: `is_rotated` holds of the integers, which were not read as such.
+    """
+    if not depths_m:
+        problem, remedy = "no measured image has a valid depth", "Check the mask, and which values mean missing."
+        return UnitsDoubt(problem, remedy, is_fatal=True)
+    median_m, (low, high) = float(np.median([median for _, median, _ in depths_m])), plausible_m
+    if is_rotated:
+        problem = f"median depth {median_m:.3g} m; nearly all integers are multiples of 8 and go beyond 8191"
+        return UnitsDoubt(problem, "Millimetres rotated by 3 bits, as in SUN RGB-D: pass depth_format=sunrgbd.")
+    is_outside = range_m is not None and all(far < range_m[0] or near > range_m[1] for near, _, far in depths_m)
+    if low <= median_m <= high and not is_outside:
+        return None
+    problem = f"median depth {median_m:.3g} m, expected {low:g} to {high:g} m"
+    if range_m is not None and is_outside:
+        problem = f"median depth {median_m:.3g} m, none of it between {range_m[0]:g} and {range_m[1]:g} m"
+    now, kept_m = depth_scale or 1.0, range_m or plausible_m
+    # Floats come in metres, millimetres or centimetres.
+    scales = [scale for scale in (SCALES if depth_scale else (1000.0, 100.0)) if scale != now]
+    fits = [f"{scale:g}" for scale in scales if max(low, kept_m[0]) <= median_m * now / scale <= min(high, kept_m[1])]
+    remedy = f"Pass depth_scale={fits[0]}" if fits else "Look at it: which unit is it in?"
+    remedy += f" (or {', '.join(fits[1:])})." if fits[1:] else "." if fits else ""
+    return UnitsDoubt(problem, remedy, is_outside)
+
+
+def is_rotated(values: Shaped[np.ndarray, "H W"]) -> bool:
+    """Return whether integers are millimetres rotated left by 3 bits, in 16: SUN RGB-D's.
+
+    Those below 8.192 m are then multiples of 8; of other integers an eighth is.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 2:
+        return False
+    known = values[(values > 0) & (values < 65535)]
+    if not known.size or known.max() <= 8191:
+        return False
+    # Multiples of 256 are pictures of 8 bits.
+    return bool(np.mean(known % 8 == 0) >= 0.85 and np.mean(known % 256 == 0) < 0.95)
+
+
+def unrotated(values: Shaped[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
+    """Return the millimetres of SUN RGB-D's integers, exactly."""
+    rotated = values.astype(np.uint16)
+    return (rotated >> 3) | (rotated << 13)
+
+
+def axial_depth(distance_m: Float32[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W"]:
+    """Return depth along the optical axis, metres, of Hypersim's distances to the camera's centre."""
+    height, width = distance_m.shape
+    focal = _HYPERSIM_FOCAL * width / _HYPERSIM_WIDTH
+    x, y = np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2
+    return distance_m * (focal / np.sqrt(x**2 + y[:, None] ** 2 + focal**2)).astype(np.float32)
