@@ -45,6 +45,7 @@ def encoder_params(encoder: Encoder) -> dict[str, object]:
         **({} if encoder.stage is None else {"encoder_level": encoder.stage}),
         "encoder_stride": encoder.stride,
         "encoder_channels": encoder.channels,
+        **({} if encoder.size is None else {"encoder_input": " x ".join(map(str, encoder.size))}),
     }
 
 
