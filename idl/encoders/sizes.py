@@ -132,13 +132,15 @@ def export_fault(encoder: Encoder) -> str:
     It is traced on tensors without numbers: a second for most networks.
     """
     auto = torch.export.Dim.AUTO
+    # A side that is the fixed one already would be tied to it.
+    shape = tuple(each + 8 if encoder.size and each in encoder.size else each for each in EXAMPLE)
     try:
         program = torch.export.export(
-            encoder.exportable(), (torch.zeros(EXAMPLE),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
+            encoder.exportable(), (torch.zeros(shape),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
         )
     except Exception as error:  # whatever tracing may meet in a network
         return reason(error)
     (given,) = program.graph_signature.user_inputs
-    (shape,) = (node.meta["val"].shape for node in program.graph.nodes if node.name == given)
-    free = {str(side) for side in shape if not isinstance(side, int)}
-    return "" if len(free) == 3 else f"batch, height and width are tied: {tuple(map(str, shape))}"
+    (sides,) = (node.meta["val"].shape for node in program.graph.nodes if node.name == given)
+    free = {str(side) for side in sides if not isinstance(side, int)}
+    return "" if len(free) == 3 else f"batch, height and width are tied: {tuple(map(str, sides))}"
