@@ -77,7 +77,7 @@ def _register(settings: NullSettings | ConvNextSettings) -> None:
     dataset, probe, run, name = settings.dataset, settings.probe, settings.run, settings.encoder.name
     with setup.tracked_run(name, f"{name} {Path(dataset.dataset).stem}", run) as recorder:
         setup.check_dataset(dataset, probe, run)
-        encoder = setup.encoder_of(settings.encoder, run)
+        encoder = setup.encoder_of(settings.encoder, run, dataset)
         check(probe, encoder)
         store = setup.store_of(dataset, probe, run)
         setup.finish(recorder, materialise(probe, store, encoder, progress=terminal), encoder, settings)

@@ -33,7 +33,7 @@ def probe(settings: ProbeSettings) -> None:
     name = f"probe {settings.encoder.name} {find_target(config.target).name} {Path(dataset.dataset).stem}"
     with setup.shared_run("probe", name, run) as (world, recorder):
         setup.check_dataset(dataset, config, run)
-        encoder = world.after_first(lambda: setup.encoder_of(settings.encoder, run))
+        encoder = world.after_first(lambda: setup.encoder_of(settings.encoder, run, dataset))
         check(config, encoder)
         store = world.after_first(lambda: setup.store_of(dataset, config, run))
         result = fit_probe(

@@ -130,13 +130,23 @@ def store_of(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> St
     return with_crops(store, native_reader(dataset, probe.test_images), tested, probe.test_images, probe.test_seed)
 
 
-def encoder_of(config: EncoderConfig, run: RunSettings) -> Encoder:
-    """Return the encoder, with weights from the registry where they are there, and print its warnings."""
+def image_size(dataset: DatasetConfig) -> tuple[int, int]:
+    """Return rows and columns of the images of a dataset that may not be made yet."""
+    if dataset.dataset.endswith(".h5"):
+        return Store.open(Path(dataset.dataset).expanduser()).protocol.size
+    return dataset.build_protocol().size
+
+
+def encoder_of(config: EncoderConfig, run: RunSettings, dataset: DatasetConfig) -> Encoder:
+    """Return the encoder for a dataset's images, with weights from the registry where these are asked for.
+
+    Prints its warnings.
+    """
     if config.weights.startswith("models:/"):
         # A folder a URI: two probes at once must not read each other's weights.
         folder = run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
         config = replace(config, registry_file=tracking.fetch_weights(config.weights, folder))
-    encoder = build(config, device_of(run.device))
+    encoder = build(config, device_of(run.device), image_size(dataset))
     if encoder.origin.warning:
         warn(encoder.origin.warning)
     if config.registry_file is not None:
@@ -149,7 +159,11 @@ def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
     if registered.get("digest", encoder.digest) == encoder.digest:
         return
     now = {key: str(value) for key, value in encoder.describe().items()}
-    names = [key for key in ("stage", "encoder_args", "mean", "std") if str(registered.get(key)) != now.get(key)]
+    names = [
+        key
+        for key in ("stage", "encoder_args", "encoder_size", "mean", "std")
+        if str(registered.get(key)) != now.get(key)
+    ]
     warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
 
 

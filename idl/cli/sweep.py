@@ -54,7 +54,9 @@ def sweep(settings: SweepSettings) -> None:
     tracking.require_reachable()
     setup.check_dataset(dataset, probe, run)
     encoders = {
-        stage: setup.encoder_of(settings.encoder if stage is None else replace(settings.encoder, stage=stage), run)
+        stage: setup.encoder_of(
+            settings.encoder if stage is None else replace(settings.encoder, stage=stage), run, settings.dataset
+        )
         for stage in space.each_stage
     }
     for encoder in encoders.values():

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -13,7 +12,6 @@ from idl.cli import setup
 from idl.cli.options import AUTO, command_line, options, part
 from idl.cli.setup import RunSettings
 from idl.data.datasets import DatasetConfig
-from idl.data.store import Store
 from idl.distributed import this_process
 from idl.encoders import EncoderConfig
 from idl.encoders.tasks import task_of
@@ -70,14 +68,15 @@ def verdict(settings: VerdictSettings) -> None:
     name = f"verdict {chosen.name} {settings.feature}"
     with setup.tracked_run("verdict", name, run) as recorder, _named(target="feature"):
         setup.check_dataset(settings.dataset, probe, run)
-        encoder = setup.encoder_of(chosen, run)
+        encoder = setup.encoder_of(chosen, run, settings.dataset)
         subject = Subject(encoder, task_of(encoder.origin, settings.task))
-        check(probe, settings.study, [subject], _size(settings.dataset))
+        check(probe, settings.study, [subject], setup.image_size(settings.dataset))
         planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), [subject])
         test_reads = _note_plan(recorder, planned)
         answers = study(planned, run.cache_folder, progress=progress)
         # Only what the null has too: stage, normalisation and arguments are the encoder's.
-        null = setup.encoder_of(EncoderConfig(name=NULL, stride=settings.study.common_stride), run)
+        common = EncoderConfig(name=NULL, stride=settings.study.common_stride)
+        null = setup.encoder_of(common, run, settings.dataset)
         panels = probe_run(answers, null, run.cache_folder, progress=progress).report.panels
         given = _provenance(answers, test_reads)
         judged = encoder_run(answers, 0, panels, given, run.cache_folder, progress=progress)
@@ -110,9 +109,9 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         _named(target="feature", encoder="encoders"),
     ):
         setup.check_dataset(settings.dataset, probe, run)
-        null, *encoders = (setup.encoder_of(config, run) for config in configs)
+        null, *encoders = (setup.encoder_of(config, run, settings.dataset) for config in configs)
         subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]
-        check(probe, settings.study, subjects, _size(settings.dataset))
+        check(probe, settings.study, subjects, setup.image_size(settings.dataset))
         planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), subjects)
         test_reads = _note_plan(recorder, planned)
         answers = study(planned, run.cache_folder, progress=progress)
@@ -130,13 +129,6 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         setup.log_report(recorder, whole_report(answers, panels, judged, given), settings)
         click.echo(f"\n{summary(answers, [each.cues for each in judged])}")
         click.echo(f"study: {recorder.hint}")
-
-
-def _size(dataset: DatasetConfig) -> tuple[int, int]:
-    """Return rows and columns of the images of a dataset that may not be made yet."""
-    if dataset.dataset.endswith(".h5"):
-        return Store.open(Path(dataset.dataset).expanduser()).protocol.size
-    return dataset.build_protocol().size
 
 
 def _note_plan(recorder: tracking.Recorder, planned: Plan) -> int:

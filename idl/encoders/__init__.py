@@ -5,8 +5,8 @@ from difflib import get_close_matches
 import torch
 
 from idl import plugins
-from idl.encoders import autoencoder, custom, null, timm
-from idl.encoders.base import Arithmetic, Builder, Encoder, EncoderConfig, Origin, digest_of
+from idl.encoders import autoencoder, custom, null, sizes, timm
+from idl.encoders.base import Arithmetic, Builder, Encoder, EncoderConfig, Origin, Size, digest_of
 from idl.errors import InputError
 
 ENCODERS: dict[str, Builder] = {
@@ -19,9 +19,10 @@ ENCODERS: dict[str, Builder] = {
 __all__ = ["ENCODERS", "Arithmetic", "Encoder", "EncoderConfig", "Origin", "build", "digest_of"]
 
 
-def build(config: EncoderConfig, device: torch.device) -> Encoder:
+def build(config: EncoderConfig, device: torch.device, image_size: Size | None = None) -> Encoder:
     """Build the encoder that `config` names, on `device`.
 
+    image_size: (height, width) of the images that it is for, as of `sizes.fitted`; None: whatever it takes.
     The global random state is left as it was. Raises InputError for anything in `config` that cannot be had.
     """
     kind, colon, _ = config.name.partition(":")
@@ -38,4 +39,4 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         )
     if config.stage is not None and builder is not timm.build:
         raise InputError(f"stage={config.stage}: {config.name} has one level only. Leave the stage at auto.")
-    return builder(config, device)
+    return builder(config, device) if image_size is None else sizes.fitted(builder, config, device, image_size)

@@ -22,6 +22,7 @@ from idl.settings import setting
 Weights = Literal["none", "imagenet", "shipped", "random", "file", "registry", "custom"]
 Arithmetic = Literal["float32", "bfloat16"]
 Triple = tuple[float, float, float]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class EncoderConfig:
     """Which encoder to build. Raises InputError where arguments, mean or std cannot be.
 
     stage: counted from the end where negative. registry_file: local file of a "models:/..." URI's weights.
+    size: of the short side, pixels; None: what `idl.encoders.sizes` finds.
     """
 
     name: str = setting(
@@ -62,6 +64,12 @@ class EncoderConfig:
     )
     mean: Triple | None = setting(None, "Colour means R,G,B of the network's input in [0, 1]; auto: the model's own.")
     std: Triple | None = setting(None, "Standard deviations R,G,B of the network's input; auto: the model's own.")
+    size: int | None = setting(
+        None,
+        "Short side that images are resized to for the encoder, pixels; auto: their own, else the nearest it takes.",
+        option="encoder_size",
+        at_least=1,
+    )
     stride: int = setting(8, "Side of the squares that the null encoder averages, pixels.", at_least=1)
     seed: int = setting(0, "Seed of random weights.", at_least=0)
     arithmetic: Literal["auto", "float32", "bfloat16"] = setting(
@@ -89,6 +97,11 @@ class EncoderConfig:
 
 
 Builder = Callable[[EncoderConfig, torch.device], "Encoder"]
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of somebody else's code says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
@@ -137,6 +150,8 @@ class Encoder(nn.Module):
     network: (batch, 3, H, W) normalised RGB in, (batch, channels, h, w) out; float32 weights.
     name: as on the command line. stage: index of the feature level, None where there is but one.
     stride: H / h, pixels. encoder_args: what the network was built with, JSON values.
+    size: (height, width) that every image is resized to, bilinearly with antialias; None: the network takes any.
+    image_size: of the images that it was sized for. made_for: what the network says that it takes, None if nothing.
     """
 
     mean: Tensor
@@ -155,8 +170,12 @@ class Encoder(nn.Module):
         mean: Triple | None = None,
         std: Triple | None = None,
         arithmetic: Arithmetic = "float32",
+        size: Size | None = None,
+        image_size: Size | None = None,
+        made_for: Size | None = None,
     ) -> None:
         super().__init__()
+        self.size, self.image_size, self.made_for = size, image_size, made_for
         self.name, self.origin, self.stage = name, origin, stage
         self.stride, self.channels = stride, channels
         self.encoder_args = dict(encoder_args or {})
@@ -164,7 +183,11 @@ class Encoder(nn.Module):
         self.arithmetic: Arithmetic = arithmetic
         for buffer, values in zip(("mean", "std"), self.normalisation, strict=True):
             self.register_buffer(buffer, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
-        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = network
+        for tensor in (*network.parameters(), *network.buffers()):
+            # `Module.to` would refuse the kernels of a Conv3d.
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.train(False)
         self._lowered = self._lower()
@@ -175,43 +198,57 @@ class Encoder(nn.Module):
         rgb: in [0, 1], any memory format; it is not changed.
         Returns float32 in memory order (batch, h, w, channels), that is, contiguous as channels_last.
         """
-        # One pass: (rgb - mean) / std takes two, 0.2 instead of 0.09 ms an image of 256 x 256.
-        x = torch.addcmul(-self.mean / self.std, rgb, 1 / self.std)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = self.prepared(rgb)
         features = self._lowered[0](x.to(torch.bfloat16)) if self._lowered else self.network(x)
         return features.float().contiguous(memory_format=torch.channels_last)
+
+    def resized(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 height width"]:
+        """Return the image at the size that the network is fed."""
+        # An exported program takes images of any size, and must not be tied to that of its example.
+        if self.size is None or (tuple(rgb.shape[2:]) == self.size and not torch.compiler.is_exporting()):
+            return rgb
+        return F.interpolate(rgb, size=self.size, mode="bilinear", antialias=True)
+
+    def prepared(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 height width"]:
+        """Return what the network is fed: resized and normalised."""
+        # One pass: (rgb - mean) / std takes two, 0.2 instead of 0.09 ms an image of 256 x 256.
+        x = torch.addcmul(-self.mean / self.std, self.resized(rgb), 1 / self.std)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def grid(self, height: int, width: int) -> Size:
+        """Return how many cells it gives, down and across, for images of `height` x `width` pixels."""
+        height, width = self.size or (height, width)
+        return height // self.stride, width // self.stride
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: batch statistics of a probe's data are none of a frozen encoder's business."""
         return super().train(False)
 
     @torch.no_grad()
-    def require(self, height: int, width: int = 0) -> None:
-        """Raise InputError where images of `height` x `width` pixels (0: square) give no grid of that stride.
-
-        Vision transformers of a fixed size fail on others; some networks pad.
-        """
-        width = width or height
-        size = str(height) if height == width else f"[{height}, {width}]"
-        advice = (
-            "Pass a resolution that it takes, another encoder, or encoder_args such as "
-            f'{{"img_size": {size}}} or {{"dynamic_img_size": true}}.'
-        )
+    def fault(self, height: int, width: int) -> str:
+        """Return why images of `height` x `width` pixels give no grid of its stride; "" where they do."""
+        fed = self.size or (height, width)
         try:
             shape = tuple(self(torch.zeros(1, 3, height, width, device=self.device)).shape[1:])
-        except torch.OutOfMemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             raise
-        except (AssertionError, IndexError, ValueError, RuntimeError) as error:
-            message = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"encoder={self.name}: fails on {height} x {width} pixels ({message}). {advice}"
-            ) from error
-        cells = (height // self.stride, width // self.stride)
-        if height % self.stride or width % self.stride or shape != (self.channels, *cells):
-            raise InputError(
-                f"encoder={self.name}: gives {shape[1]} x {shape[2]} cells for {height} x {width} pixels, "
-                f"which is not a stride of {self.stride}. {advice}"
-            )
+        except Exception as error:  # each network checks its input in its own way
+            return f"fails on {fed[0]} x {fed[1]} pixels ({reason(error)})"
+        if any(side % self.stride for side in fed) or shape != (self.channels, *self.grid(height, width)):
+            cells = " x ".join(map(str, shape[1:]))
+            return f"gives {cells} cells for {fed[0]} x {fed[1]} pixels, which is not a stride of {self.stride}"
+        return ""
+
+    def require(self, height: int, width: int = 0) -> None:
+        """Raise InputError where images of `height` x `width` pixels (0: square) give no grid of its stride."""
+        if fault := self.fault(height, width or height):
+            raise InputError(f"encoder={self.name}: {fault}. Pass an encoder_size that it takes.")
+
+    def sized(self, size: Size | None, image_size: Size | None) -> "Encoder":
+        """Return this encoder with images of `image_size` resized to `size`; None: as they are. Weights are shared."""
+        twin = copy.copy(self)
+        twin.size, twin.image_size = size, image_size
+        return twin
 
     def exportable(self) -> "Encoder":
         """Return a copy on the CPU in float32 for `torch.export`; it computes the same, with other modules."""
@@ -241,6 +278,9 @@ class Encoder(nn.Module):
             mean=self.normalisation[0],
             std=self.normalisation[1],
             arithmetic=self.arithmetic,
+            size=self.size,
+            image_size=self.image_size,
+            made_for=self.made_for,
         ).to(self.device)
 
     @property
@@ -256,6 +296,8 @@ class Encoder(nn.Module):
         decides |= {"stage": self.stage, "encoder_args": self.encoder_args, "mean": mean, "std": std}
         if self.origin.architecture == "average_pool":
             decides["stride"] = self.stride
+        if self.size != self.image_size and self.size is not None:
+            decides["encoder_size"] = self.size
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -268,6 +310,7 @@ class Encoder(nn.Module):
             "stage": self.stage,
             "stride": self.stride,
             "channels": self.channels,
+            "encoder_size": self.size and " x ".join(map(str, self.size)),
             "weights": self.origin.weights,
             "weights_digest": self.origin.weights_digest,
             "task": self.origin.task,

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from idl import plugins
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, seeded
+from idl.encoders.base import Encoder, EncoderConfig, reason, seeded
 from idl.errors import InputError
 
-DRY_RUN_SIDE = 64
+# What many networks of one fixed size take, where the user names none and they do not take the first.
+DRY_RUN_SIDES = (64, 224, 256, 384, 518)
 
 
 def build(config: EncoderConfig, device: torch.device) -> Encoder:
@@ -39,7 +40,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     if checkpoint is not None:
         weights.load(network, checkpoint.tensors, (), checkpoint.path, config.name)
         task = checkpoint.metadata.get("task", task)
-    stride, channels = _dry_run(network, config.name)
+    side, stride, channels = _dry_run(network, config)
     return Encoder(
         network,
         name=config.name,
@@ -50,20 +51,31 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         mean=config.mean,
         std=config.std,
         arithmetic="bfloat16" if config.arithmetic == "bfloat16" else "float32",
+        made_for=(side, side),
     ).to(device)
 
 
 @torch.no_grad()
-def _dry_run(network: nn.Module, name: str) -> tuple[int, int]:
-    """Return stride and channels."""
-    features = network(torch.zeros(1, 3, DRY_RUN_SIDE, DRY_RUN_SIDE))
-    if not isinstance(features, Tensor) or features.ndim != 4:
-        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise InputError(f"encoder={name}: gives {got} for one image. Return one tensor (batch, channels, h, w).")
-    _, channels, height, width = features.shape
-    if height != width or not 0 < height <= DRY_RUN_SIDE or DRY_RUN_SIDE % height:
-        raise InputError(
-            f"encoder={name}: gives a grid of {height} x {width} for {DRY_RUN_SIDE} x {DRY_RUN_SIDE} pixels. "
-            "Return a map whose sides divide the image's."
-        )
-    return DRY_RUN_SIDE // height, channels
+def _dry_run(network: nn.Module, config: EncoderConfig) -> tuple[int, int, int]:
+    """Return the side of the image that the network took, stride and channels."""
+    name, sides = config.name, (config.size,) if config.size else DRY_RUN_SIDES
+    failures = []
+    for side in sides:
+        try:
+            features = network(torch.zeros(1, 3, side, side))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a user's network may do
+            failures.append(reason(error))
+            continue
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise InputError(f"encoder={name}: gives {got} for one image. Return one tensor (batch, channels, h, w).")
+        _, channels, height, width = features.shape
+        if height == width and 0 < height <= side and side % height == 0:
+            return side, side // height, channels
+        failures.append(f"gives a grid of {height} x {width} for {side} x {side} pixels")
+    raise InputError(
+        f"encoder={name}: {failures[0]}. Return a map whose sides divide the image's, or pass the encoder_size that "
+        "it takes."
+    )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, Triple, choose_arithmetic, seeded
+from idl.encoders.base import Encoder, EncoderConfig, Size, Triple, choose_arithmetic, seeded
 from idl.errors import InputError
 
 CONVNEXT = "convnext_tiny"
@@ -95,6 +95,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         mean=config.mean or (_triple(card.mean) if card else IMAGENET_MEAN),
         std=config.std or (_triple(card.std) if card else IMAGENET_STD),
         arithmetic=choose_arithmetic(config.arithmetic, device),
+        made_for=_made_for(arguments, card),
     ).to(device)
 
 
@@ -179,6 +180,12 @@ def _load(model: nn.Module, checkpoint: weights.Checkpoint, architecture: str, h
         needed = model.state_dict()
         tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
     weights.load(model, tensors, head or (), checkpoint.path, architecture)
+
+
+def _made_for(arguments: Mapping[str, Any], card: Any) -> Size | None:
+    """Return the size of image that a model is built for; networks of convolutions take others too."""
+    side = arguments.get("img_size") or (card and card.input_size and card.input_size[1:])
+    return (side, side) if isinstance(side, int) else tuple(side) if side else None
 
 
 def _triple(values: Sequence[float]) -> Triple:

@@ -87,7 +87,7 @@ def calibrate(network: nn.Module, encoder: Encoder, images: Images) -> None:
     """Estimate the running statistics of all batch norms anew, in place, as the mean over batches of `images`.
 
     While it runs, every layer sees what the layers before it make of the batch's own statistics.
-    encoder: whose normalisation the images go through.
+    encoder: whose size and normalisation the images go through.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not norms:
@@ -98,8 +98,7 @@ def calibrate(network: nn.Module, encoder: Encoder, images: Images) -> None:
         norm.momentum = None  # the plain mean over batches
         norm.train()
     for rgb in images():
-        x = (rgb.to(encoder.device) - encoder.mean) / encoder.std
-        network(x.contiguous(memory_format=torch.channels_last))
+        network(encoder.prepared(rgb.to(encoder.device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -127,6 +126,7 @@ def _random(encoder: Encoder, seed: int) -> nn.Module:
         encoder_args=json.dumps(encoder.encoder_args),
         mean=mean,
         std=std,
+        size=encoder.made_for[0] if is_custom and encoder.made_for else None,
         seed=seed,
         arithmetic="float32",
     )

@@ -24,10 +24,11 @@ def model_slug(encoder_name: str) -> str:
     return encoder_name.removeprefix("timm:").replace(":", "-").replace("/", "-")
 
 
-def example() -> np.ndarray:
-    """Return the input that a model is exported with: (2, 3, 64, 64), RGB in [0, 1]."""
+def example(encoder: Encoder) -> np.ndarray:
+    """Return the input that a model is exported with: (2, 3, 64, 64), RGB in [0, 1]; 72 x 72 where it is fed 64."""
+    side = 72 if encoder.size and 64 in encoder.size else 64
     # Batch 2 and 64 x 64: torch.export would fix a batch of 1, and a 480 x 640 example adds 93 MB of JSON.
-    return np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
+    return np.random.default_rng(0).random((2, 3, side, side), dtype=np.float32)
 
 
 def origin_json(encoder: Encoder) -> bytes:
@@ -45,6 +46,7 @@ def encoder_params(encoder: Encoder) -> dict[str, object]:
         **({} if encoder.stage is None else {"encoder_level": encoder.stage}),
         "encoder_stride": encoder.stride,
         "encoder_channels": encoder.channels,
+        **({} if encoder.size is None else {"encoder_input": " x ".join(map(str, encoder.size))}),
     }
 
 
@@ -164,7 +166,7 @@ def encoder_version(encoder: Encoder, description: str = "", files: Mapping[str,
     return ModelVersion(
         name=f"idl-encoder-{model_slug(encoder.name)}",
         module=encoder.exportable(),
-        example=example(),
+        example=example(encoder),
         description=description,
         tags={
             "encoder": encoder.name,

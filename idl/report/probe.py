@@ -151,7 +151,7 @@ def probe_version(result: ProbeResult) -> ModelVersion:
     return ModelVersion(
         name=f"idl-{target.name}-{model_slug(encoder.name)}",
         module=DepthModel(encoder.exportable(), probe, target.decode, range_m).eval(),
-        example=example(),
+        example=example(encoder),
         description=_description(result),
         tags=tags,
         files={

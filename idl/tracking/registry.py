@@ -92,8 +92,8 @@ class RegisteredProbe:
 
     @property
     def stride(self) -> int:
-        """Pixels a cell of the encoder's grid."""
-        return int(self.origin["stride"])
+        """Pixels a cell of the encoder's grid; 1 where it resizes images of any size itself."""
+        return 1 if "encoder_size" in self.origin else int(self.origin["stride"])
 
 
 def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:

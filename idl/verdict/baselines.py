@@ -268,7 +268,7 @@ class _Runs:
 
         None where the image does not vary within a cell: at stride 1, or where it was enlarged.
         """
-        made = patches(encoder.stride, encoder.device)
+        made = patches(encoder.stride, encoder.device).sized(encoder.size, encoder.image_size)
         try:
             # The mean of each colour is taken out.
             return self._open("patches", made, min(k, made.channels - NUM_NULL))

@@ -194,7 +194,7 @@ def predict(
     """Predict every image clean and under every edit, and measure that image by image."""
     probe = copy.deepcopy(probe).to(encoder.device)
     height, width = store.protocol.size
-    grid = (height // encoder.stride, width // encoder.stride)
+    grid = encoder.grid(height, width)
     # Whole cells, and at least two tiles along each side where there are two cells.
     cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
     num_tiles = (grid[0] // cells) * (grid[1] // cells)
@@ -209,6 +209,8 @@ def predict(
         for read in batches(store, layers, indices, config.batch_size):
             truth, valid = (each.to(encoder.device) for each in read_target(target, read))
             rgb = images_of(read["rgb"].to(encoder.device))
+            # Tiles are whole cells of what the network is fed.
+            fed = encoder.resized(rgb)
             names = [store.names[index] for index in indices[first : first + len(rgb)]]
             held = [row for row in range(len(rgb)) if first + row in shown]
             pictures, values = [], []
@@ -218,14 +220,14 @@ def predict(
             backs = {**dict.fromkeys(_EDITS, _EDITS[CLEAN]), TURNED: _EDITS[TURNED]}
             backs[TILES] = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
             for name in (CLEAN, *REMOVED):
-                edited = edits[name](rgb)
+                edited = edits[name](fed)
                 on_grid = probe(encoder(edited))
                 prediction = upsample(backs[name](on_grid).contiguous(), height, width)
                 error = torch.where(valid[:, None], prediction - truth, 0).square_()
                 errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
                 if held:
                     pictures.append((edited[held] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-                    decoded = target.decode(upsample(on_grid[held].contiguous(), height, width))
+                    decoded = target.decode(upsample(on_grid[held].contiguous(), *edited.shape[2:]))
                     values.append(decoded.float().cpu().numpy())
                 if name == CLEAN and target.num_outputs == 1:
                     for whose, each in (("predicted", prediction), ("true", truth)):

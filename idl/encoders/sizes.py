@@ -1,0 +1,146 @@
+"""The size of image that an encoder is fed, and whether it can be written as a model: found before work starts.
+
+Truth and loss stay at the images' own size: only what the network sees is resized, inside of the encoder.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from idl.encoders.base import Builder, Encoder, EncoderConfig, Size, reason
+from idl.errors import InputError
+
+# A network made for a larger size is costly: DINOv2's 518 has four times the cells of 252.
+LARGEST_RATIO = 1.5
+# What a model is exported with. torch.export would fix a batch of 1.
+EXAMPLE = (2, 3, 64, 64)
+# Modules of timm's whose models are known to be exported with free sizes, by benchmarks/encoder_families.py.
+EXPORTED = ("convnext", "efficientnet", "mobilenetv3", "regnet", "resnet", "vgg")
+
+
+def fitted(builder: Builder, config: EncoderConfig, device: torch.device, image_size: Size) -> Encoder:
+    """Return the encoder for images of `image_size`: as it is, or with them resized to the nearest size it takes.
+
+    Where the size that a Vision Transformer takes is an argument of its own, `img_size`, it is built with that.
+    Raises InputError where it takes none that is near, or cannot be written as a model.
+    """
+    encoder = builder(config, device)
+    first, ours = encoder.fault(*image_size), config.name in ("null", "autoencoder")
+    if ours and config.size is None:
+        if first:
+            multiple = _multiple(image_size[0], encoder.stride)
+            raise InputError(f"encoder={config.name}: {first}. Pass a resolution of {multiple}, or encoder_size.")
+        return encoder
+    sizes = list(_sizes(encoder, config.size, image_size))
+    found = None if first or sizes[0] != image_size else encoder.sized(None, image_size)
+    if found is None:
+        tried = (encoder.sized(size, image_size) for size in sizes)
+        found = next((each for each in tried if not each.fault(*image_size)), None)
+    if found is None or (config.size is None and _is_far(found.size, image_size)):
+        found = _rebuilt(builder, config, device, sizes, image_size) or found
+    if found is None:
+        raise InputError(f"encoder={config.name}: {_refusal(encoder, first, config, image_size)}")
+    return _exported(found, image_size)
+
+
+def _sizes(encoder: Encoder, side: int | None, image_size: Size) -> Iterator[Size]:
+    """Yield the sizes that are tried, the best first. side: of the short side, where the user names one."""
+    stride, short = encoder.stride, min(image_size)
+    if side is not None:
+        tall, wide = (side if each == short else _multiple(each * side / short, stride) for each in image_size)
+        yield tall, wide
+        return
+    yield image_size
+    own = encoder.made_for
+    if own and not _is_far(own, image_size):
+        yield own
+    (tall, wide), (rows, columns) = image_size, (max(1, each // stride) for each in image_size)
+    below = rows * stride, columns * stride
+    above = -(-tall // stride) * stride, -(-wide // stride) * stride
+    yield from sorted({below, above}, key=lambda size: abs(size[0] - tall))
+    if own:
+        yield own
+
+
+def _multiple(side: float, stride: int) -> int:
+    """Return the multiple of the stride next to `side`."""
+    return max(1, round(side / stride)) * stride
+
+
+def _is_far(size: Size | None, image_size: Size) -> bool:
+    """Return whether a size is of another shape than the images', or much larger."""
+    if size is None:
+        return False
+    return size[0] * image_size[1] != size[1] * image_size[0] or size[0] > LARGEST_RATIO * image_size[0]
+
+
+def _rebuilt(
+    builder: Builder, config: EncoderConfig, device: torch.device, sizes: list[Size], image_size: Size
+) -> Encoder | None:
+    """Return a timm model built for the first of `sizes` that it takes so; None where it takes no `img_size`."""
+    if not config.name.startswith("timm:"):
+        return None
+    for size in dict.fromkeys(sizes):
+        if config.size is None and _is_far(size, image_size) and min(size) > min(image_size):
+            continue
+        argument = size[0] if size[0] == size[1] else size
+        given = {**config.arguments, "img_size": argument}
+        try:
+            encoder = builder(replace(config, encoder_args=json.dumps(given)), device).sized(size, image_size)
+        except InputError as error:
+            if "unexpected keyword" in str(error):
+                return None
+            continue
+        if not encoder.fault(*image_size):
+            return encoder
+    return None
+
+
+def _refusal(encoder: Encoder, fault: str, config: EncoderConfig, image_size: Size) -> str:
+    """Return why an encoder cannot be used, and what helps."""
+    if config.size is None:
+        return (
+            f"{fault}, and takes no size near that. Pass another encoder, or a factory of your own "
+            "(package.module:factory) that gives a map whose sides divide the image's."
+        )
+    multiple = _multiple(config.size, encoder.stride)
+    helps = f"a multiple of its stride, {multiple}, or auto" if multiple != config.size else "auto"
+    fault = encoder.sized((config.size, config.size), image_size).fault(*image_size) or fault
+    return f"{fault}. Pass as encoder_size {helps}, or another encoder."
+
+
+def _exported(encoder: Encoder, image_size: Size) -> Encoder:
+    """Return the encoder, of a fixed size where it cannot be exported without. Raises InputError where it never can."""
+    if encoder.size is None and not encoder.sized(None, None).fault(*EXAMPLE[2:]):
+        family = type(getattr(encoder.network, "model", None)).__module__.rpartition(".")[2]
+        if family in EXPORTED or not export_fault(encoder):
+            return encoder
+    fixed = encoder.sized(encoder.size or image_size, image_size)
+    if fault := export_fault(fixed):
+        raise InputError(
+            f"encoder={encoder.name}: cannot be written as a model by torch.export ({fault}). Pass another encoder."
+        )
+    return fixed
+
+
+@torch.no_grad()
+def export_fault(encoder: Encoder) -> str:
+    """Return why torch.export does not give a program with free batch, height and width; "" where it does.
+
+    It is traced on tensors without numbers: a second for most networks.
+    """
+    auto = torch.export.Dim.AUTO
+    # A side that is the fixed one already would be tied to it.
+    shape = tuple(each + 8 if encoder.size and each in encoder.size else each for each in EXAMPLE)
+    try:
+        program = torch.export.export(
+            encoder.exportable(), (torch.zeros(shape),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
+        )
+    except Exception as error:  # whatever tracing may meet in a network
+        return reason(error)
+    (given,) = program.graph_signature.user_inputs
+    (sides,) = (node.meta["val"].shape for node in program.graph.nodes if node.name == given)
+    free = {str(side) for side in sides if not isinstance(side, int)}
+    return "" if len(free) == 3 else f"batch, height and width are tied: {tuple(map(str, sides))}"
