@@ -60,7 +60,7 @@ ROWS = {
     # Datasets.
     "dataset": ("probe --dataset roms", "dataset=roms: ... Did you mean rooms"),
     "data": ("prepare --dataset folder", "no data given"),
-    "no_folder": ("prepare --dataset folder --data gone", "gone: no such folder"),
+    "no_folder": ("prepare --dataset folder --data gone", "gone: no such file or folder"),
     "no_pairs": ("prepare --dataset folder --data empty", "empty: no RGB-D pairs"),
     "store": ("probe --dataset gone.h5", "gone.h5: no such store"),
     "store_cut": ("probe --dataset cut.h5", "cut.h5: not a whole store"),
@@ -75,7 +75,7 @@ ROWS = {
     "invalid_values": ("prepare WALK --invalid-values 0;1", "invalid_values=0;1: expected whole numbers"),
     "scene": ("prepare WALK --scene block:0", "expected auto, folder or block:N"),
     "no_pixel": ("prepare WALK --min-depth 8 --max-depth 9", "none of 60 images has a pixel"),
-    "no_depth": ("probe FOLDER lacking", "0007.png: no depth beside it"),
+    "no_depth": ("probe FOLDER lacking", "no depth beside it"),
     "depth_cut": ("probe FOLDER damaged", "0007.png: not a readable map"),
     "depth_8_bits": ("probe FOLDER bits", "0007.png: depth is uint8, expected a 16-bit PNG"),
     "depth_size": ("probe FOLDER sizes", "0007.png: depth is 20 x 20, its RGB image 40 x 48"),
@@ -213,19 +213,19 @@ ROWS = {
     "resume": (f"autoencoder WALK --resume {'0' * 32}", "no checkpoint to resume from"),
     "model": ("pretrain --model convnext_gone", "model=convnext_gone: timm has no such ConvNeXt"),
     "pretrain_layer": ("pretrain WALK", "no layer"),
-    "pretrain_data": ("pretrain --dataset folder --data gone", "gone: no such folder"),
+    "pretrain_data": ("pretrain --dataset folder --data gone", "gone: no such file or folder"),
     # Registered probes: listed, used, measured.
-    "sort": ("models --sort rmse", "sort=rmse: no such figure. Did you mean test_rmse?"),
-    "filter": ("models --dataset wlak", "dataset=wlak: no registered probe has it. Did you mean walk?"),
+    "sort": ("models --sort rmse", "sort=rmse: no such figure"),
+    "filter": ("models --dataset wlak", "dataset=wlak: no registered probe has it. There is: walk"),
     "filter_split": ("models --split 0000", "split=0000: no registered probe has it"),
     "models_server": ("STORE=http://127.0.0.1:9 models", "tracking server http://127.0.0.1:9: no answer"),
     "predict": ("predict walk --out out", "model: none given"),
     "predict_uri": ("predict walk --out out --model idl-depth-null", "Write models:/NAME/VERSION"),
-    "predict_name": ("predict walk --out out --model models:/idl-dept-null/1", "Did you mean idl-depth-null?"),
-    "predict_alias": ("predict walk --out out --model models:/idl-depth-null@best", "aliases: champion, champion-walk"),
-    "predict_version": ("predict walk --out out --model models:/idl-depth-null/9", "has no version 9. Its versions: 1"),
+    "predict_name": ("predict walk --out out --model models:/idl-dept-null/1", "Registered probes: idl-depth-null"),
+    "predict_alias": ("predict walk --out out --model models:/idl-depth-null@best", "aliases champion, champion-walk"),
+    "predict_version": ("predict walk --out out --model models:/idl-depth-null/9", "no such version or alias. There are: versions 1"),
     "predict_encoder": ("predict walk --out out --model models:/idl-encoder-null/1", "no probe that idl registered"),
-    "predict_foreign": ("predict walk --out out --model models:/somebody-elses/1", "Those are: idl-depth-null"),
+    "predict_foreign": ("predict walk --out out --model models:/somebody-elses/1", "no probe that idl registered"),
     "predict_file": ("predict page.bin --out out DEPTH", "page.bin: not a readable image"),
     "predict_place": ("predict gone --out out DEPTH", "gone: no such image or folder"),
     "predict_none": ("predict --images 'gone/*.png' --out out DEPTH", "images: none found"),
@@ -244,7 +244,7 @@ ROWS = {
     "evaluate_split": ("evaluate WALK DEPTH --split 2:1:1", "Pass split= and split_seed= as its run did"),
     "evaluate_rule": ("evaluate WALK DEPTH --split 1:2", "expected shares"),
     "evaluate_crops": ("evaluate WALK DEPTH --part train --test-images 5", "part=train: crops are of the test split"),
-    "evaluate_data": ("evaluate --dataset folder --data gone DEPTH", "gone: no such folder"),
+    "evaluate_data": ("evaluate --dataset folder --data gone DEPTH", "gone: no such file or folder"),
     # The doctor, which says of data on disk what is wrong with it: only what it is asked can be bad input.
     "doctor": ("doctor", "dataset: none given"),
     "doctor_name": ("doctor nyuu empty", "dataset=nyuu: expected rooms, folder, nyu, diode"),
@@ -291,7 +291,8 @@ def _write_data() -> None:
     write_pairs(Path("walk"), num=60)
     for name in ("lacking", "damaged", "bits", "sizes", "pictures", "one"):
         write_pairs(Path(name), num=12)
-    Path("lacking/depth/0007.png").unlink()
+    for number in range(7):
+        Path(f"lacking/depth/{number:04}.png").unlink()
     Path("damaged/depth/0007.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Path("pictures/rgb/0007.png").write_bytes(b"picture")
     Image.fromarray(np.ones((48, 40), np.uint8)).save("bits/depth/0007.png")

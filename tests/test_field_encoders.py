@@ -23,12 +23,15 @@ from idl.protocol import Protocol
 from idl.verdict.cue_edits import CuesConfig, predict
 
 VIT = "timm:vit_tiny_patch16_224"
-SMALL = {"patch_size": 14, "embed_dim": 24, "depth": 2, "num_heads": 2}
 NAMES = ("swin_s3_tiny_224", "swinv2_tiny_window8_256", "lambda_resnet26t", "maxvit_tiny_tf_224", "haloregnetz_b")
 
 
 def config(name: str = VIT, size: int | None = None, **arguments: object) -> EncoderConfig:
     return EncoderConfig(name, weights="random", encoder_args=json.dumps(arguments), size=size, arithmetic="float32")
+
+
+def small(size: int | None = None, **arguments: object) -> EncoderConfig:
+    return config(VIT, size, patch_size=14, embed_dim=24, depth=2, num_heads=2, **arguments)
 
 
 class OneSize(nn.Module):
@@ -58,11 +61,11 @@ class Untraceable(nn.Module):
     ("asked", "side", "fed", "cells"),
     [
         # As it was built, its own size, the nearest multiple of the stride, the one that is asked for.
-        (config(**SMALL, img_size=56), 64, 56, 4),
-        (config(**SMALL, img_size=64), 64, 70, 5),
-        (config(**SMALL), 64, 70, 5),
-        (config(**SMALL, size=56), 64, 56, 4),
-        (config(**SMALL, dynamic_img_size=True), 64, 70, 5),
+        (small(img_size=56), 64, 56, 4),
+        (small(img_size=64), 64, 70, 5),
+        (small(), 64, 70, 5),
+        (small(size=56), 64, 56, 4),
+        (small(dynamic_img_size=True), 64, 70, 5),
         (EncoderConfig("test_field_encoders:OneSize"), 256, 224, 14),
     ],
 )
@@ -97,7 +100,7 @@ def test_families_of_fixed_sizes_and_odd_kernels_are_fed_what_they_take(name: st
 
 @pytest.mark.parametrize(
     "asked",
-    [config(**SMALL, img_size=56), EncoderConfig("null"), EncoderConfig("autoencoder")],
+    [small(img_size=56), EncoderConfig("null"), EncoderConfig("autoencoder")],
 )
 def test_at_its_own_size_nothing_is_resized_and_the_digest_is_that_without_a_size(asked: EncoderConfig) -> None:
     plain, fitted = build(asked, CPU), build(asked, CPU, (56, 56))
@@ -107,7 +110,7 @@ def test_at_its_own_size_nothing_is_resized_and_the_digest_is_that_without_a_siz
 
 
 def test_the_size_is_in_the_digest_and_goes_with_twins_and_the_origin() -> None:
-    asked = config(**SMALL, img_size=56)
+    asked = small(img_size=56)
     own, resized = build(asked, CPU, (56, 56)), build(asked, CPU, (64, 64))
     assert own.digest != resized.digest
     assert resized.describe()["encoder_size"] == "56 x 56"
@@ -137,7 +140,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_that_helps(asked: EncoderCon
 
 def test_the_registered_model_predicts_what_the_probe_was_measured_by(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
-    encoder = build(config(**SMALL, img_size=56), CPU, store.protocol.size)
+    encoder = build(small(img_size=56), CPU, store.protocol.size)
     result = pipeline.probe(ProbeConfig(batch_size=4), store, encoder, tmp_path)
     indices = pipeline.split_of(ProbeConfig(), store, pipeline.target("depth")).indices["test"]
     read = store.read(("rgb", "depth", "valid"), indices)

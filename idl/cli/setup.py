@@ -162,7 +162,7 @@ def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
     names = [
         key
         for key in ("stage", "encoder_args", "encoder_size", "mean", "std")
-        if str(registered.get(key)) != now.get(key)
+        if str(registered.get(key)) != now.get(key, "None")
     ]
     warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
 

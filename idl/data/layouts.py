@@ -79,7 +79,8 @@ class Files:
         """Return each path, and its match, that an expression fits, of some suffixes, or of any."""
         if not expression:
             return []
-        compiled = re.compile(expression, re.IGNORECASE)
+        # A name may hold a line break.
+        compiled = re.compile(expression, re.IGNORECASE | re.DOTALL)
         found = ((path, compiled.fullmatch(_stem(path))) for path in self.paths)
         return [(path, match) for path, match in found if match and (not suffixes or _suffix(path) in suffixes)]
 
