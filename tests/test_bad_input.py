@@ -223,7 +223,7 @@ ROWS = {
     "predict_uri": ("predict walk --out out --model idl-depth-null", "Write models:/NAME/VERSION"),
     "predict_name": ("predict walk --out out --model models:/idl-dept-null/1", "Registered probes: idl-depth-null"),
     "predict_alias": ("predict walk --out out --model models:/idl-depth-null@best", "aliases champion, champion-walk"),
-    "predict_version": ("predict walk --out out --model models:/idl-depth-null/9", "no such version or alias. There are: versions 1"),
+    "predict_version": ("predict walk --out out --model models:/idl-depth-null/9", "no such version or alias"),
     "predict_encoder": ("predict walk --out out --model models:/idl-encoder-null/1", "no probe that idl registered"),
     "predict_foreign": ("predict walk --out out --model models:/somebody-elses/1", "no probe that idl registered"),
     "predict_file": ("predict page.bin --out out DEPTH", "page.bin: not a readable image"),
