@@ -13,7 +13,7 @@ import optuna
 import pytest
 import scipy.io
 import torch
-from command_line import run
+from command_line import register_strangers, run, working_folder
 from diode_files import write_tree
 from mlflow.entities import Run, ViewType
 from PIL import Image
@@ -260,12 +260,8 @@ ROWS = {
 def place(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
     """A working folder with data sound and broken, a registered probe, and studies of other kinds."""
     folder = tmp_path_factory.mktemp("bad")
-    shutil.copy(template, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    with working_folder(folder, template) as patch:
         patch.setenv("IDL_CACHE", "cache")
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
         _write_data()
         assert run(*shlex.split(f"probe {SHORT['WALK']} --encoder null --stride 32")) == 0
         (made,) = Path("cache/datasets").glob("*.h5")
@@ -277,11 +273,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
         Path("cut.h5").write_bytes(content[: len(content) // 2])
         with h5py.File("later.h5", "r+") as file:
             file.attrs["version"] = 999
+        register_strangers()
         client = mlflow.MlflowClient()
-        version = client.get_model_version("idl-depth-null", "1")
-        for name in ("idl-encoder-null", "somebody-elses"):
-            client.create_registered_model(name)
-            client.create_model_version(name, str(version.source), tags=version.tags)
         client.delete_experiment(client.create_experiment("gone"))
         _write_studies(f"sqlite:///{folder}/cache/{FILE}")
     return folder

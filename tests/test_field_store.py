@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pytest
 from command_line import run
+from field_scenes import scene
 from numpy.random import default_rng
 from PIL import Image
 
@@ -21,24 +22,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IDL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def scene(number: int, height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """RGB and depth in metres: a tilted floor with five boxes, warm where near. The base case of the figures below."""
-    near, far, random = 1.0, 4.0, default_rng(number)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    depth = far - (far - near) * (0.85 * y / height + 0.15 * x / width * random.uniform(0, 1))
-    waves = 120 + 40 * np.sin(x / width * 6 + number), 100 + 60 * y / height, 80 + 30 * np.cos(y / height * 5 + number)
-    rgb = np.stack(waves, -1)
-    for _ in range(5):
-        top, left = random.uniform(0.1, 0.9) * height, random.uniform(0.1, 0.9) * width
-        side = random.uniform(0.08, 0.2) * height
-        box = (abs(y - top) < side) & (abs(x - left) < side)
-        z = random.uniform(near, far)
-        depth[box] = np.minimum(depth[box], z)
-        share = (z - near) / (far - near)
-        rgb[box] = np.array([255 * (1 - share), random.uniform(50, 200), 255 * share])
-    return (rgb + random.normal(0, 4, rgb.shape)).clip(0, 255).astype(np.uint8), depth.astype(np.float32)
 
 
 def write(folder: Path, stem: str, rgb: np.ndarray, depth: np.ndarray, suffix: str = ".png") -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from command_line import run
+from command_line import register_strangers, run, working_folder
 from mlflow.entities import Run
 from PIL import Image
 from planted import write_pairs
@@ -36,20 +36,11 @@ def walk(command: str, *arguments: str, data: str = "walk") -> tuple[str, ...]:
 def registry(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
     """A working folder with a registered probe of `walk`, models that are none, and a second dataset, `other`."""
     folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(template, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_RUN_ID", raising=False)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    with working_folder(folder, template):
         write_pairs(folder / "walk", num=60)
         write_pairs(folder / "other", num=60, size=(40, 60), seed=1)
         assert run(*walk("probe", "--device", "cpu", "--encoder", "null")) == 0
-        client = mlflow.MlflowClient()
-        version = client.get_model_version("idl-depth-null", "1")
-        assert version.source
-        for name in ("idl-encoder-null", "somebody-elses"):
-            client.create_registered_model(name)
-            client.create_model_version(name, version.source, tags=version.tags)
+        register_strangers()
     return folder
 
 

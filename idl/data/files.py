@@ -1,5 +1,6 @@
-"""Which files a folder holds."""
+"""Which files a folder holds, and names that a file can have."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,13 @@ from idl.errors import InputError
 
 # What macOS, and a disk station, leave beside files in folders of their own.
 _NOT_DATA = ("__MACOSX", "@eaDir")
+
+
+def shortened(name: str, most: int, told_apart_by: str = "") -> str:
+    """Return a name of at most `most` characters: a longer one is cut, with a digest (of `told_apart_by`) behind."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most - 9]}-{hashlib.sha256((told_apart_by or name).encode()).hexdigest()[:8]}"
 
 
 def walk(root: Path) -> Iterator[str]:

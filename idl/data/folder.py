@@ -14,14 +14,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from idl.data.arrays import ARRAY_FORMATS
-from idl.data.images import PICTURE_SUFFIXES, read_depth, read_map, read_mask, read_rgb, rgb_size
+from idl.data.images import read_depth, read_map, read_mask, read_rgb, rgb_size
 from idl.data.layouts import Layout, Listing, Pair, recognise
 from idl.data.reader import Group, Native, NativeReader, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
 from idl.protocol import Protocol
 
-RGB_SUFFIXES = PICTURE_SUFFIXES
 DEPTH_FORMATS = ("auto", "sunrgbd")
 _BLOCK = 10
 # Depth maps that the run looks at for their unit.
@@ -144,7 +143,9 @@ class FolderReader(NativeReader):
         """Return one pair, its depth at its own size. Raises InputError naming the file."""
         pair = self.pairs[index]
         rgb = read_rgb(pair.rgb)
-        depth_m, valid = read_depth(pair.depth, self.integer_scale, self.invalid_values, *self._float_scale_and_format)
+        float_scale = 1.0 if self.depth_scale is None else self.depth_scale
+        is_sunrgbd = self.depth_format == "sunrgbd"
+        depth_m, valid = read_depth(pair.depth, self.integer_scale, self.invalid_values, float_scale, is_sunrgbd)
         _require_shape(pair.depth, "depth", depth_m.shape, rgb.shape)
         if pair.mask is not None:
             mask = read_mask(pair.mask)
@@ -217,10 +218,6 @@ class FolderReader(NativeReader):
     def _has_floats(self) -> bool:
         # By its name a TIFF may be either; what is written of it into the recipe is harmless.
         return any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
-
-    @property
-    def _float_scale_and_format(self) -> tuple[float, bool]:
-        return 1.0 if self.depth_scale is None else self.depth_scale, self.depth_format == "sunrgbd"
 
     @cached_property
     def _scene_rule(self) -> str:

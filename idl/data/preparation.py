@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
+from idl.data.files import shortened
 from idl.data.images import within_range
 from idl.data.reader import Reader, Sample
 from idl.data.store import RENDERED_VERSION, STORE_VERSION, TEXTS, Store, dataset_of
@@ -55,9 +56,7 @@ def store_path(reader: Reader, protocol: Protocol, folder: Path) -> Path:
 
 def dataset_name(reader: Reader) -> str:
     """Return the name of a reader's dataset in files, tables and aliases: a long one is cut, and its digest follows."""
-    if len(reader.name) <= MOST_NAME_CHARACTERS:
-        return reader.name
-    return f"{reader.name[: MOST_NAME_CHARACTERS - 9]}-{hashlib.sha256(reader.name.encode()).hexdigest()[:8]}"
+    return shortened(reader.name, MOST_NAME_CHARACTERS)
 
 
 def _version(reader: Reader) -> int:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from idl.data.images import repeats
 from idl.data.reader import Native
 from idl.data.splits import AUTO, SPLITS, split_by_scene, uses_published
+from idl.data.units import SCALES
 from idl.doctor.findings import Finding, several
 from idl.doctor.registration import Fit, best_fit, registration
 from idl.errors import InputError
@@ -26,8 +27,6 @@ _FLAT = 2.0
 _LEAST_IMAGES = 6
 # Of (red - blue) / (red + blue): nearer to 0 an image is neither warm nor cold.
 _NEUTRAL = 0.02
-# Units a metre that depth maps are known to come in.
-_SCALES = (1000.0, 5000.0, 256.0, 100.0, 10.0)
 _MOST_NAMED = 3
 
 
@@ -229,7 +228,7 @@ def _units(images: Sequence[Measured], plausible_m: tuple[float, float], depth_s
     median, (low, high) = float(np.median(medians)), plausible_m
     if low <= median <= high:
         return Finding("units", "ok", f"metres: median depth {median:.3g} m")
-    others = [scale for scale in _SCALES if depth_scale and scale != depth_scale]
+    others = [scale for scale in SCALES if depth_scale and scale != depth_scale]
     likely = [f"{scale:g}" for scale in others if low <= median * depth_scale / scale <= high]
     advice = f"Pass --depth-scale; {' or '.join(likely)} would fit." if likely else "In other units?"
     if not depth_scale and low <= median / 1000 <= high:

@@ -11,7 +11,9 @@ import numpy as np
 from idl.data.datasets import DatasetConfig, reader
 from idl.data.diode import NEEDED, PLAUSIBLE_MEDIAN_M, SIDES, STORED_AXES, DiodeReader, axes_by_depth, read_frame
 from idl.data.download import PUBLISHED, Remote, md5_of
-from idl.data.folder import RGB_SUFFIXES, FolderReader
+from idl.data.files import walk
+from idl.data.folder import FolderReader
+from idl.data.images import PICTURE_SUFFIXES
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
 from idl.data.reader import Native
 from idl.data.store import Store
@@ -76,11 +78,11 @@ def _alone(dataset: FolderReader) -> Sequence[Finding]:
     """Images that are in no pair: the reader passes over them without a word."""
     root, paired = dataset.root, {pair.rgb for pair in dataset.pairs}
     alone = [
-        str(path.relative_to(root))
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in RGB_SUFFIXES and path.is_file() and path not in paired
+        str(path)
+        for path in map(Path, walk(root))
+        if path.suffix.lower() in PICTURE_SUFFIXES and root / path not in paired
         # Maps, which are pictures too.
-        if not {"depth", "mask"} & set(path.relative_to(root).parts[:-1])
+        if not {"depth", "mask"} & set(path.parts[:-1])
         if not path.stem.endswith(("_depth", "_mask"))
     ]
     if not alone:

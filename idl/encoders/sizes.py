@@ -14,8 +14,8 @@ from idl.errors import InputError
 
 # A network made for a larger size is costly: DINOv2's 518 has four times the cells of 252.
 LARGEST_RATIO = 1.5
-# What a model is exported with. torch.export would fix a batch of 1.
-EXAMPLE = (2, 3, 64, 64)
+# Of what a model is exported with; a 480 x 640 example adds 93 MB of JSON.
+EXAMPLE_SIDE = 64
 # Modules of timm's whose models are known to be exported with free sizes, by benchmarks/encoder_families.py.
 EXPORTED = ("convnext", "efficientnet", "mobilenetv3", "regnet", "resnet", "vgg")
 
@@ -113,7 +113,7 @@ def _refusal(encoder: Encoder, fault: str, config: EncoderConfig, image_size: Si
 
 def _exported(encoder: Encoder, image_size: Size) -> Encoder:
     """Return the encoder, of a fixed size where it cannot be exported without. Raises InputError where it never can."""
-    if encoder.size is None and not encoder.sized(None, None).fault(*EXAMPLE[2:]):
+    if encoder.size is None and not encoder.sized(None, None).fault(EXAMPLE_SIDE, EXAMPLE_SIDE):
         family = type(getattr(encoder.network, "model", None)).__module__.rpartition(".")[2]
         if family in EXPORTED or not export_fault(encoder):
             return encoder
@@ -125,6 +125,13 @@ def _exported(encoder: Encoder, image_size: Size) -> Encoder:
     return fixed
 
 
+def example_shape(encoder: Encoder) -> tuple[int, int, int, int]:
+    """Return (batch, channels, height, width) of the images that an encoder, and a probe of it, is exported with."""
+    # A side that is the fixed one already would be tied to it, and torch.export would fix a batch of 1.
+    side = EXAMPLE_SIDE + 8 if encoder.size and EXAMPLE_SIDE in encoder.size else EXAMPLE_SIDE
+    return 2, 3, side, side
+
+
 @torch.no_grad()
 def export_fault(encoder: Encoder) -> str:
     """Return why torch.export does not give a program with free batch, height and width; "" where it does.
@@ -132,11 +139,12 @@ def export_fault(encoder: Encoder) -> str:
     It is traced on tensors without numbers: a second for most networks.
     """
     auto = torch.export.Dim.AUTO
-    # A side that is the fixed one already would be tied to it.
-    shape = tuple(each + 8 if encoder.size and each in encoder.size else each for each in EXAMPLE)
     try:
         program = torch.export.export(
-            encoder.exportable(), (torch.zeros(shape),), dynamic_shapes=({0: auto, 2: auto, 3: auto},), strict=False
+            encoder.exportable(),
+            (torch.zeros(example_shape(encoder)),),
+            dynamic_shapes=({0: auto, 2: auto, 3: auto},),
+            strict=False,
         )
     except Exception as error:  # whatever tracing may meet in a network
         return reason(error)

@@ -13,6 +13,7 @@ from idl.data.loading import images_of
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Encoder
+from idl.encoders.sizes import example_shape
 from idl.probes.exact import Solution
 from idl.report import Image, ModelVersion, Run, RunReport
 from idl.report.dataset import dataset_inputs
@@ -25,10 +26,8 @@ def model_slug(encoder_name: str) -> str:
 
 
 def example(encoder: Encoder) -> np.ndarray:
-    """Return the input that a model is exported with: (2, 3, 64, 64), RGB in [0, 1]; 72 x 72 where it is fed 64."""
-    side = 72 if encoder.size and 64 in encoder.size else 64
-    # Batch 2 and 64 x 64: torch.export would fix a batch of 1, and a 480 x 640 example adds 93 MB of JSON.
-    return np.random.default_rng(0).random((2, 3, side, side), dtype=np.float32)
+    """Return the input that a model is exported with: RGB in [0, 1], of `example_shape`."""
+    return np.random.default_rng(0).random(example_shape(encoder), dtype=np.float32)
 
 
 def origin_json(encoder: Encoder) -> bytes:

@@ -1,7 +1,6 @@
 """Writes the values of a report into one run."""
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from idl.data.files import shortened
 from idl.databases import without_password
 from idl.tracking.registry import RegisteredVersion, register
 from idl.tracking.store import current_uris, quiet
@@ -71,7 +71,7 @@ class Recorder:
             there = client.get_run(self.run_id).data.params
             params = [Param(name, str(value)) for name, value in report.params.items() if name not in there]
             client.log_batch(self.run_id, params=params, tags=[RunTag(name, value) for name, value in tags.items()])
-            self._log_points(client, points_of(report))
+            log_points(client, self.run_id, points_of(report))
             if report.datasets:
                 client.log_inputs(self.run_id, datasets=[_input(dataset) for dataset in report.datasets])
         with quiet(transfer=True):
@@ -93,7 +93,7 @@ class Recorder:
         """Write points of curves, by name and step, in one request; values that are not finite are left out."""
         with quiet():
             named = ((name, value, at) for name, curve in curves.items() for at, value in curve.items())
-            self._log_points(self._client(), _points(named))
+            log_points(self._client(), self.run_id, _points(named))
 
     def log_panels(self, panels: Mapping[str, "Image"], step: int) -> None:
         """Write one step of pictures, which MLflow's image grid shows with a slider over the steps.
@@ -124,9 +124,11 @@ class Recorder:
 
         return mlflow.MlflowClient()
 
-    def _log_points(self, client: Any, points: Sequence[Any]) -> None:
-        for first in range(0, len(points), METRICS_PER_REQUEST):
-            client.log_batch(self.run_id, metrics=points[first : first + METRICS_PER_REQUEST])
+
+def log_points(client: Any, run_id: str, points: Sequence[Any]) -> None:
+    """Write mlflow's metrics into a run, as many a request as mlflow takes."""
+    for first in range(0, len(points), METRICS_PER_REQUEST):
+        client.log_batch(run_id, metrics=points[first : first + METRICS_PER_REQUEST])
 
 
 def image_key(name: str) -> str:
@@ -136,9 +138,7 @@ def image_key(name: str) -> str:
     """
     # The key, a step, a time and a UUID are one file's name, of at most 255 bytes.
     key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", name)
-    if len(key) <= MOST_KEY_CHARACTERS:
-        return key
-    return f"{key[: MOST_KEY_CHARACTERS - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return shortened(key, MOST_KEY_CHARACTERS, told_apart_by=name)
 
 
 def points_of(report: "RunReport") -> list[Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from idl.data.splits import are_shared
 from idl.databases import without_password
 from idl.errors import InputError
-from idl.tracking.recorder import METRICS_PER_REQUEST, Recorder, points_of
+from idl.tracking.recorder import METRICS_PER_REQUEST, Recorder, log_points, points_of
 from idl.tracking.store import current_uris, lost_store, pages, quiet, require_reachable
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ class TrialRuns:
             # A request holds as many points and parameters together.
             first = METRICS_PER_REQUEST - len(params)
             client.log_batch(run_id, metrics=points[:first], params=params)
-            for start in range(first, len(points), METRICS_PER_REQUEST):
-                client.log_batch(run_id, metrics=points[start : start + METRICS_PER_REQUEST])
+            log_points(client, run_id, points[first:])
         with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
             for path, content in files.items():
                 Path(folder, path).write_bytes(content)
