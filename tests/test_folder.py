@@ -1,5 +1,6 @@
 """Any folder of RGB-D pairs: layouts, units, missing values, and files that are not what they seem."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +164,11 @@ def test_folders_without_pairs_and_bad_settings_are_refused(tmp_path: Path) -> N
     for scene in ("rooms", "block:0", "block:", "block:-1"):
         with pytest.raises(InputError, match="expected auto, folder or block:N"):
             reader(tmp_path, scene=scene)
+
+
+def test_a_reader_that_has_read_its_layout_goes_to_other_processes(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    found = reader(tmp_path)
+    assert found.layout_name == "plain"
+    copy = pickle.loads(pickle.dumps(found))
+    assert [sample.depth_m.tolist() for sample in copy.read(0)] == [sample.depth_m.tolist() for sample in found.read(0)]

@@ -10,7 +10,7 @@ import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
@@ -93,7 +93,7 @@ def _stem(path: str) -> str:
     return splitext(path)[0]
 
 
-def _by_rules(files: Files, *rules: Rule) -> Listing:
+def _by_rules(rules: Sequence[Rule], files: Files) -> Listing:
     """Return the pairs of the rules together. A picture that one rule has put into a pair is no longer another's."""
     pairs: dict[str, Pair] = {}
     alone: list[str] = []
@@ -161,7 +161,8 @@ class _Maps:
 
 
 def _rules(*rules: Rule) -> Callable[[Files], Listing]:
-    return lambda files: _by_rules(files, *rules)
+    # No lambda: a reader goes to the processes that prepare it.
+    return partial(_by_rules, rules)
 
 
 def _tum(files: Files) -> Listing:
@@ -277,7 +278,8 @@ def _require_files(where: object, *paths: Path) -> None:
 
 def _gray_beside(files: Files) -> Listing:
     """Pair NAME.jpg and NAME.png, where the .png have one channel."""
-    listing = _by_rules(files, Rule(rf"{_ABOVE}{_STEM}", rf"{_ABOVE}{_STEM}", suffixes=((".jpg", ".jpeg"), (".png",))))
+    rule = Rule(rf"{_ABOVE}{_STEM}", rf"{_ABOVE}{_STEM}", suffixes=((".jpg", ".jpeg"), (".png",)))
+    listing = _by_rules([rule], files)
     try:
         _ = [read_map(pair.depth) for pair in listing.pairs[:1]]
     except InputError:
@@ -367,7 +369,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "beside": Layout("NAME.jpg with NAME.png", _gray_beside),
 }
 # Of what is no entry of the table, because it is told.
-_TOLD = Layout("as told", lambda files: Listing(()))
+_TOLD = Layout("as told", partial(_by_rules, ()))
 
 
 def recognise(
@@ -385,7 +387,7 @@ def recognise(
         path = path if path.is_file() or not (root / pairs).is_file() else root / pairs
         name, layout, listing = "pairs", _TOLD, _listed(path, path.parent, root)
     elif any(patterns):
-        name, layout, listing = "patterns", _TOLD, _by_rules(files, _pattern_rule(*patterns))
+        name, layout, listing = "patterns", _TOLD, _by_rules([_pattern_rule(*patterns)], files)
     elif name in ("auto", *LAYOUTS):
         candidates, unread = LAYOUTS if name == "auto" else {name: LAYOUTS[name]}, ""
         for found, layout in candidates.items():
