@@ -89,6 +89,11 @@ def test_it_is_fed_the_nearest_size_that_it_takes_and_exports_with_any(
         torch.testing.assert_close(program.module()(images(*shape)), encoder(images(*shape)), rtol=1e-4, atol=1e-4)
 
 
+def test_what_torch_cannot_solve_of_sizes_is_kept_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert not export_fault(build(config("timm:tf_efficientnet_lite0"), CPU))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_families_of_fixed_sizes_and_odd_kernels_are_fed_what_they_take(name: str) -> None:

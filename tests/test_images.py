@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from idl.data.images import (
     centred_box,
     eroded,
+    metres,
     read_depth,
+    read_map,
     read_rgb,
     repeats,
     resize_depth,
@@ -136,14 +138,14 @@ def test_what_is_no_depth_map_is_named(tmp_path: Path, case: str) -> None:
     write, message = MAPS[case]
     write(tmp_path / "a.npy")
     with pytest.raises(InputError, match=message) as caught:
-        read_depth(tmp_path / "a.npy", 1000.0)
+        metres(tmp_path / "a.npy", read_map(tmp_path / "a.npy"), 1000.0)
     assert str(caught.value).startswith(str(tmp_path / "a.npy"))
     assert "\n" not in str(caught.value)
 
 
 def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 30), 2000, np.uint16)).save(tmp_path / "a.png")
-    depth_m, valid = read_depth(tmp_path / "a.png", 5000.0, (0, 2001))
+    depth_m, valid = metres(tmp_path / "a.png", read_map(tmp_path / "a.png"), 5000.0, (0, 2001))
     assert valid.all()
     np.testing.assert_allclose(depth_m, 0.4)
     with pytest.raises(InputError, match="depth is uint16, expected float32 metres"):

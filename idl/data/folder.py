@@ -11,10 +11,10 @@ from os.path import relpath
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from idl.data.arrays import ARRAY_FORMATS
-from idl.data.images import read_depth, read_map, read_mask, read_rgb, rgb_size
+from idl.data.images import metres, read_map, read_mask, read_rgb, rgb_size
 from idl.data.layouts import Layout, Listing, Pair, recognise
 from idl.data.reader import Group, Native, NativeReader, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
@@ -143,15 +143,21 @@ class FolderReader(NativeReader):
         """Return one pair, its depth at its own size. Raises InputError naming the file."""
         pair = self.pairs[index]
         rgb = read_rgb(pair.rgb)
+        return Native(rgb, *self._truth(pair, read_map(pair.depth), rgb.shape))
+
+    def _truth(
+        self, pair: Pair, values: Shaped[np.ndarray, "h w"], rgb_shape: tuple[int, ...]
+    ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """Return the metres, and the mask, of the numbers in a pair's depth map."""
         float_scale = 1.0 if self.depth_scale is None else self.depth_scale
         is_sunrgbd = self.depth_format == "sunrgbd"
-        depth_m, valid = read_depth(pair.depth, self.integer_scale, self.invalid_values, float_scale, is_sunrgbd)
-        _require_shape(pair.depth, "depth", depth_m.shape, rgb.shape)
+        depth_m, valid = metres(pair.depth, values, self.integer_scale, self.invalid_values, float_scale, is_sunrgbd)
+        _require_shape(pair.depth, "depth", depth_m.shape, rgb_shape)
         if pair.mask is not None:
             mask = read_mask(pair.mask)
-            _require_shape(pair.mask, "the mask", mask.shape, rgb.shape)
+            _require_shape(pair.mask, "the mask", mask.shape, rgb_shape)
             valid &= _repeated(mask, valid.shape)
-        return Native(rgb, depth_m, valid)
+        return depth_m, valid
 
     @property
     def notes(self) -> Sequence[str]:
@@ -173,12 +179,12 @@ class FolderReader(NativeReader):
         depths_m, num_read, num_rotated, num_integers = [], 0, 0, 0
         for index in indices:
             try:
-                native = self.as_stored(index)
                 values = read_map(self.pairs[index].depth)
+                depth_m, valid = self._truth(self.pairs[index], values, self.native_size(index))
             except InputError:
                 continue
             num_read += 1
-            known_m = native.depth_m[native.valid]
+            known_m = depth_m[valid]
             if known_m.size:
                 depths_m.append((float(known_m.min()), float(np.median(known_m)), float(known_m.max())))
             num_integers += values.dtype.kind in "iu"

@@ -63,6 +63,12 @@ def rgb_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
+def orientation(path: Path) -> int:
+    """Return the orientation tag of a picture, 1 to 8; 1 is upright, or without a tag. Raises InputError as above."""
+    with _opened(path, "image") as image:
+        return _orientation(image) if _may_be_turned(path, image) else 1
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the orientation tag, 1 (upright) where there is none or the tags are damaged."""
     try:
@@ -99,23 +105,28 @@ def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels
     return values
 
 
-def read_depth(
+def read_depth(path: Path) -> tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Return a depth map of floats, metres, and which pixels were measured. Raises InputError as `metres` does."""
+    return metres(path, read_map(path))
+
+
+def metres(
     path: Path,
+    values: Shaped[np.ndarray, "H W"],
     depth_scale: float | None = None,
     invalid_values: Sequence[int] = (),
     float_scale: float = 1.0,
     is_rotated: bool = False,
 ) -> tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Return a depth map in metres along the optical axis, and which pixels were measured.
+    """Return the depth that a map's numbers mean, metres along the optical axis, and which pixels were measured.
 
     What stands at the others does not matter. Floats are divided by `float_scale`, and missing where they are not
     finite or not above 0. Integers of 16 bits or more are divided by `depth_scale`, and missing where they are one of
     `invalid_values`. Hypersim's distances (NAME.depth_meters.hdf5) become depth.
     depth_scale, float_scale: units per metre; depth_scale None where integers are not expected.
     is_rotated: integers are SUN RGB-D's, of which the millimetres are taken.
-    Raises InputError, naming the file, where it cannot be read or is of another type.
+    Raises InputError, naming the file, where the numbers are of another type.
     """
-    values = read_map(path)
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore", over="ignore"):
             valid, depth_m = np.isfinite(values) & (values > 0), values.astype(np.float32, copy=False)

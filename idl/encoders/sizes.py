@@ -4,6 +4,7 @@ Truth and loss stay at the images' own size: only what the network sees is resiz
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -139,6 +140,10 @@ def export_fault(encoder: Encoder) -> str:
     It is traced on tensors without numbers: a second for most networks.
     """
     auto = torch.export.Dim.AUTO
+    # It prints a traceback for each bound of a size that sympy cannot solve. What came of the sizes is asked below.
+    bounds = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = bounds.level
+    bounds.setLevel(logging.ERROR)
     try:
         program = torch.export.export(
             encoder.exportable(),
@@ -148,6 +153,8 @@ def export_fault(encoder: Encoder) -> str:
         )
     except Exception as error:  # whatever tracing may meet in a network
         return reason(error)
+    finally:
+        bounds.setLevel(level)
     (given,) = program.graph_signature.user_inputs
     (sides,) = (node.meta["val"].shape for node in program.graph.nodes if node.name == given)
     free = {str(side) for side in sides if not isinstance(side, int)}

@@ -33,6 +33,8 @@ LEVELS = {
     "urllib3.connectionpool": logging.ERROR,
     # "Failed to resolve installed pip version": true in any environment without pip, and harmless.
     "mlflow.utils.environment": logging.ERROR,
+    # A traceback for each bound of a size that sympy cannot solve; the program's own sizes are looked at afterwards.
+    "torch.fx.experimental.symbolic_shapes": logging.ERROR,
 }
 PER_PAGE = 1000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
