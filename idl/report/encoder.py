@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from idl import __version__, figures
+from idl import __version__
 from idl.data.loading import images_of
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.encoders.sizes import example_shape
 from idl.probes.exact import Solution
-from idl.report import Image, ModelVersion, Run, RunReport
+from idl.report import Image, ModelVersion, Run, RunReport, tiles
 from idl.report.dataset import dataset_inputs
 from idl.targets import Target
 
@@ -151,7 +151,7 @@ def _feature_panel(store: Store, split: Split, encoder: Encoder) -> tuple[str, I
     with torch.inference_mode():
         features = encoder(images_of(torch.from_numpy(rgb).to(encoder.device)))[0].cpu().numpy()
     name = store.names[index]
-    return name, figures.feature_panel(rgb[0], features, title=f"{encoder.name}: {name}")
+    return name, tiles.feature_panel(rgb[0], features, title=f"{encoder.name}: {name}")
 
 
 def encoder_version(encoder: Encoder, description: str = "", files: Mapping[str, bytes] | None = None) -> ModelVersion:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
-from idl import __version__, figures
+from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation
@@ -20,7 +20,7 @@ from idl.probe_config import EncodedData
 from idl.probes.gradient_fit import TrainResult
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.protocol import Protocol
-from idl.report import Championship, DatasetInput, Image, ModelVersion, RunReport
+from idl.report import Championship, DatasetInput, Image, ModelVersion, RunReport, charts
 from idl.report.dataset import CONTEXTS, dataset_inputs
 from idl.report.encoder import encoder_params, example, model_slug, origin_json, run_tags
 from idl.report.views import panels, per_image_table, quality
@@ -111,7 +111,7 @@ def probe_report(result: ProbeResult) -> RunReport:
             "protocol": data.protocol.name,
             "protocol_digest": data.protocol.digest,
             "split_digest": data.split.digest,
-            **data.split.looks(data.store),
+            **data.split.test_tags(data.store),
             "basis_digest": data.encoded.basis.digest,
         },
     )
@@ -191,7 +191,7 @@ def _target_tags(target: Target) -> dict[str, str]:
 def _loss_over_k(result: ProbeResult) -> Image:
     target, curve = result.data.target, result.arms[PROBE].fit.curve
     # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
-    return figures.loss_over_k(
+    return charts.loss_over_k(
         curve.k[1:].tolist(),
         curve.train_loss[1:].tolist(),
         curve.cv_loss[1:].tolist(),
@@ -208,7 +208,7 @@ def _arms_chart(result: ProbeResult) -> Image:
     encoder = f"{result.data.encoder.name} ({result.data.encoder.origin.weights})"
     labels = [encoder if name == PROBE else name for name in result.arms]
     losses = [result.test.pooled_loss(name) for name in result.arms]
-    return figures.arms_chart(labels, losses, unit=result.data.target.unit, highlighted=encoder)
+    return charts.arms_chart(labels, losses, unit=result.data.target.unit, highlighted=encoder)
 
 
 def _curve_table(result: ProbeResult) -> Mapping[str, Sequence[object]]:
@@ -232,7 +232,7 @@ def _arms_table(result: ProbeResult) -> dict[str, list[object]]:
 def _description(result: ProbeResult) -> str:
     data, test, protocol = result.data, result.test, result.data.protocol
     encoder, target, fit = data.encoder, data.target, result.arms[PROBE].fit
-    square = figures.squared(target.unit)
+    square = charts.squared(target.unit)
     unit = f" {square}" if square else ""
     # The headline is the protocol's average; the other one is among the metrics.
     headline = quality(test.sums.summary(), target, protocol.averaging)
@@ -319,7 +319,7 @@ def measurement_report(
             "protocol_digest": protocol.digest,
             "split_digest": split.digest,
             # Of those that were read: the other parts leave the test images alone.
-            **(split.looks(store) if part in ("test", "all") else {}),
+            **(split.test_tags(store) if part in ("test", "all") else {}),
             "fitted_on_digest": card.dataset_digest,
             "fitted_protocol_digest": card.protocol_digest,
             "idl.version": __version__,
@@ -332,4 +332,4 @@ def _per_scene(measured: Evaluation, scenes: list[str]) -> Image:
     rmse, of_image = measured.sums.per_image()["rmse"], np.array(scenes)
     known = np.isfinite(rmse)
     names = list(dict.fromkeys(of_image[known].tolist()))
-    return figures.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])
+    return charts.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])

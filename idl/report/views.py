@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from idl import cache, figures
+from idl import cache
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation, PanelValues
 from idl.fitting import read_target
 from idl.protocol import Averaging
-from idl.report import Image
+from idl.report import Image, tiles
 from idl.targets import Target
 
 NORMALS_ERROR_DEG = 90.0
@@ -75,13 +75,13 @@ def panels(shown: Iterable[PanelValues], target: Target, limits: tuple[float, fl
 def _panel(values: PanelValues, target: Target, limits: tuple[float, float], caption: str) -> Image:
     maps = (values.rgb, values.truth, values.prediction, values.valid)
     if target.kind == "depth":
-        return figures.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
+        return tiles.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
     if target.kind == "normals":
         truth, prediction = (np.moveaxis(each, 0, -1) for each in (values.truth, values.prediction))
-        return figures.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
+        return tiles.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
     what = target.name if target.num_outputs == 1 else f"{target.name}, output 1 of {target.num_outputs}"
     error_range = (limits[1] - limits[0]) / 2
-    return figures.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
+    return tiles.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
 
 
 def quality(summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
