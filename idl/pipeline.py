@@ -25,7 +25,7 @@ from idl.progress import Progress, silent
 from idl.report import Run, RunReport
 from idl.report.dataset import prepare_report
 from idl.report.encoder import encoder_run
-from idl.report.probe import ProbeResult, probe_report, probe_version
+from idl.report.probe import probe_run
 from idl.report.views import shown_range
 from idl.targets import Target, target
 
@@ -102,8 +102,7 @@ def evaluate_and_report(
     """Read the test split, once, under every arm; return the report and the model."""
     test = evaluate(data, arms, progress, shown_names)
     data.encoded.add_up_throughput()
-    result = ProbeResult(data, arms, test, descent)
-    return Run(probe_report(result), probe_version(result))
+    return probe_run(data, arms, test, descent)
 
 
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:

@@ -26,7 +26,7 @@ from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
 from idl.evaluate import Model, padded
-from idl.figures.canvas import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
+from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
 from idl.settings import setting
 
 RECORD_KEY = "idl"

@@ -9,7 +9,6 @@ from typing import Literal
 from idl.errors import InputError
 
 Alignment = Literal["none", "median", "affine"]
-Averaging = Literal["image", "pixel"]
 Crop = tuple[int, int, int, int]
 # The store's layer of native truth.
 NATIVE = "native_depth"
@@ -36,7 +35,6 @@ class Protocol:
       to it. Fitting and its losses stay at resolution x width.
     native_size: (height, width) of the truth at native size; None: any of the images' shape.
     native_crop: (top, bottom, left, right): the native pixels that are measured; None: all.
-    averaging: which average is the headline: per image and then over images, or over all pixels.
     """
 
     name: str = "idl"
@@ -52,7 +50,6 @@ class Protocol:
     is_native: bool = False
     native_size: tuple[int, int] | None = None
     native_crop: Crop | None = None
-    averaging: Averaging = "image"
 
     def __post_init__(self) -> None:
         """Make a width of 0 the square's; raise InputError for what contradicts itself."""
@@ -116,7 +113,7 @@ class Protocol:
 
 
 # Fields that came after the first digests.
-_ADDED = ("width", "erosion", "is_native", "native_size", "native_crop", "averaging")
+_ADDED = ("width", "erosion", "is_native", "native_size", "native_crop")
 
 
 def _published(name: str, frame: tuple[int, int], range_m: tuple[float, float], crop: Crop | None = None) -> Protocol:

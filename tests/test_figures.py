@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idl import figures
 from idl.errors import InputError
-from idl.figures.canvas import ticks
-from idl.figures.charts import spread, squared
+from idl.report import charts, tiles
+from idl.report.canvas import ticks
+from idl.report.charts import spread, squared
 
 SIDE = 256
 RANGE_M = (0.0, 10.0)
@@ -48,7 +48,7 @@ def hatched(image: np.ndarray) -> int:
 
 
 def depth_image(truth_m: Any, prediction_m: Any, valid: np.ndarray = EVERYWHERE) -> np.ndarray:
-    return figures.depth_panel(RGB, flat(1) * truth_m, flat(1) * prediction_m, valid, RANGE_M, 1.0, "title", "caption")
+    return tiles.depth_panel(RGB, flat(1) * truth_m, flat(1) * prediction_m, valid, RANGE_M, 1.0, "title", "caption")
 
 
 def every_figure() -> dict[str, np.ndarray]:
@@ -58,27 +58,27 @@ def every_figure() -> dict[str, np.ndarray]:
     arrays = (RGB, depth, features, labels, TOWARDS_CAMERA, EVERYWHERE)
     for each in arrays:
         each.setflags(write=False)
-    sheet = figures.trial_sheet(np.stack([RGB] * 2), np.stack([depth] * 2), np.stack([depth > 1] * 2), RANGE_M)
+    sheet = tiles.trial_sheet(np.stack([RGB] * 2), np.stack([depth] * 2), np.stack([depth > 1] * 2), RANGE_M)
     edits, predictions = [np.stack([RGB] * 2)] * 3, [np.ones((2, 1, SIDE, SIDE), np.float32)] * 3
     return {
-        "depth": figures.depth_panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
-        "normals": figures.normals_panel(RGB, TOWARDS_CAMERA, -TOWARDS_CAMERA, EVERYWHERE, 60.0, "t"),
-        "field": figures.field_panel(RGB, depth, depth[::-1], depth > 1, (-3.0, 9.0), 2.0, "px", "t", "c"),
-        "features": figures.feature_panel(RGB, features, "t"),
-        "sheet": figures.contact_sheet(
+        "depth": tiles.depth_panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
+        "normals": tiles.normals_panel(RGB, TOWARDS_CAMERA, -TOWARDS_CAMERA, EVERYWHERE, 60.0, "t"),
+        "field": tiles.field_panel(RGB, depth, depth[::-1], depth > 1, (-3.0, 9.0), 2.0, "px", "t", "c"),
+        "features": tiles.feature_panel(RGB, features, "t"),
+        "sheet": tiles.contact_sheet(
             [RGB] * 3, [depth] * 3, [EVERYWHERE] * 3, [TOWARDS_CAMERA] * 3, RANGE_M, list("abc")
         ),
-        "cues": figures.cue_strip(["a", "b"], list("abc"), edits, predictions, "field", (0.0, 2.0), "px", "t"),
-        "trial": figures.with_predictions(sheet, np.ones((2, 112, 112), np.float32), RANGE_M, "t"),
-        "reconstructions": figures.reconstructions([RGB] * 3, [RGB] * 3),
-        "recognised": figures.recognised([RGB] * 3, labels, labels[::-1], list("abcd")),
-        "curve": figures.loss_over_k(**CURVE),
-        "arms": figures.arms_chart(["constant", "trained"], [2.0, 1.0], "m"),
-        "scenes": figures.per_scene_error(["a", "b", "c"], [0.1, 0.3, 0.2]),
-        "intervals": figures.interval_chart(["a", "b"], **INTERVALS),
-        "history": figures.search_history([2.0, 1.0, math.inf, 400.0], "loss", "t"),
-        "plane": figures.search_plane([1, 4, 4], [0.1, 0.01, 1.0], [1.0, 2.0, math.inf], "loss"),
-        "importance": figures.importance_chart(["lr", "k"], [0.7, 0.3]),
+        "cues": tiles.cue_strip(["a", "b"], list("abc"), edits, predictions, "field", (0.0, 2.0), "px", "t"),
+        "trial": tiles.with_predictions(sheet, np.ones((2, 112, 112), np.float32), RANGE_M, "t"),
+        "reconstructions": tiles.reconstructions([RGB] * 3, [RGB] * 3),
+        "recognised": tiles.recognised([RGB] * 3, labels, labels[::-1], list("abcd")),
+        "curve": charts.loss_over_k(**CURVE),
+        "arms": charts.arms_chart(["constant", "trained"], [2.0, 1.0], "m"),
+        "scenes": charts.per_scene_error(["a", "b", "c"], [0.1, 0.3, 0.2]),
+        "intervals": charts.interval_chart(["a", "b"], **INTERVALS),
+        "history": charts.search_history([2.0, 1.0, math.inf, 400.0], "loss", "t"),
+        "plane": charts.search_plane([1, 4, 4], [0.1, 0.01, 1.0], [1.0, 2.0, math.inf], "loss"),
+        "importance": charts.importance_chart(["lr", "k"], [0.7, 0.3]),
     }
 
 
@@ -101,7 +101,7 @@ def test_a_depth_has_the_colour_of_its_place_in_the_range(depth_m: float, share:
 
 @pytest.mark.parametrize(("value", "share"), [(-4.0, 0.0), (-1.0, 0.25), (8.0, 1.0), (20.0, 1.0)])
 def test_a_field_has_the_colour_of_its_place_in_a_range_from_below_zero(value: float, share: float) -> None:
-    image = figures.field_panel(RGB, flat(value), flat(value), EVERYWHERE, (-4.0, 8.0), 6.0, "px", "title")
+    image = tiles.field_panel(RGB, flat(value), flat(value), EVERYWHERE, (-4.0, 8.0), 6.0, "px", "title")
     assert count(image, colour("cividis", share)) >= 2 * SIDE * SIDE
 
 
@@ -110,7 +110,7 @@ def test_too_far_is_red_too_near_is_blue_and_right_is_white(error: float, share:
     red, green, blue = colour("RdBu_r", share)
     assert np.sign(red - blue) == np.sign(error) or min(red, green, blue) > 240
     assert count(depth_image(5.0, 5.0 + error), (red, green, blue)) >= SIDE * SIDE
-    field = figures.field_panel(RGB, flat(1), flat(1 + 6 * error), EVERYWHERE, (-4.0, 8.0), 6.0, "", "title")
+    field = tiles.field_panel(RGB, flat(1), flat(1 + 6 * error), EVERYWHERE, (-4.0, 8.0), 6.0, "", "title")
     assert count(field, (red, green, blue)) >= SIDE * SIDE
 
 
@@ -129,24 +129,24 @@ def test_what_is_not_known_is_hatched() -> None:
 def test_normals_have_the_usual_colours(normal: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """To the camera blue, to the right red, up green; of any length. A missing one is hatched."""
     normals = np.tile(np.array(normal, np.float32), (SIDE, SIDE, 1))
-    image = figures.normals_panel(RGB, normals, 3 * normals, EVERYWHERE, 60.0, "")
+    image = tiles.normals_panel(RGB, normals, 3 * normals, EVERYWHERE, 60.0, "")
     assert count(image, expected, 1) >= 2 * SIDE * SIDE
     assert count(image, colour("magma_r", 0.0)) >= SIDE * SIDE
-    across = figures.normals_panel(RGB, normals, np.roll(normals, 1, 2), EVERYWHERE, 180.0, "")
+    across = tiles.normals_panel(RGB, normals, np.roll(normals, 1, 2), EVERYWHERE, 180.0, "")
     assert count(across, colour("magma_r", 0.5)) >= SIDE * SIDE
-    missing = figures.normals_panel(RGB, 0 * normals, normals, EVERYWHERE, 180.0, "")
+    missing = tiles.normals_panel(RGB, 0 * normals, normals, EVERYWHERE, 180.0, "")
     assert hatched(missing) - hatched(across) == 2 * SIDE * SIDE
 
 
 def test_an_empty_range_is_refused() -> None:
     with pytest.raises(InputError, match="is empty"):
-        figures.depth_panel(RGB, flat(1), flat(1), EVERYWHERE, (10.0, 0.0), 1.0, "", "")
+        tiles.depth_panel(RGB, flat(1), flat(1), EVERYWHERE, (10.0, 0.0), 1.0, "", "")
 
 
 def test_the_parts_of_a_panel_are_its_tiles() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    right = figures.panel_parts(figures.depth_panel(rgb, flat(2), flat(2), EVERYWHERE, RANGE_M, 2.0, "name", "caption"))
-    wrong = figures.panel_parts(figures.depth_panel(RGB, flat(2), flat(3), EVERYWHERE, RANGE_M, 2.0, "other", ""))
+    right = tiles.panel_parts(tiles.depth_panel(rgb, flat(2), flat(2), EVERYWHERE, RANGE_M, 2.0, "name", "caption"))
+    wrong = tiles.panel_parts(tiles.depth_panel(RGB, flat(2), flat(3), EVERYWHERE, RANGE_M, 2.0, "other", ""))
     np.testing.assert_array_equal(right.rgb, rgb)
     np.testing.assert_array_equal(right.prediction, right.truth)
     np.testing.assert_array_equal(right.truth, wrong.truth)
@@ -159,9 +159,9 @@ def test_the_parts_of_a_panel_are_its_tiles() -> None:
 @pytest.mark.parametrize("side", [32, 512])
 def test_panels_of_any_resolution_and_long_words_have_one_size(side: int) -> None:
     maps, rgb = np.full((side, side), 2.5, np.float32), np.full((side, side, 3), 77, np.uint8)
-    image = figures.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "title", "caption")
+    image = tiles.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "title", "caption")
     assert np.array_equal(image, depth_image(2.5, 2.5))
-    worded = figures.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "kitchen " * 60, "w " * 200)
+    worded = tiles.depth_panel(rgb, maps, maps, maps > 0, RANGE_M, 1.0, "kitchen " * 60, "w " * 200)
     assert worded.shape == image.shape
     assert (worded[:, -8:] == 255).all()
 
@@ -169,12 +169,12 @@ def test_panels_of_any_resolution_and_long_words_have_one_size(side: int) -> Non
 def test_features_have_a_scale_of_their_own() -> None:
     """Scaling or shifting a map leaves its picture as it was; an outlier does not flatten the rest."""
     values = np.random.default_rng(1).normal(size=(2, 16, 16))
-    plain = figures.feature_panel(RGB, values, "")
-    assert np.array_equal(plain, figures.feature_panel(RGB, 64 * values + 128, ""))
+    plain = tiles.feature_panel(RGB, values, "")
+    assert np.array_equal(plain, tiles.feature_panel(RGB, 64 * values + 128, ""))
     spiked = values.copy()
     spiked[:, 0, 0] = 1e6
-    assert (np.abs(figures.feature_panel(RGB, spiked, "").astype(int) - plain) > 24).mean() < 0.01
-    constant = figures.feature_panel(RGB, np.full((1, 8, 8), 3.0), "")
+    assert (np.abs(tiles.feature_panel(RGB, spiked, "").astype(int) - plain) > 24).mean() < 0.01
+    constant = tiles.feature_panel(RGB, np.full((1, 8, 8), 3.0), "")
     assert count(constant, colour("PuOr_r", 0.5)) >= 0.99 * 160 * 160
 
 
@@ -182,7 +182,7 @@ def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> N
     def sheet(images: int, width: int = 48) -> tuple[int, ...]:
         rgb, depth = np.zeros((48, width, 3), np.uint8), np.ones((48, width), np.float32)
         maps = [depth] * images, [depth > 0] * images
-        return figures.contact_sheet([rgb] * images, *maps, None, RANGE_M, ["name"] * images).shape
+        return tiles.contact_sheet([rgb] * images, *maps, None, RANGE_M, ["name"] * images).shape
 
     assert sheet(1)[0] == sheet(6)[0]
     assert sheet(12)[0] - sheet(6)[0] == sheet(18)[0] - sheet(12)[0] > 0
@@ -190,7 +190,7 @@ def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> N
     # Six tiles twice as wide as they are high, of 96 pixels or more.
     assert sheet(6, 96)[1] - sheet(6)[1] >= 6 * 96
     with pytest.raises(InputError, match="no image"):
-        figures.contact_sheet([], [], [], None, RANGE_M, [])
+        tiles.contact_sheet([], [], [], None, RANGE_M, [])
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> N
 )
 def test_predictions_of_a_trial_have_the_colours_of_the_truth(value: Any, expected: tuple[int, ...]) -> None:
     truth = np.full((2, 64, 64, *np.shape(value)), value, np.float32)
-    sheet = figures.trial_sheet(np.full((2, 64, 64, 3), 77, np.uint8), truth, np.ones((2, 64, 64), bool), RANGE_M)
-    side = figures.TILE_SIDE
+    sheet = tiles.trial_sheet(np.full((2, 64, 64, 3), 77, np.uint8), truth, np.ones((2, 64, 64), bool), RANGE_M)
+    side = tiles.TILE_SIDE
     assert count(sheet, expected) == 2 * side**2
     before, made = sheet.copy(), np.full((2, side, side, *np.shape(value)), value, np.float32)
-    assert count(figures.with_predictions(sheet, made, RANGE_M, "trial 1"), expected) == 4 * side**2
+    assert count(tiles.with_predictions(sheet, made, RANGE_M, "trial 1"), expected) == 4 * side**2
     assert np.array_equal(sheet, before)
 
 
@@ -242,29 +242,29 @@ CHANGES |= {"arms": {"constant": 4.0, "null": 3.0}, "smallest_k_within": None}
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_whatever_changes_the_curve_changes_and_its_size_does_not(name: str) -> None:
-    plain, changed = figures.loss_over_k(**CURVE), figures.loss_over_k(**CURVE | {name: CHANGES[name]})
+    plain, changed = charts.loss_over_k(**CURVE), charts.loss_over_k(**CURVE | {name: CHANGES[name]})
     assert changed.shape == plain.shape
     assert not np.array_equal(changed, plain)
 
 
 def test_the_smallest_inputs_can_be_drawn() -> None:
     one: dict[str, Any] = {"k": [1], "train_loss": [1.0], "cv_loss": [1.0], "chosen_k": 1, "arms": {}}
-    assert figures.loss_over_k(**CURVE | one).any()
-    assert figures.per_scene_error(["only"], [0.3]).any()
-    assert figures.interval_chart(["a"], [math.nan], [math.nan], [math.nan], title="", subtitle="").any()
+    assert charts.loss_over_k(**CURVE | one).any()
+    assert charts.per_scene_error(["only"], [0.3]).any()
+    assert charts.interval_chart(["a"], [math.nan], [math.nan], [math.nan], title="", subtitle="").any()
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    image = figures.arms_chart(["constant", "trained"], [4.0, 1.0], "m")
+    image = charts.arms_chart(["constant", "trained"], [4.0, 1.0], "m")
     assert count(image, GREY, 0) / count(image, BLUE, 0) == pytest.approx(4, rel=0.05)
-    assert count(figures.arms_chart(["constant", "trained"], [4.0, np.nan], "m"), BLUE, 0) == 0
-    lengths = (np.abs(figures.importance_chart(["k", "lr"], [0.25, 0.75]).astype(int) - BLUE).max(axis=2) <= 3).sum(1)
+    assert count(charts.arms_chart(["constant", "trained"], [4.0, np.nan], "m"), BLUE, 0) == 0
+    lengths = (np.abs(charts.importance_chart(["k", "lr"], [0.25, 0.75]).astype(int) - BLUE).max(axis=2) <= 3).sum(1)
     assert lengths.max() == pytest.approx(3 * lengths[lengths > 20].min(), rel=0.02)
 
 
 def test_an_interval_is_as_long_as_it_is_and_runs_to_the_edge_where_it_has_no_bound() -> None:
     def blue(**changed: Any) -> int:
-        image = figures.interval_chart(["a", "b"], **{**INTERVALS, "references": {}, **changed})
+        image = charts.interval_chart(["a", "b"], **{**INTERVALS, "references": {}, **changed})
         return int((np.abs(image.astype(int) - BLUE).max(axis=2) <= 3).any(axis=0).sum())
 
     bounded = {"lows": [0.0, 2.0], "highs": [4.0, 3.0], "estimates": [1.0, 2.5]}
@@ -275,19 +275,19 @@ def test_an_interval_is_as_long_as_it_is_and_runs_to_the_edge_where_it_has_no_bo
 
 @pytest.mark.parametrize("losses", [[1.0], [1.0, math.inf], [0.0, 2.0], [1e-6, 1e6, math.inf], [3.0, 3.0], [math.inf]])
 def test_any_losses_of_a_search_can_be_drawn(losses: list[float]) -> None:
-    assert figures.search_history(losses, "loss", "t").any()
-    assert figures.search_plane(range(1, 1 + len(losses)), [0.1] * len(losses), losses, "loss").any()
+    assert charts.search_history(losses, "loss", "t").any()
+    assert charts.search_plane(range(1, 1 + len(losses)), [0.1] * len(losses), losses, "loss").any()
 
 
 def test_every_trial_of_a_search_is_seen() -> None:
-    few, more, diverged = (figures.search_history([1.0, 1.2, *each], "loss", "t") for each in ((), (1.1,), (math.inf,)))
+    few, more, diverged = (charts.search_history([1.0, 1.2, *each], "loss", "t") for each in ((), (1.1,), (math.inf,)))
     assert count(more, BLUE) > count(few, BLUE)
     assert count(diverged, GREY) > count(few, GREY)
-    plane = figures.search_plane([2, 8, 32, 4], [1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, math.inf], "loss")
+    plane = charts.search_plane([2, 8, 32, 4], [1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, math.inf], "loss")
     # The best is dark.
     assert min(count(plane, each) for each in (colour("viridis", 0.0), colour("viridis", 1.0), GREY)) > 10
 
 
 def test_no_state_is_shared_through_pyplot() -> None:
-    code = "import sys, idl.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, idl.report.charts, idl.report.tiles; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -190,11 +190,6 @@ def test_gradient_descent_takes_rectangles(frames: Store, tmp_path: Path) -> Non
     assert run.report.metrics["excess_loss"] >= -1e-6
 
 
-def test_the_headline_is_the_average_of_the_protocol(frames: Store, tmp_path: Path) -> None:
-    pooled = probe(CONFIG, replace(frames, protocol=replace(SMALL, averaging="pixel")), encoder(), tmp_path)
-    assert f"RMSE {pooled.report.metrics['test_rmse_pooled']:.3f} m over all pixels" in pooled.report.description
-
-
 def test_normals_have_no_native_truth(frames: Store) -> None:
     assert NativeMeasure.of(frames, target("normals"), SMALL, 1.0) is None
     assert NativeMeasure.of(frames, target("depth"), Protocol(), 1.0) is None

@@ -22,10 +22,10 @@ from planted_losses import PlantedLosses, plain_solution
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Origin
-from idl.figures import depth_panel
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
+from idl.report.tiles import depth_panel
 from idl.targets import Target
 from idl.verdict.baselines import ArmsAtK, ArmsResult, FittedArm, MeasuredArm, TwinRecord
 from idl.verdict.cues import Cue, CueFinding, CueTable, EditLoss, Reading

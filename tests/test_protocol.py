@@ -46,7 +46,6 @@ def test_json_keeps_everything(name: str) -> None:
         {"native_size": None},
         {"native_crop": None},
         {"native_crop": (0, 471, 41, 601)},
-        {"averaging": "pixel"},
         {"mask": "inpainted"},
         {"max_depth_m": 9.0},
     ],
@@ -78,7 +77,7 @@ def test_presets_are_what_was_published(
     assert (found.name, found.size, found.native_size, found.native_crop) == (name, size, native, crop)
     assert (found.min_depth_m, found.max_depth_m) == range_m
     assert found.is_native == (native is not None)
-    assert (found.mask, found.alignment, found.averaging) == ("sensor", "none", "image")
+    assert (found.mask, found.alignment) == ("sensor", "none")
     if native is not None:
         found.require_frame(*native, where="frame")
 

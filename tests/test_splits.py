@@ -304,7 +304,7 @@ def test_splits_that_overlap_share_and_those_that_do_not_do_not(store: Store) ->
     of_three, of_one, other = (
         split_by_scene(PLACES, rule, seed=seed) for rule, seed in (("11:2:3", 0), ("8:1:1", 0), ("11:2:3", 1))
     )
-    wide, narrow, moved = (split.looks(store)["test_scenes"] for split in (of_three, of_one, other))
+    wide, narrow, moved = (split.test_tags(store)["test_scenes"] for split in (of_three, of_one, other))
     assert set(narrow.split()) < set(wide.split())
     assert of_three.test_digest != of_one.test_digest
     assert are_shared(moved, wide) == bool(set(other.scenes["test"]) & set(of_three.scenes["test"]))
@@ -340,4 +340,4 @@ def test_crops_of_a_scene_are_that_scene(store: Store) -> None:
     names = {"names": (*store.names, "crop"), "scenes": (*store.scenes, store.scenes[0])}
     crops = CroppedStore(**{**known, **names}, reader=None, recipes=(None,), groups={})  # pyright: ignore[reportArgumentType]
     assert scene_sketch(crops, crops.scenes) == scene_sketch(store, store.scenes)
-    assert split_store(store, "auto", 0).looks(store).keys() == {"test_digest", "test_scenes"}
+    assert split_store(store, "auto", 0).test_tags(store).keys() == {"test_digest", "test_scenes"}

@@ -185,7 +185,7 @@ def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: S
     """
     if recorder is None:
         return
-    tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.looks(store)}
+    tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.test_tags(store)}
     for name, value in tags.items():
         recorder.tag(name, value)
 

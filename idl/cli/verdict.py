@@ -138,7 +138,7 @@ def _note_plan(recorder: tracking.Recorder, planned: Plan) -> int:
     """
     if planned.warning:
         setup.warn(planned.warning)
-    test_reads = tracking.count_test_readers(planned.split.looks(planned.store)["test_scenes"])
+    test_reads = tracking.count_test_readers(planned.split.test_tags(planned.store)["test_scenes"])
     recorder.tag("verdict_digest", planned.digest)
     recorder.tag("test_reads_before", str(test_reads))
     setup.note_test_reading(recorder, planned.store, planned.split)

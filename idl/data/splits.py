@@ -49,7 +49,7 @@ class Split:
     scenes_digest: str = ""
     test_digest: str = ""
 
-    def looks(self, store: Store) -> Mapping[str, str]:
+    def test_tags(self, store: Store) -> Mapping[str, str]:
         """Return the tags by which a run that reads the test images is found by later ones that do.
 
         store: that was split.

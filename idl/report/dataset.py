@@ -4,11 +4,11 @@ from typing import Literal
 
 import numpy as np
 
-from idl import __version__, figures
+from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.probes.exact import Solution
-from idl.report import DatasetInput, RunReport
+from idl.report import DatasetInput, RunReport, charts, tiles
 from idl.targets import Target
 
 NUM_SHEET_IMAGES = 18
@@ -38,7 +38,7 @@ def prepare_report(store: Store, split: Split, target: Target, constant: Solutio
     """Return what a dataset looks like: a contact sheet, its numbers, and the losses of a constant prediction."""
     order = split.indices["train"][:NUM_SHEET_IMAGES]
     shown = store.read([layer for layer in ("rgb", "depth", "valid", "normals") if layer in store.layers], order)
-    sheet = figures.contact_sheet(
+    sheet = tiles.contact_sheet(
         list(shown["rgb"]),
         list(shown["depth"]),
         list(shown["valid"]),
@@ -50,7 +50,7 @@ def prepare_report(store: Store, split: Split, target: Target, constant: Solutio
     description = (
         f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
         f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
-        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {figures.squared(target.unit)}: "
+        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {charts.squared(target.unit)}: "
         f"what every probe has to fall below. Layers: {', '.join(store.layers)}."
     )
     return RunReport(

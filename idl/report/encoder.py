@@ -3,19 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
-from idl import __version__, figures
+from idl import __version__
 from idl.data.loading import images_of
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.encoders.sizes import example_shape
 from idl.probes.exact import Solution
-from idl.report import Image, ModelVersion, Run, RunReport
+from idl.report import ModelVersion, Run, RunReport, tiles
 from idl.report.dataset import dataset_inputs
 from idl.targets import Target
 
@@ -49,17 +50,21 @@ def encoder_params(encoder: Encoder) -> dict[str, object]:
     }
 
 
-def run_tags(store: Store, encoder: Encoder) -> dict[str, str]:
-    """Return the tags by which runs are found again."""
+def encoder_tags(encoder: Encoder) -> dict[str, str]:
+    """Return the tags that tell what an encoder is."""
+    origin = encoder.origin
     return {
         "encoder": encoder.name,
         "encoder_digest": encoder.digest,
-        "weights": encoder.origin.weights,
-        "task": encoder.origin.task,
-        "dataset": store.name,
-        "dataset_digest": store.digest,
-        "idl.version": __version__,
+        "weights": origin.weights,
+        "task": origin.task,
     }
+
+
+def run_tags(store: Store, encoder: Encoder) -> dict[str, str]:
+    """Return the tags by which runs are found again."""
+    dataset = {"dataset": store.name, "dataset_digest": store.digest}
+    return encoder_tags(encoder) | dataset | {"idl.version": __version__}
 
 
 def encoder_run(store: Store, split: Split, target: Target, encoder: Encoder, constant: Solution) -> Run:
@@ -71,17 +76,8 @@ def encoder_run(store: Store, split: Split, target: Target, encoder: Encoder, co
         f"stride {encoder.stride}. The losses are those of a constant {target.name} on {store.name}, the line that a "
         "probe on this encoder has to fall below."
     ) + (f"\n\n> {origin.warning}" if origin.warning else "")
-    name, panel = _feature_panel(store, split, encoder)
-    report = RunReport(
-        params=encoder_params(encoder),
-        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss},
-        figures={"features.png": panel},
-        panels={f"features/{name}": panel},
-        datasets=dataset_inputs(store, split, ("train", "val")),
-        description=description,
-        tags=run_tags(store, encoder) | {"target": target.name},
-    )
-    return Run(report, encoder_version(encoder, description))
+    metrics = {"train_loss": constant.train_loss, "val_loss": constant.val_loss}
+    return _run(store, split, encoder, description, metrics, {"target": target.name})
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,6 @@ def training_run(store: Store, split: Split, config: Mapping[str, object], resul
     The curves were logged while it trained. config: its settings as they were resolved.
     """
     encoder = result.encoder
-    name, panel = _feature_panel(store, split, encoder)
     metrics = {f"best_val_{name}": value for name, value in result.metrics.items()}
     metrics |= {f"untrained_val_{name}": value for name, value in result.untrained.items()}
     metrics["num_steps"] = result.step
@@ -131,6 +126,26 @@ def training_run(store: Store, split: Split, config: Mapping[str, object], resul
         f"{len(split.indices['train'])} images of {store.name} ({store.source}). {end}. "
         f"On {len(split.scenes['val'])} validation scenes: {named}."
     )
+    tags = {"converged": str(result.is_converged).lower()}
+    return _run(store, split, encoder, description, metrics, tags, config, result.files)
+
+
+def _run(
+    store: Store,
+    split: Split,
+    encoder: Encoder,
+    description: str,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    config: Mapping[str, object] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> Run:
+    """Return a report with the feature maps of the first validation image, and the encoder's version."""
+    index = split.indices["val"][0]
+    rgb, name = store.read(("rgb",), [index])["rgb"], store.names[index]
+    with torch.inference_mode():
+        features = encoder(images_of(torch.from_numpy(rgb).to(encoder.device)))[0].cpu().numpy()
+    panel = tiles.feature_panel(rgb[0], features, title=f"{encoder.name}: {name}")
     report = RunReport(
         params=encoder_params(encoder),
         metrics=metrics,
@@ -138,23 +153,15 @@ def training_run(store: Store, split: Split, config: Mapping[str, object], resul
         panels={f"features/{name}": panel},
         datasets=dataset_inputs(store, split, ("train", "val")),
         description=description,
-        tags=run_tags(store, encoder) | {"converged": str(result.is_converged).lower()},
+        tags={**run_tags(store, encoder), **tags},
         config=config,
     )
-    return Run(report, encoder_version(encoder, description, result.files))
+    return Run(report, encoder_version(encoder, description, files))
 
 
-def _feature_panel(store: Store, split: Split, encoder: Encoder) -> tuple[str, Image]:
-    """Return the name of the first validation image, and the picture of its feature maps."""
-    index = split.indices["val"][0]
-    rgb = store.read(("rgb",), [index])["rgb"]
-    with torch.inference_mode():
-        features = encoder(images_of(torch.from_numpy(rgb).to(encoder.device)))[0].cpu().numpy()
-    name = store.names[index]
-    return name, figures.feature_panel(rgb[0], features, title=f"{encoder.name}: {name}")
-
-
-def encoder_version(encoder: Encoder, description: str = "", files: Mapping[str, bytes] | None = None) -> ModelVersion:
+def encoder_version(
+    encoder: Encoder, description: str = "", files: Mapping[str, bytes] = MappingProxyType({})
+) -> ModelVersion:
     """Return the encoder as `idl-encoder-<name>`, with its weights and origin. files: further ones, by name."""
     origin = encoder.origin
     # Of timm's models the names that timm gives, so that the file is a checkpoint of the architecture.
@@ -168,18 +175,15 @@ def encoder_version(encoder: Encoder, description: str = "", files: Mapping[str,
         example=example(encoder),
         description=description,
         tags={
-            "encoder": encoder.name,
-            "encoder_digest": encoder.digest,
+            **encoder_tags(encoder),
             "architecture": origin.architecture,
-            "weights": origin.weights,
             "weights_digest": origin.weights_digest,
-            "task": origin.task,
             "stride": str(encoder.stride),
             "channels": str(encoder.channels),
         },
         files={
             "encoder.safetensors": save(state, metadata=metadata),
             "origin.json": origin_json(encoder),
-            **(files or {}),
+            **files,
         },
     )

@@ -3,7 +3,8 @@
 No number is computed here that decides.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
-from idl import __version__, figures
+from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation
@@ -20,9 +21,9 @@ from idl.probe_config import EncodedData
 from idl.probes.gradient_fit import TrainResult
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.protocol import Protocol
-from idl.report import Championship, DatasetInput, Image, ModelVersion, RunReport
+from idl.report import Championship, DatasetInput, Image, ModelVersion, Run, RunReport, charts
 from idl.report.dataset import CONTEXTS, dataset_inputs
-from idl.report.encoder import encoder_params, example, model_slug, origin_json, run_tags
+from idl.report.encoder import encoder_params, encoder_tags, example, model_slug, origin_json, run_tags
 from idl.report.views import panels, per_image_table, quality
 from idl.targets import Target
 
@@ -33,134 +34,167 @@ ENOUGH = 0.01
 TAGGED = ("rmse", "abs_rel", "delta1", "r2", "angle_mean_deg")
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """A probe that is fitted and measured, with its control arms. descent: of one trained by gradient descent."""
+def probe_run(
+    data: EncodedData, arms: Mapping[str, ArmFit], test: Evaluation, descent: TrainResult | None = None
+) -> Run:
+    """Return all that a fitted and measured probe leaves in MLflow, and its version, `idl-<target>-<encoder>`.
 
-    data: EncodedData
-    arms: Mapping[str, ArmFit]
-    test: Evaluation
-    descent: TrainResult | None = None
-
-    @property
-    def loss_over_null(self) -> float:
-        """Test loss of the probe over that of the null arm on the same grid."""
-        null = self.test.pooled_loss("null")
-        return self.test.pooled_loss(PROBE) / null if null > 0 else float("nan")
-
-    @property
-    def smallest_k(self) -> int:
-        """Smallest k whose cross-validated loss is within 1 % of the best."""
-        return self.arms[PROBE].fit.curve.smallest_k_within(ENOUGH)
-
-
-def probe_report(result: ProbeResult) -> RunReport:
-    """Return everything that a probe's run leaves in MLflow, save the model."""
-    data, test, descent = result.data, result.test, result.descent
-    encoder, solution = data.encoder, result.arms[PROBE].fit.solution
+    descent: of a probe trained by gradient descent.
+    """
+    store, split, encoder, target, protocol = data.store, data.split, data.encoder, data.target, data.protocol
+    curve, solution = arms[PROBE].fit.curve, arms[PROBE].fit.solution
+    losses, summary = {name: test.pooled_loss(name) for name in arms}, test.sums.summary()
+    loss_over_null = losses[PROBE] / losses["null"] if losses["null"] > 0 else math.nan
+    smallest_k = curve.smallest_k_within(ENOUGH)
+    description = _description(data, arms, losses, smallest_k, loss_over_null, quality(summary, target))
+    digests = {
+        "dataset_digest": store.digest,
+        "split_digest": split.digest,
+        "protocol_digest": protocol.digest,
+    }
+    # Two targets of one name from outside do not compete.
+    identity = {"target_identity": target.identity} if target.identity else {}
+    conditions = {**digests, "target": target.name, **identity}
     metrics = {
         "train_loss": solution.train_loss,
         "val_loss": solution.val_loss,
-        # A probe by gradient descent is not cross-validated.
-        **({} if descent else {"cv_loss": solution.cv_loss}),
-        "test_loss": test.pooled_loss(PROBE),
-        "loss_over_null": result.loss_over_null,
+        "test_loss": losses[PROBE],
+        "loss_over_null": loss_over_null,
         "rank": solution.rank,
-        "smallest_k_within_1_percent": result.smallest_k,
-        **{f"test_{name}": value for name, value in test.sums.summary().items()},
+        "smallest_k_within_1_percent": smallest_k,
+        **{f"test_{name}": value for name, value in summary.items()},
     }
-    for name, arm in result.arms.items():
-        if name != PROBE:
-            key = f"arms/{name.replace('+', '_')}"
-            metrics[f"{key}_val_loss"] = arm.fit.solution.val_loss
-            metrics[f"{key}_test_loss"] = test.pooled_loss(name)
-            metrics |= {f"{key}_test_{each}": value for each, value in test.arm_errors[name].items()}
-    if descent is not None:
+    if descent is None:
+        # A probe by gradient descent is not cross-validated.
+        metrics["cv_loss"] = solution.cv_loss
+    else:
         metrics |= {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
+    for name, arm in arms.items():
+        if name != PROBE:
+            of_arm = {"val_loss": arm.fit.solution.val_loss, "test_loss": losses[name]}
+            of_arm |= {f"test_{each}": value for each, value in test.arm_errors[name].items()}
+            metrics |= {f"arms/{name.replace('+', '_')}_{each}": value for each, value in of_arm.items()}
     throughput = data.encoded.throughput
+    metrics["encoded_images"] = throughput.num_images
     if throughput.num_images:
         metrics["images_per_s"] = throughput.num_images / throughput.seconds
-    metrics["encoded_images"] = throughput.num_images
-    return RunReport(
+    curve_table = {name: each.tolist() for name, each in vars(curve).items()}
+    # The test split is read for the chosen k only.
+    curve_table["test_loss"] = [losses[PROBE] if k == solution.k else None for k in curve_table["k"]]
+    per_image = per_image_table(store, split.indices["test"], test)
+    loss_over_k = charts.loss_over_k(
+        # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
+        *(each[1:].tolist() for each in (curve.k, curve.train_loss, curve.cv_loss)),
+        chosen_k=max(1, solution.k),
+        test_loss_at_chosen=losses[PROBE],
+        arms={name: arm.fit.solution.cv_loss for name, arm in arms.items() if name != PROBE},
+        smallest_k_within=max(1, smallest_k),
+        unit=target.unit,
+        title=f"{target.name} from {encoder.name}: loss over k",
+    )
+    trained = f"{encoder.name} ({encoder.origin.weights})"
+    labels = [trained if name == PROBE else name for name in arms]
+    report = RunReport(
         params={
             **encoder_params(encoder),
             "k_chosen": solution.k,
             "penalty": solution.penalty,
             **({"outcome": descent.outcome} if descent else {}),
-            "num_test": len(data.split.indices["test"]),
+            "num_test": len(split.indices["test"]),
             "encoder_digest": encoder.digest,
-            "dataset_digest": data.store.digest,
-            "split_digest": data.split.digest,
-            "protocol_digest": data.protocol.digest,
+            **digests,
         },
         metrics=metrics,
         curves={"train_loss": descent.train_losses, "val_loss": descent.val_losses} if descent else {},
-        figures={"curves/loss_over_k.png": _loss_over_k(result), "arms/test_loss.png": _arms_chart(result)},
-        panels=panels(test.panels, data.target, data.limits, f"{encoder.name}, k = {solution.k}"),
-        tables={
-            "curves/loss_over_k.csv": _curve_table(result),
-            "arms/arms.csv": _arms_table(result),
-            "per_image.json": per_image_table(data.store, data.split.indices["test"], test)
-            | {f"loss_{name}": losses.tolist() for name, losses in test.losses.items()},
+        figures={
+            "curves/loss_over_k.png": loss_over_k,
+            "arms/test_loss.png": charts.arms_chart(labels, [*losses.values()], target.unit, highlighted=trained),
         },
-        datasets=dataset_inputs(data.store, data.split),
-        description=_description(result),
+        panels=panels(test.panels, target, data.limits, f"{encoder.name}, k = {solution.k}"),
+        tables={
+            "curves/loss_over_k.csv": curve_table,
+            "arms/arms.csv": _arms_table(arms, losses, test),
+            "per_image.json": per_image | {f"loss_{name}": each.tolist() for name, each in test.losses.items()},
+        },
+        datasets=dataset_inputs(store, split),
+        description=description,
         tags={
-            **run_tags(data.store, encoder),
-            **_target_tags(data.target),
-            "protocol": data.protocol.name,
-            "protocol_digest": data.protocol.digest,
-            "split_digest": data.split.digest,
-            **data.split.looks(data.store),
+            **run_tags(store, encoder),
+            **conditions,
+            "protocol": protocol.name,
+            **split.test_tags(store),
             "basis_digest": data.encoded.basis.digest,
         },
     )
-
-
-def probe_version(result: ProbeResult) -> ModelVersion:
-    """Return the whole model on its way to the registry as `idl-<target>-<encoder>`."""
-    data, test, arm = result.data, result.test, result.arms[PROBE]
-    encoder, target, protocol, solution = data.encoder, data.target, data.protocol, arm.fit.solution
-    conditions = {
-        "dataset_digest": data.store.digest,
-        "split_digest": data.split.digest,
-        "protocol_digest": protocol.digest,
-        # Two targets of one name from outside do not compete.
-        **_target_tags(target),
-    }
-    tags = conditions | {
-        "dataset": data.store.name,
-        "scenes_digest": data.split.scenes_digest,
-        "kind": target.kind,
-        # Of its panels' colours, for pictures that are made with it.
-        "shown_range": ",".join(f"{end:.4g}" for end in data.limits),
-        "protocol": protocol.name,
-        "encoder": encoder.name,
-        "encoder_digest": encoder.digest,
-        "weights": encoder.origin.weights,
-        "task": encoder.origin.task,
-        "k": str(solution.k),
-        "val_loss": repr(solution.val_loss),
-        "test_loss": repr(test.pooled_loss(PROBE)),
-        "loss_over_null": repr(result.loss_over_null),
-    }
-    summary = test.sums.summary()
-    tags |= {f"test_{name}": f"{summary[name]:.6g}" for name in TAGGED if name in summary}
-    probe = linear_probe(data, arm.weights, solution.k, solution.penalty)
+    probe = linear_probe(data, arms[PROBE].weights, solution.k, solution.penalty)
     range_m = (protocol.min_depth_m, protocol.max_depth_m) if target.kind == "depth" else None
-    return ModelVersion(
+    version = ModelVersion(
         name=f"idl-{target.name}-{model_slug(encoder.name)}",
         module=DepthModel(encoder.exportable(), probe, target.decode, range_m).eval(),
         example=example(encoder),
-        description=_description(result),
-        tags=tags,
+        description=description,
+        tags={
+            **conditions,
+            **encoder_tags(encoder),
+            "dataset": store.name,
+            "scenes_digest": split.scenes_digest,
+            "kind": target.kind,
+            # Of its panels' colours, for pictures that are made with it.
+            "shown_range": ",".join(f"{end:.4g}" for end in data.limits),
+            "protocol": protocol.name,
+            "k": str(solution.k),
+            "val_loss": repr(solution.val_loss),
+            "test_loss": repr(losses[PROBE]),
+            "loss_over_null": repr(loss_over_null),
+            **{f"test_{name}": f"{summary[name]:.6g}" for name in TAGGED if name in summary},
+        },
         files={
             "probe.safetensors": probe.to_bytes(),
             "protocol.json": protocol.to_json().encode(),
             "origin.json": origin_json(encoder),
         },
-        championship=Championship(data.store.name, conditions, solution.val_loss),
+        championship=Championship(store.name, conditions, solution.val_loss),
     )
+    return Run(report, version)
+
+
+def _arms_table(arms: Mapping[str, ArmFit], losses: Mapping[str, float], test: Evaluation) -> dict[str, list[object]]:
+    rows = []
+    for name, arm in arms.items():
+        solution = arm.fit.solution
+        row = {"arm": name, "columns": solution.k + 1 if name == PROBE else len(arm.columns)}
+        row |= {key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")}
+        row["test_loss"] = losses[name]
+        rows.append(row | {f"test_{key}": value for key, value in test.arm_errors[name].items()})
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _description(
+    data: EncodedData,
+    arms: Mapping[str, ArmFit],
+    losses: Mapping[str, float],
+    smallest_k: int,
+    loss_over_null: float,
+    headline: str,
+) -> str:
+    encoder, target, protocol, fit = data.encoder, data.target, data.protocol, arms[PROBE].fit
+    unit = f" {charts.squared(target.unit)}".rstrip()
+    if target.kind == "depth" and protocol.is_native:
+        headline += f"; {protocol.name}: at native size"
+        if protocol.native_crop:
+            top, bottom, left, right = protocol.native_crop
+            headline += f", crop {top}:{bottom},{left}:{right}"
+    notes = [*data.store.notes, *filter(None, [encoder.origin.warning])]
+    return (
+        f"A linear probe on {fit.solution.k} of {encoder.channels} channels' components of **{encoder.name}** "
+        f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "
+        f"**{target.name}** on **{data.store.name}** with a test loss of {losses[PROBE]:.4g}{unit} ({headline}). "
+        f"That is {loss_over_null:.2f} times the loss of the null arm, which reads the downsampled image on the same "
+        f"{data.encoded.grid[0]} x {data.encoded.grid[1]} grid ({losses['null']:.4g}{unit}), where a constant reaches "
+        f"{losses['constant']:.4g} and position alone {losses['position']:.4g}{unit}. Of the k tried, {smallest_k} "
+        f"components are enough to come within 1 % of the best cross-validated loss "
+        f"({float(fit.curve.cv_loss.min()):.4g}{unit})."
+    ) + "".join(f"\n\n> {note}" for note in notes)
 
 
 def linear_probe(data: EncodedData, weights: Float64[Tensor, "columns out"], k: int, penalty: float) -> LinearProbe:
@@ -182,79 +216,6 @@ def linear_probe(data: EncodedData, weights: Float64[Tensor, "columns out"], k: 
     )
     basis, weights = data.encoded.basis, weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)
-
-
-def _target_tags(target: Target) -> dict[str, str]:
-    return {"target": target.name} | ({"target_identity": target.identity} if target.identity else {})
-
-
-def _loss_over_k(result: ProbeResult) -> Image:
-    target, curve = result.data.target, result.arms[PROBE].fit.curve
-    # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
-    return figures.loss_over_k(
-        curve.k[1:].tolist(),
-        curve.train_loss[1:].tolist(),
-        curve.cv_loss[1:].tolist(),
-        chosen_k=max(1, result.arms[PROBE].fit.solution.k),
-        test_loss_at_chosen=result.test.pooled_loss(PROBE),
-        arms={name: arm.fit.solution.cv_loss for name, arm in result.arms.items() if name != PROBE},
-        smallest_k_within=max(1, result.smallest_k),
-        unit=target.unit,
-        title=f"{target.name} from {result.data.encoder.name}: loss over k",
-    )
-
-
-def _arms_chart(result: ProbeResult) -> Image:
-    encoder = f"{result.data.encoder.name} ({result.data.encoder.origin.weights})"
-    labels = [encoder if name == PROBE else name for name in result.arms]
-    losses = [result.test.pooled_loss(name) for name in result.arms]
-    return figures.arms_chart(labels, losses, unit=result.data.target.unit, highlighted=encoder)
-
-
-def _curve_table(result: ProbeResult) -> Mapping[str, Sequence[object]]:
-    curve, chosen = result.arms[PROBE].fit.curve, result.arms[PROBE].fit.solution.k
-    table = {name: getattr(curve, name).tolist() for name in ("k", "penalty", "train_loss", "val_loss", "cv_loss")}
-    # The test split is read for the chosen k only.
-    return table | {"test_loss": [result.test.pooled_loss(PROBE) if k == chosen else None for k in table["k"]]}
-
-
-def _arms_table(result: ProbeResult) -> dict[str, list[object]]:
-    rows = []
-    for name, arm in result.arms.items():
-        solution = arm.fit.solution
-        row = {"arm": name, "columns": solution.k + 1 if name == PROBE else len(arm.columns)}
-        row |= {key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")}
-        row["test_loss"] = result.test.pooled_loss(name)
-        rows.append(row | {f"test_{key}": value for key, value in result.test.arm_errors[name].items()})
-    return {key: [row[key] for row in rows] for key in rows[0]}
-
-
-def _description(result: ProbeResult) -> str:
-    data, test, protocol = result.data, result.test, result.data.protocol
-    encoder, target, fit = data.encoder, data.target, result.arms[PROBE].fit
-    square = figures.squared(target.unit)
-    unit = f" {square}" if square else ""
-    # The headline is the protocol's average; the other one is among the metrics.
-    headline = quality(test.sums.summary(), target, protocol.averaging)
-    if target.kind == "depth" and protocol.is_native:
-        headline += f"; {protocol.name}: at native size"
-        if protocol.native_crop:
-            top, bottom, left, right = protocol.native_crop
-            headline += f", crop {top}:{bottom},{left}:{right}"
-    sentences = [
-        f"A linear probe on {fit.solution.k} of {encoder.channels} channels' components of **{encoder.name}** "
-        f"({encoder.origin.architecture}, weights: {encoder.origin.weights}, stride {encoder.stride}) predicts "
-        f"**{target.name}** on **{data.store.name}** with a test loss of {test.pooled_loss(PROBE):.4g}{unit} "
-        f"({headline}).",
-        f"That is {result.loss_over_null:.2f} times the loss of the null arm, which reads the downsampled image "
-        f"on the same {data.encoded.grid[0]} x {data.encoded.grid[1]} grid "
-        f"({test.pooled_loss('null'):.4g}{unit}), where a constant reaches {test.pooled_loss('constant'):.4g} "
-        f"and position alone {test.pooled_loss('position'):.4g}{unit}.",
-        f"Of the k tried, {result.smallest_k} components are enough to come within 1 % of the best "
-        f"cross-validated loss ({float(fit.curve.cv_loss.min()):.4g}{unit}).",
-    ]
-    notes = [*data.store.notes, *filter(None, [encoder.origin.warning])]
-    return " ".join(sentences) + "".join(f"\n\n> {note}" for note in notes)
 
 
 @dataclass(frozen=True)
@@ -292,7 +253,7 @@ def measurement_report(
         f"**{model.uri}**, a linear probe of {card.target} on {card.k} components of **{card.encoder}**, fitted on "
         f"{card.dataset} ({card.dataset_digest}), measured on {images} of **{store.name}** ({store.digest}), "
         f"{len(order)} images, under protocol {protocol.name} ({protocol.digest}): "
-        f"{quality(summary, target, protocol.averaging)}."
+        f"{quality(summary, target)}."
     )
     context = "testing" if part == "all" else CONTEXTS[part]
     return RunReport(
@@ -319,7 +280,7 @@ def measurement_report(
             "protocol_digest": protocol.digest,
             "split_digest": split.digest,
             # Of those that were read: the other parts leave the test images alone.
-            **(split.looks(store) if part in ("test", "all") else {}),
+            **(split.test_tags(store) if part in ("test", "all") else {}),
             "fitted_on_digest": card.dataset_digest,
             "fitted_protocol_digest": card.protocol_digest,
             "idl.version": __version__,
@@ -332,4 +293,4 @@ def _per_scene(measured: Evaluation, scenes: list[str]) -> Image:
     rmse, of_image = measured.sums.per_image()["rmse"], np.array(scenes)
     known = np.isfinite(rmse)
     names = list(dict.fromkeys(of_image[known].tolist()))
-    return figures.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])
+    return charts.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from idl import cache, figures
+from idl import cache
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation, PanelValues
 from idl.fitting import read_target
-from idl.protocol import Averaging
-from idl.report import Image
+from idl.report import Image, tiles
 from idl.targets import Target
 
 NORMALS_ERROR_DEG = 90.0
@@ -75,24 +74,23 @@ def panels(shown: Iterable[PanelValues], target: Target, limits: tuple[float, fl
 def _panel(values: PanelValues, target: Target, limits: tuple[float, float], caption: str) -> Image:
     maps = (values.rgb, values.truth, values.prediction, values.valid)
     if target.kind == "depth":
-        return figures.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
+        return tiles.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
     if target.kind == "normals":
         truth, prediction = (np.moveaxis(each, 0, -1) for each in (values.truth, values.prediction))
-        return figures.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
+        return tiles.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
     what = target.name if target.num_outputs == 1 else f"{target.name}, output 1 of {target.num_outputs}"
     error_range = (limits[1] - limits[0]) / 2
-    return figures.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
+    return tiles.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
 
 
-def quality(summary: Mapping[str, float], target: Target, averaging: Averaging) -> str:
-    """Return the metrics that say most, in the average `averaging`, in words for a bracket in a sentence."""
-    suffix, average = ("", "an image") if averaging == "image" else ("_pooled", "over all pixels")
+def quality(summary: Mapping[str, float], target: Target) -> str:
+    """Return the metrics that say most, averaged over images, in words for a bracket in a sentence."""
     if target.kind == "normals":
-        return f"mean angle {summary['angle_mean_deg' + suffix]:.1f}° {average}"
-    rmse, r2 = summary["rmse" + suffix], summary["r2"]
+        return f"mean angle {summary['angle_mean_deg']:.1f}° an image"
+    rmse, r2 = summary["rmse"], summary["r2"]
     if target.kind == "field":
-        return f"RMSE {' '.join(filter(None, (f'{rmse:.4g}', _unit(target))))} {average}, R² {r2:.3f}"
-    return f"RMSE {rmse:.3f} m {average}, δ<1.25 {summary['delta1' + suffix]:.3f}, R² {r2:.3f}"
+        return f"RMSE {f'{rmse:.4g} {_unit(target)}'.strip()} an image, R² {r2:.3f}"
+    return f"RMSE {rmse:.3f} m an image, δ<1.25 {summary['delta1']:.3f}, R² {r2:.3f}"
 
 
 def per_image_table(store: Store, order: Sequence[int], test: Evaluation) -> dict[str, list[object]]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from idl import figures
 from idl.evaluate import ShownImages
 from idl.fitting import with_offset
 from idl.probes.gradient_fit import TrainResult
-from idl.report import Image, Run, RunReport
+from idl.report import Image, Run, RunReport, charts, tiles
 from idl.report.encoder import run_tags
 from idl.report.probe import linear_probe
 from idl.sweep.search import Search, SweepTrial, TrainingData
@@ -34,7 +33,7 @@ class TrialPages:
             stage: ShownImages.of(each.encoded, each.target, NUM_SHOWN) for stage, each in data.encoded.items()
         }
         self._sheets = {
-            stage: figures.trial_sheet(shown.rgb, shown.truth, shown.valid, data.encoded[stage].limits)
+            stage: tiles.trial_sheet(shown.rgb, shown.truth, shown.valid, data.encoded[stage].limits)
             for stage, shown in self._shown.items()
         }
 
@@ -44,10 +43,10 @@ class TrialPages:
         for stage in dict.fromkeys(trial.stage for trial, _ in batch):
             here = [each for each in batch if each[0].stage == stage]
             weights = [with_offset(result.weights, self._data.sets[stage].train) for _, result in here]
-            encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, figures.TILE_SIDE)
+            encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, tiles.TILE_SIDE)
             for (trial, result), of_target, prediction in zip(here, weights, shown, strict=True):
                 title = f"trial {trial.number}: k {trial.trial.k}, lr {trial.trial.lr:.2g}, loss {trial.val_loss:.4g}"
-                sheet = figures.with_predictions(self._sheets[stage], prediction, encoded.limits, title)
+                sheet = tiles.with_predictions(self._sheets[stage], prediction, encoded.limits, title)
                 penalty = trial.trial.weight_decay * of_target.shape[1] / 2
                 files = {
                     "probe.safetensors": linear_probe(encoded, of_target, trial.trial.k, penalty).to_bytes(),
@@ -85,12 +84,12 @@ def search_report(search: Search) -> RunReport:
     importances = importances_of(search.study.trials()[: len(trials)])
     best = min(trials, key=lambda trial: trial.val_loss)
     outcomes, losses = [trial.outcome for trial in trials], [trial.val_loss for trial in trials]
-    unit = figures.squared(search.data.encoded[best.stage].target.unit)
+    unit = charts.squared(search.data.encoded[best.stage].target.unit)
     measure = ", ".join(filter(None, ("validation loss", unit)))
     ks, rates = [trial.trial.k for trial in trials], [trial.trial.lr for trial in trials]
     pictures = {
-        "sweep/history.png": figures.search_history(losses, measure, f"Study {name}"),
-        "sweep/k_and_lr.png": figures.search_plane(ks, rates, losses, measure),
+        "sweep/history.png": charts.search_history(losses, measure, f"Study {name}"),
+        "sweep/k_and_lr.png": charts.search_plane(ks, rates, losses, measure),
     }
     placed = "" if best.stage is None else f"stage {best.stage}, "
     searched = ", ".join(f"{option} {text}" for option, text in search.space.searched().items())
@@ -100,7 +99,7 @@ def search_report(search: Search) -> RunReport:
         f"{f'{best.val_loss:.4g} {unit}'.strip()}. Searched: {searched}."
     )
     if importances:
-        pictures["sweep/importance.png"] = figures.importance_chart([*importances], [*importances.values()])
+        pictures["sweep/importance.png"] = charts.importance_chart([*importances], [*importances.values()])
         ranked = sorted(importances.items(), key=lambda each: -each[1])
         description += f" What mattered: {', '.join(f'{each} {100 * share:.0f} %' for each, share in ranked)}."
     rows = [{"number": each.number, **_params(each), "outcome": each.outcome, **_metrics(each)} for each in trials]

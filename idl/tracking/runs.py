@@ -127,7 +127,7 @@ def count_test_readers(scenes: str) -> int:
     """Return how many runs of this tracking store, in all experiments, tested one of these scenes or were about to.
 
     It counts whatever the resolution, the range of depth and the split were, and as crops or whole.
-    scenes: the tag `test_scenes` of `Split.looks`.
+    scenes: the tag `test_scenes` of `Split.test_tags`.
     """
     import mlflow
     from mlflow.entities import ViewType

@@ -22,8 +22,8 @@ from idl.encoders.autoencoder import (
 )
 from idl.encoders.base import seeded
 from idl.errors import InputError
-from idl.figures import recognised, reconstructions
 from idl.report import Image
+from idl.report.tiles import recognised, reconstructions
 from idl.training.images import Batch
 
 Forward = Callable[[Tensor], Tensor]

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from idl import figures
-from idl.report import RunReport
+from idl.report import RunReport, charts, tiles
 from idl.report.dataset import CONTEXTS, dataset_inputs
 from idl.report.encoder import model_slug
 from idl.verdict.baselines import COMMON_NULL, NULL, PIXELS, TRAINED, ArmsAtK
@@ -86,7 +85,7 @@ def summary(study: Study, cues: Sequence[CueTable | None]) -> str:
     rows: list[Sequence[str]] = [("encoder, k", "test loss", "interval", "/ null", "/ common null", "/ pixels")]
     for question, verdict in study.answers:
         mse = {arm.name: arm.mse for arm in verdict.described.arms}
-        loss, unit = mse[TRAINED], figures.squared(study.results[question.encoder].unit)
+        loss, unit = mse[TRAINED], charts.squared(study.results[question.encoder].unit)
         ratios = (
             f"{loss.estimate / mse[name].estimate:.3f}" if name in mse and mse[name].estimate > 0 else "-"
             for name in (NULL, COMMON_NULL, PIXELS)
@@ -127,7 +126,7 @@ def with_answers(report: RunReport, study: Study, test_reads: int, slugs: Sequen
         "dataset": store.name,
         "dataset_digest": store.digest,
         "split_digest": split.digest,
-        **split.looks(store),
+        **split.test_tags(store),
         "target": plan.probe.target,
     }
     for question, verdict in study.answers:
@@ -186,7 +185,7 @@ def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -
     is_open = not table.leads or table.named(Reading.UNDECIDED)
     images = {}
     if table.examples:
-        images[f"cues/{model_slug(table.encoder)}_examples.png"] = figures.cue_strip(
+        images[f"cues/{model_slug(table.encoder)}_examples.png"] = tiles.cue_strip(
             ["clean", *(edit.name for edit in table.edits)],
             [example.name for example in table.examples],
             [example.rgb for example in table.examples],

@@ -12,9 +12,9 @@ from importlib.metadata import version
 import numpy as np
 
 from idl import __version__
-from idl.figures import PanelParts, panel_parts
 from idl.probes.exact import Solution
 from idl.report import Image
+from idl.report.tiles import PanelParts, panel_parts
 from idl.targets import Target, target
 from idl.verdict.baselines import CONSTANT, JOINT, PIXELS, TRAINED, ArmsResult
 from idl.verdict.cues import CueTable

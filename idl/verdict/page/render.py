@@ -17,9 +17,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image as Pillow
 
-from idl.figures import squared
-from idl.figures.canvas import ticks
 from idl.report import Image
+from idl.report.canvas import ticks
+from idl.report.charts import squared
 from idl.verdict.intervals import Interval
 from idl.verdict.page.content import Answer, EncoderPart, PageContent
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from idl.errors import InputError
-from idl.figures.canvas import (
+from idl.report.canvas import (
     ANGLE_MAP,
     DEPTH_MAP,
     ERROR_MAP,

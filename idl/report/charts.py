@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from idl.figures.canvas import Rgb, ticks
+from idl.report.canvas import Rgb, ticks
 
 INK, FAINT, RULE = "#212529", "#6c757d", "#dee2e6"
 ACCENT, SECOND, MUTED = "#31688e", "#d08c60", "#adb5bd"
