@@ -161,7 +161,7 @@ def test_random_weights_are_said_everywhere(
 def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
     assert "warning: " in (err := capfd.readouterr().err)
-    assert "Is it in metres?" in err
+    assert "expected 0.1 to 100 m. Pass depth_scale=" in err
 
 
 def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) -> None:

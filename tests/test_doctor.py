@@ -117,13 +117,11 @@ def test_bgr_is_doubted_and_grey_is_left_open() -> None:
     assert findings(grey)["channel order"].level == "note"
 
 
-def test_millimetres_are_doubted_with_what_would_fit() -> None:
+def test_a_doubtful_unit_is_said_once_and_is_bad_where_no_depth_is_in_the_range() -> None:
     millimetres = pictures(lambda rgb, depth_m, valid: (rgb, depth_m * 1000, valid))
-    found = findings(millimetres)
-    assert (found["units"].level, found["depth range"].level) == ("doubt", "doubt")
-    assert "Divided by 1000 it would fit" in found["units"].advice
-    # Read with 1 unit per metre where there are 1000.
-    assert "1000 or 5000 would fit" in findings(millimetres, replace(EXPECTED, depth_scale=1.0))["units"].advice
+    assert [each.level for check, each in findings(millimetres).items() if check in ("units", "depth range")] == ["bad"]
+    assert "Divided by 1000" in findings(millimetres)["units"].advice
+    assert findings(pictures(), replace(EXPECTED, median_m=(20, 100)))["units"].level == "doubt"
 
 
 def test_holes() -> None:
@@ -131,7 +129,7 @@ def test_holes() -> None:
     filled = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.ones_like(valid)))
     assert [findings(filled, each)["holes"].level for each in (sensor, EXPECTED)] == ["doubt", "ok"]
     sparse = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.random.default_rng(0).random(valid.shape) < 0.2))
-    assert "80% of the pixels" in findings(sparse, sensor)["holes"].found
+    assert "79.8% of the pixels" in findings(sparse, sensor)["holes"].found
     empty = findings(pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.zeros_like(valid)), num=3), sensor)
     assert "3 images, the first 0" in empty["holes"].found
     assert empty["units"].level == "bad"
@@ -317,18 +315,29 @@ def test_a_folder_and_what_is_in_no_pair(tmp_path: Path) -> None:
     assert set(levels(found).values()) <= {"ok", "note"}
     assert (found.num_images, found.num_looked_at) == (60, 24)
     Image.new("RGB", (40, 48)).save(tmp_path / "walk/alone.png")
-    assert "without depth: alone.png" in text(diagnose(config), "images alone")
+    assert "in no pair: alone.png" in text(diagnose(config), "other pictures")
     (tmp_path / "walk/rgb/0000.png").write_bytes(b"nothing")
     assert "1 of 24 images cannot be read" in diagnose(config).reason
     (tmp_path / "walk/depth/0001.png").unlink()
-    assert "without depth: 2 images" in text(diagnose(config), "images alone")
+    assert "without depth: rgb/0001.png" in text(diagnose(config), "images alone")
 
 
-def test_a_folder_in_other_units(tmp_path: Path) -> None:
-    write_pairs(tmp_path, num=30, scale=5000)
-    found = diagnose(DatasetConfig("folder", str(tmp_path), depth_scale=10.0))
-    assert "5000" in text(found, "units")
-    assert levels(found)["units"] == "doubt"
+@pytest.mark.parametrize(("scale", "reason"), [(10.0, "none of it between"), (1000.0, "")])
+def test_doctor_says_of_units_what_the_run_says(tmp_path: Path, scale: float, reason: str) -> None:
+    """Of 5000 a metre: read as 10, none is in the range, and prepare refuses it; read as 1000, it may be metres."""
+    write_pairs(tmp_path / "walk", num=30, scale=5000)
+    config = DatasetConfig("folder", str(tmp_path / "walk"), depth_scale=scale)
+    found = diagnose(config)
+    assert reason in found.reason
+    assert bool(reason) == bool(found.reason)
+    if reason:
+        with pytest.raises(InputError) as refused:
+            open_store(config, tmp_path)
+        # The medians differ: each looks at a sample of its own.
+        for words in ("none of it between 0.001 and 10 m", "Pass depth_scale=5000."):
+            assert words in text(found, "units")
+            assert words in str(refused.value)
+        assert "depth range" not in levels(found)
 
 
 def test_a_store_and_a_damaged_one(tmp_path: Path) -> None:

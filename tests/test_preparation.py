@@ -118,7 +118,7 @@ def test_images_without_a_valid_pixel_are_left_out_and_counted(tmp_path: Path) -
 
 def test_a_doubtful_unit_is_said(tmp_path: Path) -> None:
     store = prepare(PlantedReader(plausible_median_m=(20, 100)), PROTOCOL, tmp_path / "far")
-    assert any("median depth is 2.5" in note and "depth_scale" in note for note in store.notes)
+    assert any("median depth 2.5" in note and "expected 20 to 100 m" in note for note in store.notes)
     assert not prepare(PlantedReader(), PROTOCOL, tmp_path / "near").notes
 
 

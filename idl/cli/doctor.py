@@ -24,6 +24,7 @@ class DoctorSettings:
         only=(
             *("dataset", "data", "depth_scale", "depth_format", "invalid_values", "scene"),
             *("layout", "pairs", "rgb_pattern", "depth_pattern", "subset", "depths"),
+            *("min_valid_share", "min_depth", "max_depth"),
         ),
     )
     sample: int = setting(SAMPLE, "Images whose pixels are read, spread over all; 0: all.", at_least=0)

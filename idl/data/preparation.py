@@ -26,6 +26,7 @@ from idl.data.files import shortened
 from idl.data.images import within_range
 from idl.data.reader import Reader, Sample
 from idl.data.store import RENDERED_VERSION, STORE_VERSION, TEXTS, Store, dataset_of
+from idl.data.units import doubt_units
 from idl.errors import InputError, disk_full_reported
 from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
@@ -307,13 +308,10 @@ def _notes(reader: Reader, protocol: Protocol, images: Sequence[_Image], num_ski
     if native_shares:
         cell_share = float(np.mean([image.cell_share for image in images]))
         notes += sparse_truth(cell_share, float(np.mean(native_shares)), protocol)
-    median_m = float(np.median([image.median_m for image in images]))
-    low, high = reader.plausible_median_m
-    if not low <= median_m <= high:
-        notes.append(
-            f"{reader.source}: the median depth is {median_m:.3g} m, expected {low:g} to {high:g} m. "
-            "Is it in metres? Where it is integers, pass depth_scale= in units per metre."
-        )
+    # A folder has looked at its maps as they are stored, and says so in its own notes.
+    if not hasattr(reader, "doubt_units"):
+        doubt = doubt_units([(0, image.median_m, image.far_m) for image in images], reader.plausible_median_m)
+        notes += [f"{reader.source}: {doubt}"] if doubt else []
     return notes
 
 

@@ -21,20 +21,25 @@ class UnitsDoubt:
     remedy: str
     is_fatal: bool = False
 
+    def __str__(self) -> str:
+        """Both, in one line."""
+        return f"{self.problem}. {self.remedy}"
+
 
 def doubt_units(
     depths_m: Sequence[tuple[float, float, float]],
     plausible_m: tuple[float, float],
     range_m: tuple[float, float] | None = None,
     *,
-    depth_scale: float = 0.0,
+    depth_scale: float | None = None,
     is_rotated: bool = False,
 ) -> UnitsDoubt | None:
     """Return why the depth of a sample of images is hardly metres; None where it may be.
 
     depths_m: least, median and greatest valid depth of each image that has any, as read. plausible_m: between which
     the median image's median lies. range_m: of valid truth; None: any. depth_scale: units per metre that integers were
-    read with; 0: the maps are floats. is_rotated: `is_rotated` holds of the integers, which were not read as such.
+    read with; 0: the maps are floats; None: the dataset is read without one. is_rotated: `is_rotated` holds of the
+    integers, which were not read as such.
     """
     if not depths_m:
         problem, remedy = "no measured image has a valid depth", "Check the mask, and which values mean missing."
@@ -53,8 +58,12 @@ def doubt_units(
     # Floats come in metres, millimetres or centimetres.
     scales = [scale for scale in (SCALES if depth_scale else (1000.0, 100.0)) if scale != now]
     fits = [f"{scale:g}" for scale in scales if max(low, kept_m[0]) <= median_m * now / scale <= min(high, kept_m[1])]
-    remedy = f"Pass depth_scale={fits[0]}" if fits else "Look at it: which unit is it in?"
-    remedy += f" (or {', '.join(fits[1:])})." if fits[1:] else "." if fits else ""
+    if not fits:
+        remedy = "Look at it: which unit is it in?"
+    elif depth_scale is None:
+        remedy = f"Divided by {' or '.join(fits)} it would fit: write it in metres."
+    else:
+        remedy = f"Pass depth_scale={fits[0]}" + (f" (or {', '.join(fits[1:])})." if fits[1:] else ".")
     return UnitsDoubt(problem, remedy, is_outside)
 
 

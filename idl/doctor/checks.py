@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from idl.data.images import repeats
+from idl.data.preparation import sparse_truth
 from idl.data.reader import Native
 from idl.data.splits import AUTO, SPLITS, split_by_scene, uses_published
-from idl.data.units import SCALES
+from idl.data.units import UnitsDoubt, doubt_units
 from idl.doctor.findings import Finding, several
 from idl.doctor.registration import Fit, best_fit, registration
 from idl.errors import InputError
@@ -36,15 +37,14 @@ class Expected:
 
     median_m: between which the median depth of the images lies, metres. range_m: nearest and farthest depth of the
     sensor; None: the protocol's. size: (height, width) as published. crop: (top, bottom, left, right) that the reader
-    keeps. depth_scale: units a metre that integer maps are read with; 0: they hold metres. has_holes: a sensor's map
-    has some. has_frame: of white, as published. has_colours: channels are worth a guess at their order.
+    keeps. has_holes: a sensor's map has some. has_frame: of white, as published. has_colours: channels are worth a
+    guess at their order.
     """
 
     median_m: tuple[float, float]
     range_m: tuple[float, float] | None = None
     size: tuple[int, int] | None = None
     crop: tuple[int, int, int, int] | None = None
-    depth_scale: float = 0.0
     has_holes: bool = False
     has_frame: bool = False
     has_colours: bool = True
@@ -58,6 +58,7 @@ class Measured:
     nan where none is valid. frame: pixels of white at the top, bottom, left and right.
     warmth: (red - blue) / (red + blue) of the lower two thirds, where they are not white. spread: standard deviation
     of the grey values. fit: how the depth's edges fit the image's best; None where it cannot be told.
+    truth: shares of the protocol's cells and of the native pixels that are truth; None where that is not known.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Measured:
     warmth: float
     spread: float
     fit: Fit | None
+    truth: tuple[float, float] | None = None
 
 
 def measure(
@@ -103,16 +105,25 @@ def sample_of(num_images: int, sample: int) -> tuple[int, ...]:
 
 
 def measure_sample(
-    native: Callable[[int], Native], names: Sequence[str], indices: Sequence[int], progress: Progress
+    native: Callable[[int], Native],
+    truth: Callable[[int], tuple[float, float] | None],
+    names: Sequence[str],
+    indices: Sequence[int],
+    progress: Progress,
 ) -> tuple[list[Measured], list[Finding]]:
-    """Return the images measured, and which of them cannot be read. native: raises InputError for these."""
+    """Return the images measured, and which of them cannot be read.
+
+    native: reads an image as it was taken; truth: returns what `Measured.truth` is. Both raise InputError where an
+    image cannot be read.
+    """
     measured: list[Measured] = []
     refused: list[str] = []
     with progress("measure", len(indices)) as advance:
         for index in indices:
             try:
                 read = native(index)
-                measured.append(measure(names[index], read.image, read.depth_m, read.valid))
+                image = measure(names[index], read.image, read.depth_m, read.valid)
+                measured.append(replace(image, truth=truth(index)))
             except InputError as error:
                 refused.append(str(error))
             advance(1)
@@ -122,21 +133,23 @@ def measure_sample(
     return measured, [Finding("reading", "bad", f"{count}{refused[0]}")]
 
 
-def scenes(image_scenes: Sequence[str], more: str = "") -> Finding:
-    """Return how many scenes there are, and of how many images. more: words behind it."""
+def scenes_and_split(
+    image_scenes: Sequence[str], is_sequential: bool, sides: Sequence[str] = (), more: str = ""
+) -> list[Finding]:
+    """Return how many scenes there are, and whether training, validation and test images can be had of them.
+
+    more: words behind the scenes.
+    """
     counts = Counter(image_scenes).values()
     sizes = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    return Finding("scenes", "ok", f"{len(counts)}, of {sizes} image{'s' if max(counts) > 1 else ''} each{more}")
-
-
-def split(image_scenes: Sequence[str], is_sequential: bool, sides: Sequence[str] = ()) -> Finding:
-    """Return whether training, validation and test images can be had, no scene in two of them."""
+    found = [Finding("scenes", "ok", f"{len(counts)}, of {sizes} image{'s' if max(counts) > 1 else ''} each{more}")]
     try:
-        found = split_by_scene(image_scenes, is_sequential=is_sequential, sides=sides)
+        split = split_by_scene(image_scenes, is_sequential=is_sequential, sides=sides)
     except InputError as error:
-        return Finding("split", "bad", str(error))
-    counts = ", ".join(f"{len(found.indices[name])} {name}" for name in SPLITS)
-    return Finding("split", "ok", f"{counts}; {'as published' if uses_published(AUTO, sides) else 'by scene, 11:2:3'}")
+        return [*found, Finding("split", "bad", str(error))]
+    counted = ", ".join(f"{len(split.indices[name])} {name}" for name in SPLITS)
+    rule = "as published" if uses_published(AUTO, sides) else "by scene, 11:2:3"
+    return [*found, Finding("split", "ok", f"{counted}; {rule}")]
 
 
 def repeated(
@@ -160,16 +173,15 @@ def repeated(
             return None
 
     pairs = list(repeats(read, range(len(names)), progress, "repeats"))
-    unread = several([refused[index] for index in sorted(refused)], "images cannot be read") if refused else ""
-    bad = [Finding("all images", "bad", unread)] if unread else []
+    unread = [refused[index] for index in sorted(refused)]
+    bad = [Finding("all images", "bad", several(unread, "images cannot be read"))] if unread else []
     counted = f"all {len(names) - len(refused)} images"
     if not pairs:
         return [Finding("repeats", "ok", f"none among {counted}: no two are equal pixel for pixel"), *bad]
     across = [pair for pair in pairs if image_scenes[pair[0]] != image_scenes[pair[1]]]
     # Those that matter are named.
-    shown = (across or pairs)[:_MOST_NAMED]
-    examples = ", ".join(f"{names[index]} is {names[first]}" for index, first in shown)
-    examples += ", ..." if len(across or pairs) > len(shown) else ""
+    shown = [f"{names[index]} is {names[first]}" for index, first in across or pairs]
+    examples = ", ".join([*shown[:_MOST_NAMED], *(["..."] if len(shown) > _MOST_NAMED else [])])
     number = f"{len(pairs)} of {counted} {'is' if len(pairs) == 1 else 'are'}, pixel for pixel, an earlier one"
     if not across:
         told = f"{number} of the same scene: {examples}"
@@ -181,17 +193,26 @@ def repeated(
     return [Finding("repeats", "doubt", told, advice), *bad]
 
 
-def of_images(images: Sequence[Measured], protocol: Protocol, expected: Expected) -> list[Finding]:
-    """Return what images together tell: sizes, units, range and holes of depth, frame, colours, registration."""
+def of_images(
+    images: Sequence[Measured],
+    protocol: Protocol,
+    expected: Expected,
+    doubt: Callable[[], UnitsDoubt | None] | None = None,
+) -> list[Finding]:
+    """Return what images together tell: sizes, units, range and holes of depth, frame, colours, registration.
+
+    doubt: what the reader itself says of the units of these images.
+    """
     if not images:
         return []
     kept_m = (protocol.min_depth_m, protocol.max_depth_m)
+    depths_m = [image.depth_m for image in images if image.valid_share > 0]
+    doubtful = doubt() if doubt else doubt_units(depths_m, expected.median_m, kept_m)
     return [
         _blank(images),
         _resolution(images, expected.size),
-        _units(images, expected.median_m, expected.depth_scale),
-        _depth_range(images, expected.range_m or kept_m, kept_m),
-        _holes(images, expected.has_holes),
+        *_depths(depths_m, doubtful, expected.range_m or kept_m, kept_m),
+        _holes(images, expected.has_holes, protocol),
         _white_frame(images, expected.crop, expected.has_frame),
         *([_channel_order(images)] if expected.has_colours else []),
         registration([image.fit for image in images], max(images[0].size)),
@@ -208,62 +229,54 @@ def _blank(images: Sequence[Measured]) -> Finding:
 
 def _resolution(images: Sequence[Measured], published: tuple[int, int] | None) -> Finding:
     sizes = Counter(image.size for image in images)
-    counts = [f" ({count})" if len(sizes) > 1 else "" for _, count in sizes.most_common(4)]
-    sizes_told = [f"{height} x {width}" for (height, width), _ in sizes.most_common(4)]
-    told = ", ".join(size + count for size, count in zip(sizes_told, counts, strict=True))
+    (height, width), _ = sizes.most_common(1)[0]
     if len(sizes) > 1:
+        told = ", ".join(f"{height} x {width} ({count})" for (height, width), count in sizes.most_common(4))
         advice = "Each is resized to the protocol's; is this one camera?"
         return Finding("resolution", "doubt", f"several sizes: {told}", advice)
-    if published is not None and published not in sizes:
-        told = f"{told}, published {published[0]} x {published[1]}"
+    if published not in (None, (height, width)):
+        told = f"{height} x {width}, published {published[0]} x {published[1]}"
         return Finding("resolution", "doubt", told, "Resized before?")
-    return Finding("resolution", "ok", f"{told} pixels")
+    return Finding("resolution", "ok", f"{height} x {width} pixels")
 
 
-def _units(images: Sequence[Measured], plausible_m: tuple[float, float], depth_scale: float) -> Finding:
-    medians = [image.depth_m[1] for image in images if image.valid_share > 0]
-    if not medians:
-        told = "no measured image has a valid depth"
-        return Finding("units", "bad", told, "Check the mask, and which values mean missing.")
-    median, (low, high) = float(np.median(medians)), plausible_m
-    if low <= median <= high:
-        return Finding("units", "ok", f"metres: median depth {median:.3g} m")
-    others = [scale for scale in SCALES if depth_scale and scale != depth_scale]
-    likely = [f"{scale:g}" for scale in others if low <= median * depth_scale / scale <= high]
-    advice = f"Pass --depth-scale; {' or '.join(likely)} would fit." if likely else "In other units?"
-    if not depth_scale and low <= median / 1000 <= high:
-        advice = "Divided by 1000 it would fit: are these millimetres?"
-    return Finding("units", "doubt", f"median depth {median:.3g} m, expected {low:g} to {high:g} m", advice)
-
-
-def _depth_range(images: Sequence[Measured], sensor_m: tuple[float, float], kept_m: tuple[float, float]) -> Finding:
-    known = [image.depth_m for image in images if image.valid_share > 0]
-    if not known:
-        return Finding("depth range", "note", "no valid depth")
-    low, high = min(depth[0] for depth in known), max(depth[2] for depth in known)
-    told = f"{low:.3g} to {high:.3g} m"
+def _depths(
+    depths_m: Sequence[tuple[float, float, float]],
+    doubt: UnitsDoubt | None,
+    sensor_m: tuple[float, float],
+    kept_m: tuple[float, float],
+) -> list[Finding]:
+    """Return what is said of the units and, where these are not in doubt, of the range."""
+    if doubt is not None:
+        return [Finding("units", "bad" if doubt.is_fatal else "doubt", doubt.problem, doubt.remedy)]
+    low, median, high = np.min(depths_m, axis=0)[0], np.median(depths_m, axis=0)[1], np.max(depths_m, axis=0)[2]
+    units, told = Finding("units", "ok", f"metres: median depth {median:.3g} m"), f"{low:.3g} to {high:.3g} m"
     # A twentieth more: published ranges are rounded.
     if low < sensor_m[0] / 1.05 or high > sensor_m[1] * 1.05:
         told = f"{told}, expected {sensor_m[0]:g} to {sensor_m[1]:g} m"
-        return Finding("depth range", "doubt", told, "Spurious values, or other units?")
+        return [units, Finding("depth range", "doubt", told, "Spurious values?")]
     if high > kept_m[1]:
         told = f"{told}; beyond {kept_m[1]:g} m it is left out"
-        return Finding("depth range", "note", told, "Pass --max-depth to probe, to keep more.")
-    return Finding("depth range", "ok", told)
+        return [units, Finding("depth range", "note", told, "Pass a larger --max-depth, to keep more.")]
+    return [units, Finding("depth range", "ok", told)]
 
 
-def _holes(images: Sequence[Measured], are_expected: bool) -> Finding:
+def _holes(images: Sequence[Measured], are_expected: bool, protocol: Protocol) -> Finding:
     empty = [image.name for image in images if not image.valid_share]
-    share = 1 - float(np.mean([image.valid_share for image in images]))
-    told = f"{share:.0%} of the pixels have no depth"
     if empty:
         return Finding("holes", "doubt", f"without any valid depth: {several(empty, 'images')}", "They are left out.")
+    truth = [image.truth for image in images if image.truth]
+    cell_share, native_share = np.mean(truth, axis=0).tolist() if truth else (1.0, 0.0)
+    for sparse in sparse_truth(cell_share, native_share, protocol):
+        return Finding("holes", "doubt", sparse)
+    share = 1 - float(np.mean([image.valid_share for image in images]))
+    told = f"{share:.1%} of the pixels have no depth" if share else "none"
     if share > 0.5:
         return Finding("holes", "doubt", told, "Check the mask, and which values mean missing.")
     if are_expected and not share:
         told = "none, a sensor's depth has some: was it filled in, guided by the image?"
         return Finding("holes", "doubt", told, "A probe would find again what the filling put there.")
-    return Finding("holes", "ok", f"{share:.1%} of the pixels have no depth" if share else "none")
+    return Finding("holes", "ok", told)
 
 
 def _white_frame(images: Sequence[Measured], crop: tuple[int, int, int, int] | None, is_expected: bool) -> Finding:

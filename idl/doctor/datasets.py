@@ -1,37 +1,43 @@
 """Each kind of dataset on disk: its files, its layout and published counts, and what its images tell."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from idl.data.datasets import DatasetConfig, reader
-from idl.data.diode import NEEDED, PLAUSIBLE_MEDIAN_M, SIDES, STORED_AXES, DiodeReader, axes_by_depth, read_frame
+from idl.data.diode import NEEDED, STORED_AXES, Axes, DiodeReader, axes_by_depth, read_frame
 from idl.data.download import PUBLISHED, Remote, md5_of
 from idl.data.files import walk
 from idl.data.folder import FolderReader
-from idl.data.images import PICTURE_SUFFIXES
+from idl.data.images import PICTURE_SUFFIXES, within_range
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
 from idl.data.reader import Native
 from idl.data.store import Store
-from idl.doctor.checks import Expected, Measured, measure, measure_sample, of_images, repeated, sample_of, scenes, split
+from idl.data.units import UnitsDoubt
+from idl.doctor.checks import (
+    Expected,
+    Measured,
+    measure,
+    measure_sample,
+    of_images,
+    repeated,
+    sample_of,
+    scenes_and_split,
+)
 from idl.doctor.findings import Diagnosis, Finding, several
 from idl.errors import InputError
 from idl.progress import Progress
 from idl.protocol import Protocol
 
 # Metres; wider than any camera's.
-_FOLDER = Expected(median_m=(0, 0), range_m=(0.01, 655.0))
-# What a Kinect of the first kind measures, as the dataset's range.
-_NYU = Expected(median_m=(0, 0), range_m=(0.4, 10.0), size=(480, 640), has_frame=True)
+_FOLDER_RANGE_M, _ANY_M = (0.01, 655.0), (0.0, float("inf"))
 _NYU_IMAGES, _NYU_SCENES, _NYU_SIDES = 1449, 464, {"train": 795, "test": 654}
 # In-painting fills all that the sensor left open: so many images are compared.
 _NUM_COMPARED = 3
-# From the shortest to the longest that the scanner measured.
-_DIODE = Expected(PLAUSIBLE_MEDIAN_M, range_m=(0.6, 350.0), size=(768, 1024), has_holes=True)
 _DIODE_FRAMES = {
     ("train", "indoors"): 8_574,
     ("train", "outdoor"): 16_884,
@@ -41,60 +47,74 @@ _DIODE_FRAMES = {
 _DIODE_LISTED = 612
 # Frames whose normals are held against their depth: 24 readings of each.
 _MOST_NORMALS = 8
-# Of a dataset whose sensor is not known.
-_STORE_MEDIAN_M = (0.1, 200.0)
 # A room takes a second.
 _MOST_ROOMS = 2
 
 
+def _examine(
+    dataset: FolderReader | NyuReader | DiodeReader,
+    expected: Expected,
+    sample: int,
+    progress: Progress,
+    *,
+    more: str = "",
+    doubt: Callable[[Sequence[int]], UnitsDoubt | None] | None = None,
+) -> tuple[list[Finding], list[int]]:
+    """Return what the images of a dataset tell, and which of them were measured.
+
+    more: words behind the scenes. doubt: what the reader says of the units of some images.
+    """
+    protocol, groups = dataset.protocol, dataset.groups
+    names, image_scenes = [group.names[0] for group in groups], [group.scene for group in groups]
+
+    def truth(index: int) -> tuple[float, float] | None:
+        (prepared,) = dataset.read(index)
+        cells = within_range(prepared.depth_m, prepared.valid, protocol)[1]
+        return (float(cells.mean()), prepared.native_share or 0.0) if cells.any() else None
+
+    indices = sample_of(len(groups), sample)
+    images, refused = measure_sample(dataset.native, truth, names, indices, progress)
+    read = {image.name for image in images}
+    measured = [index for index in indices if names[index] in read]
+    sides = [dataset.side(index) for index in range(len(groups))]
+    return [
+        *scenes_and_split(image_scenes, dataset.is_sequential, sides, more),
+        *refused,
+        *repeated(dataset.rgb, names, image_scenes, progress),
+        *of_images(images, protocol, expected, partial(doubt, measured) if doubt else None),
+    ], measured
+
+
 def examine_folder(config: DatasetConfig, sample: int, checksums: bool, progress: Progress) -> Diagnosis:
     """Examine the pairs, and name images that are in none."""
-    root = Path(config.data).expanduser()
+    root = Path(config.data or config.pairs).expanduser()
     try:
         dataset = reader(config)
         assert isinstance(dataset, FolderReader)
-        groups = dataset.groups
+        num = len(dataset.groups)
     except InputError as error:
         return Diagnosis("folder", str(root), 0, 0, (Finding("pairs", "bad", str(error)),))
-    names, image_scenes = [group.names[0] for group in groups], [group.scene for group in groups]
-    images, refused = measure_sample(dataset.native, names, sample_of(len(groups), sample), progress)
-    is_integer = any(pair.depth.suffix == ".png" for pair in dataset.pairs)
-    expected = replace(
-        _FOLDER, median_m=dataset.plausible_median_m, depth_scale=dataset.integer_scale if is_integer else 0.0
-    )
-    found = [
-        Finding("pairs", "ok", f"{len(groups)} of RGB and depth"),
-        *_alone(dataset),
-        scenes(image_scenes, ", consecutive frames" if dataset.is_sequential else ""),
-        split(image_scenes, dataset.is_sequential),
-        *refused,
-        *repeated(dataset.rgb, names, image_scenes, progress),
-        *of_images(images, config.build_protocol(), expected),
-    ]
-    return Diagnosis("folder", str(root), len(groups), len(images), tuple(found))
-
-
-def _alone(dataset: FolderReader) -> Sequence[Finding]:
-    """Images that are in no pair: the reader passes over them without a word."""
-    root, paired = dataset.root, {pair.rgb for pair in dataset.pairs}
-    alone = [
-        str(path)
-        for path in map(Path, walk(root))
-        if path.suffix.lower() in PICTURE_SUFFIXES and root / path not in paired
-        # Maps, which are pictures too.
-        if not {"depth", "mask"} & set(path.parts[:-1])
-        if not path.stem.endswith(("_depth", "_mask"))
-    ]
-    if not alone:
-        return ()
-    return (Finding("images alone", "doubt", f"without depth: {several(alone, 'images')}", "They are not read."),)
+    expected = Expected(dataset.plausible_median_m, _FOLDER_RANGE_M)
+    more = ", consecutive frames" if dataset.is_sequential else ""
+    found, measured = _examine(dataset, expected, sample, progress, more=more, doubt=dataset.doubt_units)
+    layout = "" if dataset.layout_name == "plain" else f", read as {dataset.layout_name}"
+    pairs = [Finding("pairs", "ok", f"{num} of RGB and depth{layout}")]
+    if dataset.alone:
+        told = f"without depth: {several(dataset.alone, 'images')}"
+        pairs.append(Finding("images alone", "doubt", told, "They are not read."))
+    used = {root / name for name in dataset.alone}
+    used |= {path for pair in dataset.pairs for path in (pair.rgb, pair.depth, pair.mask) if path}
+    others = [name for name in walk(root) if Path(name).suffix.lower() in PICTURE_SUFFIXES and root / name not in used]
+    if others:
+        pairs.append(Finding("other pictures", "note", f"in no pair: {several(others, 'pictures')}"))
+    return Diagnosis("folder", str(root), num, len(measured), (*pairs, *found))
 
 
 def examine_nyu(config: DatasetConfig, sample: int, checksums: bool, progress: Progress) -> Diagnosis:
     """Examine the labelled set, its split, and some of its images."""
     data = Path(config.data).expanduser()
     path = data / FILE if data.is_dir() else data
-    found = _leftovers(path.parent, [remote.name for remote in PUBLISHED["nyu"].values()])
+    found = _leftovers(path.parent, "nyu")
     if not path.is_file():
         missing = Finding("file", "bad", f"{data}: no {FILE} in it", "Pass --download true to `prepare`, to fetch it.")
         return Diagnosis("nyu", str(data), 0, 0, (*found, missing))
@@ -104,29 +124,27 @@ def examine_nyu(config: DatasetConfig, sample: int, checksums: bool, progress: P
     try:
         dataset = reader(config)
         assert isinstance(dataset, NyuReader)
-        groups = dataset.groups
+        num = len(dataset.groups)
     except InputError as error:
         return Diagnosis("nyu", str(path), 0, 0, (*found, Finding("layout", "bad", str(error))))
-    names, image_scenes = [group.names[0] for group in groups], [group.scene for group in groups]
-    indices, is_whole = sample_of(len(groups), sample), len(groups) == _NYU_IMAGES
-    images, refused = measure_sample(dataset.native, names, indices, progress)
-    is_sensor, protocol = config.depths == "sensor", config.build_protocol()
-    expected = replace(_NYU, median_m=dataset.plausible_median_m, crop=protocol.crop, has_holes=is_sensor)
-    partial = Finding(
-        "count", "doubt", f"{len(groups)} images, published {_NYU_IMAGES}", "A part of the published set?"
+    is_sensor, is_whole = config.depths == "sensor", num == _NYU_IMAGES
+    # The range is what a Kinect of the first kind measures.
+    expected = Expected(
+        dataset.plausible_median_m, (0.4, 10.0), (480, 640), dataset.protocol.crop, has_holes=is_sensor, has_frame=True
     )
+    more = f" (published: {_NYU_SCENES} scenes)" if is_whole else ""
+    of_pixels, measured = _examine(dataset, expected, sample, progress, more=more)
+    count = f"{num} images, published {_NYU_IMAGES}"
     found += [
         Finding("layout", "ok", "MATLAB v7.3, axes reversed as they should be: images, columns, rows"),
-        Finding("count", "ok", f"{len(groups)} images, as published") if is_whole else partial,
-        scenes(image_scenes, f" (published: {_NYU_SCENES} scenes)" if is_whole else ""),
+        Finding("count", "ok", f"{num} images, as published")
+        if is_whole
+        else Finding("count", "doubt", count, "A part of the published set?"),
         _published_split(dataset.sides, splits),
-        split(image_scenes, dataset.is_sequential, dataset.sides),
-        *refused,
-        *repeated(dataset.rgb, names, image_scenes, progress),
-        *of_images(images, protocol, expected),
-        *([_inpainted(path, indices[:_NUM_COMPARED])] if images and is_sensor else []),
+        *of_pixels,
+        *([_inpainted(path, measured[:_NUM_COMPARED])] if measured and is_sensor else []),
     ]
-    return Diagnosis("nyu", str(path), len(groups), len(images), tuple(found))
+    return Diagnosis("nyu", str(path), num, len(measured), found)
 
 
 def _published_split(sides: Sequence[str], path: Path) -> Finding:
@@ -163,37 +181,22 @@ def _inpainted(path: Path, indices: Sequence[int]) -> Finding:
 def examine_diode(config: DatasetConfig, sample: int, checksums: bool, progress: Progress) -> Diagnosis:
     """Examine the frames of a tree."""
     path = Path(config.data).expanduser()
-    found = _leftovers(path if path.is_dir() else path.parent, [each.name for each in PUBLISHED["diode"].values()])
+    found = _leftovers(path if path.is_dir() else path.parent, "diode")
     try:
-        tree = DiodeReader(path, config.build_protocol(), config.subset)
-        if path.is_dir() and tree.found:
-            # Before the reader is asked, which ends with the first thing that is wrong.
-            found += _layout(tree)
-        reader(config)
-        frames = tree.frames
+        dataset = DiodeReader(path, config.build_protocol(), config.subset)
+        # Before the frames are asked for, which ends with the first thing that is wrong.
+        found += _layout(dataset) if dataset.found else []
+        frames = dataset.frames
     except InputError as error:
         return Diagnosis("diode", str(path), 0, 0, (*found, Finding("layout", "bad", str(error))))
-    files = [tree.found[frame] for frame in frames]
-    names, image_scenes = [frame.name for frame in frames], [frame.scene for frame in frames]
-    protocol = config.build_protocol()
-
-    def native(index: int) -> Native:
-        return read_frame({part: files[index][part] for part in NEEDED}, protocol)
-
-    indices = sample_of(len(frames), sample)
-    images, refused = measure_sample(native, names, indices, progress)
-    read = {image.name for image in images}
-    chosen = [files[index] for index in indices if names[index] in read]
-    found += [
-        scenes(image_scenes, f", in {len({frame.scan_path for frame in frames})} scans"),
-        split(image_scenes, tree.is_sequential, [SIDES[frame.part] for frame in frames]),
-        *refused,
-        *of_images(images, protocol, _DIODE),
-        *_masks(chosen),
-        *_normals(chosen[:: max(1, -(-len(chosen) // _MOST_NORMALS))], protocol),
-        *repeated(tree.rgb, names, image_scenes, progress),
-    ]
-    return Diagnosis("diode", str(tree.root), len(frames), len(images), tuple(found))
+    # From the shortest to the longest that the scanner measured.
+    expected = Expected(dataset.plausible_median_m, (0.6, 350.0), (768, 1024), has_holes=True)
+    more = f", in {len({frame.scan_path for frame in frames})} scans"
+    of_pixels, measured = _examine(dataset, expected, sample, progress, more=more)
+    files = [dataset.found[frames[index]] for index in measured]
+    compared = files[:: max(1, -(-len(files) // _MOST_NORMALS))]
+    found += [*of_pixels, *_masks(files), *_normals(compared, dataset.protocol)]
+    return Diagnosis("diode", str(dataset.root), len(frames), len(measured), found)
 
 
 def _layout(tree: DiodeReader) -> list[Finding]:
@@ -251,49 +254,35 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _masks(files: Iterable[Mapping[str, Path]]) -> Iterator[Finding]:
+def _masks(files: Sequence[Mapping[str, Path]]) -> Iterator[Finding]:
     """Types of the masks, which may differ, and their values, which may not."""
-    types: Counter[str] = Counter()
-    odd: list[str] = []
-    for each in files:
-        mask = np.load(each["mask"], allow_pickle=False)
-        types[str(mask.dtype)] += 1
-        if not np.isin(mask, (0, 1)).all():
-            odd.append(each["mask"].name)
-    if types:
-        told = ", ".join(f"{name} in {count}" for name, count in types.most_common())
+    masks = {each["mask"].name: np.load(each["mask"], allow_pickle=False) for each in files}
+    if masks:
+        types = Counter(str(mask.dtype) for mask in masks.values()).most_common()
+        told = ", ".join(f"{name} in {count}" for name, count in types)
         yield Finding("mask types", "ok", f"{told}: all are compared with 0")
-    if odd:
+    if odd := [name for name, mask in masks.items() if not np.isin(mask, (0, 1)).all()]:
         yield Finding("mask values", "doubt", f"other than 0 and 1: {several(odd, 'masks')}", "What is above 0 counts.")
 
 
-def _normals(files: Iterable[Mapping[str, Path]], protocol: Protocol) -> Iterator[Finding]:
-    """The axes of normals, held against the depth, and their length."""
-    agreement: dict[object, list[float]] = {}
+def _normals(files: Sequence[Mapping[str, Path]], protocol: Protocol) -> Iterator[Finding]:
+    """The axes of normals, held against the depth, and their length. files: that the reader has read."""
+    checks: list[Mapping[Axes, float]] = []
     lengths: list[float] = []
     for each in files:
         if "normals" not in each:
             continue
         native = read_frame({part: each[part] for part in NEEDED}, protocol)
-        try:
-            stored = np.nan_to_num(np.load(each["normals"], allow_pickle=False).astype(np.float32))
-        except (OSError, ValueError, EOFError) as error:
-            reason = " ".join(str(error).split())
-            yield Finding("normals", "bad", f"{each['normals']}: cannot be read ({reason})", "Unpack it again.")
-            return
-        if stored.shape != (*native.depth_m.shape, 3):
-            yield Finding("normals", "bad", f"{each['normals']}: has shape {stored.shape}", "Unpack it again.")
-            return
+        stored = np.nan_to_num(np.load(each["normals"], allow_pickle=False).astype(np.float32))
         length = np.linalg.norm(stored, axis=-1)
         lengths += [float(np.median(length[length > 0]))] if (length > 0).any() else []
         check = axes_by_depth(stored, native.depth_m, native.valid)
-        for axes, cosine in check.agreement.items() if check.num_pixels else ():
-            agreement.setdefault(axes, []).append(cosine)
-    if not agreement:
+        checks += [check.agreement] if check.num_pixels else []
+    if not checks:
         return
-    mean = {axes: float(np.mean(cosines)) for axes, cosines in agreement.items()}
-    best, num_compared = max(mean.values()), len(agreement[STORED_AXES])
-    told = f"mean |cosine| with the depth's own {mean[STORED_AXES]:.2f} over {num_compared} frames"
+    mean = {axes: float(np.mean([check[axes] for check in checks])) for axes in checks[0]}
+    best = max(mean.values())
+    told = f"mean |cosine| with the depth's own {mean[STORED_AXES]:.2f} over {len(checks)} frames"
     if mean[STORED_AXES] < best - 0.01:
         yield Finding("normals' axes", "doubt", f"{told}, {best:.2f} in other axes", "Not x right, y up, z backward?")
     else:
@@ -315,21 +304,23 @@ def examine_store(config: DatasetConfig, sample: int, checksums: bool, progress:
         read = store.read(("rgb", "depth", "valid"), [index])
         return Native(read["rgb"][0], read["depth"][0], read["valid"][0])
 
-    images, refused = measure_sample(native, store.names, sample_of(store.num_images, sample), progress)
+    indices = sample_of(store.num_images, sample)
+    images, refused = measure_sample(native, lambda _: None, store.names, indices, progress)
     protocol = store.protocol
+    of_pixels = of_images(images, protocol, Expected(_ANY_M, has_colours=False))
     size = f"{protocol.resolution} x {protocol.width} pixels"
     found = [
         Finding("store", "ok", f"{store.num_images} images of {store.name}, from {store.source}"),
         Finding("protocol", "ok", f"{protocol.name}, {size}, {protocol.mask} depth"),
         Finding("layers", "ok", ", ".join(store.layers)),
+        # Of doubtful units too.
         *(Finding("preparation", "note", note) for note in store.notes),
-        scenes(store.scenes),
-        split(store.scenes, store.is_sequential, store.sides),
+        *scenes_and_split(store.scenes, store.is_sequential, store.sides),
         *refused,
         *repeated(store.rgb, store.names, store.scenes, progress),
-        *of_images(images, protocol, Expected(_STORE_MEDIAN_M, has_colours=False)),
+        *(each for each in of_pixels if each.check != "units"),
     ]
-    return Diagnosis(f"store of {store.name}", str(path), store.num_images, len(images), tuple(found))
+    return Diagnosis(f"store of {store.name}", str(path), store.num_images, len(images), found)
 
 
 def examine_rooms(config: DatasetConfig, sample: int, checksums: bool, progress: Progress) -> Diagnosis:
@@ -345,11 +336,10 @@ def examine_rooms(config: DatasetConfig, sample: int, checksums: bool, progress:
     image_scenes = [group.scene for group in groups for _ in group.names]
     found = [
         Finding("recipe", "ok", f"{dataset.source}; made when it is first used"),
-        scenes(image_scenes),
-        split(image_scenes, dataset.is_sequential),
+        *scenes_and_split(image_scenes, dataset.is_sequential),
         *of_images(images, config.build_protocol(), Expected(dataset.plausible_median_m, has_colours=False)),
     ]
-    return Diagnosis("rooms", dataset.source, len(image_scenes), len(images), tuple(found))
+    return Diagnosis("rooms", dataset.source, len(image_scenes), len(images), found)
 
 
 Examine = Callable[[DatasetConfig, int, bool, Progress], Diagnosis]
@@ -382,14 +372,14 @@ def _file(path: Path, remote: Remote, checksums: bool, progress: Progress) -> li
     return [*found, Finding("checksum", "doubt", told, "Damaged, or another version. Fetch it again.")]
 
 
-def _leftovers(folder: Path, names: Sequence[str]) -> list[Finding]:
+def _leftovers(folder: Path, dataset: str) -> list[Finding]:
     """Downloads that are not whole, or were not what was published."""
     found = []
-    for part in (folder / f"{name}.part" for name in names):
+    for name in (remote.name for remote in PUBLISHED[dataset].values()):
+        part, damaged = folder / f"{name}.part", folder / f"{name}.damaged"
         if part.exists():
             told = f"{part.name}, {part.stat().st_size:,} bytes so far"
-            found.append(Finding("download", "note", told, "Pass --download to go on with it."))
-    for damaged in (folder / f"{name}.damaged" for name in names):
+            found.append(Finding("download", "note", told, "Pass --download to `prepare`, to go on with it."))
         if damaged.exists():
             told = f"{damaged.name}: its checksum differed"
             found.append(Finding("download", "note", told, "It may be deleted."))

@@ -1,4 +1,4 @@
-"""What the doctor reports: one finding a check, what follows from all of them, and the table for people."""
+"""What a check says of a dataset, and what all of them come to: rows of a table for people."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,8 +7,6 @@ from typing import Literal
 
 # ok: as expected. note: good to know. missing: could be there, and is not. doubt: look at it. bad: probing would fail.
 Level = Literal["ok", "note", "missing", "doubt", "bad"]
-
-_LEVEL_WIDTH, _CHECK_WIDTH, _NARROWEST = 7, 16, 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Diagnosis:
     source: str
     num_images: int
     num_looked_at: int
-    findings: tuple[Finding, ...]
+    findings: Sequence[Finding]
 
     @property
     def reason(self) -> str:
@@ -52,35 +50,21 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, object]:
         """Everything, as JSON values."""
-        values: dict[str, object] = asdict(self)
-        return {**values, "can_probe": not self.reason, "reason": self.reason}
+        return {**asdict(self), "can_probe": not self.reason, "reason": self.reason}
 
     def lines(self, width: int) -> list[str]:
-        """Lines of at most `width` characters: a head, a row for each finding, and the conclusion."""
+        """Lines of at most `width` characters, longer paths apart: a head, a row for each finding, the conclusion."""
+
+        def wrapped(text: str, start: str = "") -> list[str]:
+            return wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False)
+
+        rows: list[str] = []
+        for each in self.findings:
+            start = f"{each.level:<7}  {each.check:<16}  "
+            rows += wrapped(each.found, start) + wrapped(each.advice, " " * len(start))
         examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
-        rows = [line for finding in self.findings for line in _row(finding, width)]
-        head = _wrapped(f"{self.dataset}: {self.source}", width)
-        return [
-            *head,
-            examined if self.num_images else "no image measured",
-            "",
-            *rows,
-            "",
-            *_wrapped(self.conclusion, width),
-        ]
-
-
-def _row(finding: Finding, width: int) -> list[str]:
-    indent = _LEVEL_WIDTH + 2 + _CHECK_WIDTH + 2
-    room = max(width - indent, _NARROWEST)
-    text = _wrapped(finding.found, room) + (_wrapped(finding.advice, room) if finding.advice else [])
-    first = f"{finding.level:<{_LEVEL_WIDTH}}  {finding.check:<{_CHECK_WIDTH}}  {text[0]}"
-    return [first.rstrip(), *(" " * indent + line for line in text[1:])]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    # A path that is longer than the line is cut only where it must be.
-    return wrap(text, width, break_on_hyphens=False) or [""]
+        head = [*wrapped(f"{self.dataset}: {self.source}"), examined if self.num_images else "no image measured"]
+        return [*head, "", *rows, "", *wrapped(self.conclusion)]
 
 
 def several(names: Sequence[str], noun: str) -> str:
