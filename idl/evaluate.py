@@ -17,7 +17,7 @@ from idl.data.store import Store
 from idl.distributed import ALONE, World
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
-from idl.measures import Measure, NativeMeasure, Truth
+from idl.measures import Measure, Truth, is_native
 from idl.metrics import Sums
 from idl.probe_config import EncodedData
 from idl.probes.grid import upsample
@@ -182,7 +182,7 @@ class _Collector:
     ) -> None:
         self._store, self._order, self._target, self._arms = store, order, target, arms
         self._measure = Measure(target, protocol, *means)
-        self._native = NativeMeasure.of(store, target, protocol, means[0])
+        self._is_native = is_native(target, protocol)
         self._probe = arms.index(PROBE) if PROBE in arms else 0
         spread = np.linspace(0, len(order) - 1, min(NUM_PANELS, len(order))).round().astype(int)
         self._shown = {*spread.tolist(), *(p for p, index in enumerate(order) if store.names[index] in shown_names)}
@@ -212,12 +212,12 @@ class _Collector:
         # Normals that do not exist (an edge, a hole) are zero; everything else is a plain mask.
         mask = valid[:, None].float()
         squared = [(each - in_space).mul_(mask).square_().sum((1, 2, 3), dtype=torch.float64) for each in by_arm]
-        if self._native is None:
+        if self._is_native:
+            indices = self._order[position : position + len(grid)]
+            errors, sums = self._measure.native(self._store, grid, indices, self._probe)
+        else:
             errors = np.stack([self._measure.errors(each, truth) for each in by_arm], axis=1)
             sums = self._measure.sums(by_arm[self._probe], truth)
-        else:
-            indices = self._order[position : position + len(grid)]
-            errors, sums = self._native.measure(grid, indices, self._probe)
         losses = torch.stack(squared, dim=1) / (count * target.num_outputs)[:, None]
         self._put({"pixels": count.numpy(), "losses": losses.numpy(), "errors": errors, **sums.rows})
         self._totals = {name: values + self._totals.get(name, 0) for name, values in sums.totals.items()}
@@ -252,7 +252,7 @@ class _Collector:
         num_valid, losses, errors = (rows.pop(name) for name in ("pixels", "losses", "errors"))
         sums = Sums(self._target.kind, rows, totals)
         sums.summary()  # raises InputError where nothing was measured
-        counted = num_valid if self._native is None else sums.num_valid
+        counted = sums.num_valid if self._is_native else num_valid
         named = {arm: self._measure.averaged(errors[:, number], counted) for number, arm in enumerate(self._arms)}
         panels = tuple(panel for part in parts for panel in part[2])
         return Evaluation(dict(zip(self._arms, losses.T.copy(), strict=True)), num_valid, named, sums, panels)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a target is held against its truth, by its kind. Predictions are in its space, at its resolution.
+    """How a target is held against its truth, by its kind. Predictions are in its space, at the truth's size.
 
     A depth is measured in metres, aligned and clamped as the protocol says, normals by angles in degrees, a field in
     its own unit.
@@ -61,12 +60,41 @@ class Measure:
     def errors(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> Errors:
         """Return the mean error and mean squared error of each image: root mean squares, or angles in degrees."""
         if self.target.kind == "depth":
+            # Without the other sums, which the control arms do not need.
             layer, metres = self.shown(prediction, truth)
-            return _depth_errors(metres, layer, truth.valid)
+            squared = (metres - layer).mul_(truth.valid.float()).square_().sum(dim=(1, 2), dtype=torch.float64)
+            squared = (squared / truth.valid.sum(dim=(1, 2), dtype=torch.float64)).numpy()
+            return np.stack([np.sqrt(squared), squared], axis=1)
         per_image = self.sums(prediction, truth).per_image()
         if self.target.kind == "field":
             return np.stack([per_image["rmse"], per_image["mse"]], axis=1)
         return np.stack([per_image["angle_mean_deg"], per_image["angle_rmse_deg"] ** 2], axis=1)
+
+    def native(
+        self, store: Store, grid: Float[Tensor, "batch arms h w"], indices: Sequence[int], probe: int
+    ) -> tuple[Float64[np.ndarray, "batch arms 2"], Sums]:
+        """Return every arm's errors of depth at native size, as published protocols have it, and the sums of one arm.
+
+        The prediction on the grid is upsampled to the size that it was fitted at, then to the native size, then
+        inverted to metres, cropped, aligned and clamped, and held against every native pixel that was measured.
+
+        grid: in the target's space, of the images `indices` of the store. probe: that arm.
+        """
+        # One at a time: seven arms of a frame of 768 x 1024 are 22 MB.
+        errors, sums = [], []
+        for cells, index in zip(grid, indices, strict=True):
+            whole = torch.from_numpy(store.read((NATIVE,), [index])[NATIVE][0])
+            top, bottom, left, right = self.protocol.native_crop or (0, whole.shape[0], 0, whole.shape[1])
+            # Cropped before the products: a pixel does not depend on another.
+            rows = _twice_upsampling(cells.shape[1], self.protocol.resolution, whole.shape[0])[top:bottom]
+            columns = _twice_upsampling(cells.shape[2], self.protocol.width, whole.shape[1])[left:right]
+            prediction = (rows @ cells @ columns.T)[:, None]
+            layer = whole[top:bottom, left:right].expand(len(cells), -1, -1)
+            valid = (layer >= self.protocol.min_depth_m) & (layer <= self.protocol.max_depth_m)
+            errors.append(self.errors(prediction, Truth(layer[:, None], layer, valid)))
+            one = slice(probe, probe + 1)
+            sums.append(self.sums(prediction[one], Truth(layer[one, None], layer[one], valid[one])))
+        return np.stack(errors), Sums.concatenate(sums)
 
     def shown(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> tuple[Tensor, Tensor]:
         """Return truth and prediction as a picture shows them: unit normals, metres, or the first output of a field."""
@@ -87,52 +115,9 @@ class Measure:
         return {of_image: float(errors[seen, 0].mean()), pooled: float(np.sqrt(squared))}
 
 
-@dataclass(frozen=True)
-class NativeMeasure:
-    """Depth metrics at native size, as published protocols have them: on the sensor's own map, cropped there.
-
-    The probe predicts on its grid, in the target's space. That is upsampled to the size that it was fitted at, then to
-    the native size, then inverted to metres, cropped, aligned and clamped, and held against every native pixel that was
-    measured. Losses stay at the size of the fit, in the target's space.
-
-    train_mean_m: mean depth of the training split, which r2 is measured from.
-    """
-
-    store: Store
-    target: Target
-    protocol: Protocol
-    train_mean_m: float
-
-    @classmethod
-    def of(cls, store: Store, target: Target, protocol: Protocol, train_mean_m: float) -> Self | None:
-        """Return None where metrics are taken at the size of the fit: under another protocol, or of normals."""
-        if not protocol.is_native or (target.kind, target.layer) != ("depth", "depth"):
-            return None
-        return cls(store, target, protocol, train_mean_m)
-
-    def measure(
-        self, grid: Float[Tensor, "batch arms h w"], indices: Sequence[int], probe: int
-    ) -> tuple[Float64[np.ndarray, "batch arms 2"], Sums]:
-        """Return every arm's errors in metres, as `Measure.errors`, and what all metrics of one arm follow from.
-
-        grid: in the target's space, of the images `indices` of the store. probe: that arm.
-        """
-        # One at a time: seven arms of a frame of 768 x 1024 are 22 MB.
-        measured = [self._image(cells, index, probe) for cells, index in zip(grid, indices, strict=True)]
-        return np.stack([errors for errors, _ in measured]), Sums.concatenate([sums for _, sums in measured])
-
-    def _image(self, cells: Float[Tensor, "arms h w"], index: int, probe: int) -> tuple[np.ndarray, Sums]:
-        whole = torch.from_numpy(self.store.read((NATIVE,), [index])[NATIVE][0])
-        top, bottom, left, right = self.protocol.native_crop or (0, whole.shape[0], 0, whole.shape[1])
-        # Cropped before the products: a pixel does not depend on another.
-        rows = _twice_upsampling(cells.shape[1], self.protocol.resolution, whole.shape[0])[top:bottom]
-        columns = _twice_upsampling(cells.shape[2], self.protocol.width, whole.shape[1])[left:right]
-        decoded = self.target.decode((rows @ cells @ columns.T)[:, None])[:, 0]
-        truth = whole[top:bottom, left:right]
-        valid = (truth >= self.protocol.min_depth_m) & (truth <= self.protocol.max_depth_m)
-        metres = aligned_and_clamped(decoded, truth.expand_as(decoded), valid.expand_as(decoded), self.protocol)
-        sums = depth_metrics(decoded[probe][None], truth[None], valid[None], self.protocol, self.train_mean_m)
-        return _depth_errors(metres, truth[None], valid[None]), sums
+def is_native(target: Target, protocol: Protocol) -> bool:
+    """Return whether metrics are taken at native size, which only those of a depth are."""
+    return protocol.is_native and (target.kind, target.layer) == ("depth", "depth")
 
 
 def require_native(store: Store, target: Target, indices: Sequence[int]) -> None:
@@ -140,7 +125,7 @@ def require_native(store: Store, target: Target, indices: Sequence[int]) -> None
 
     A published dataset may come without it on its training side.
     """
-    if NativeMeasure.of(store, target, store.protocol, 0.0) is None:
+    if not is_native(target, store.protocol):
         return
     missing = store.lacking(NATIVE, indices) if NATIVE in store.layers else tuple(indices)
     if missing:
@@ -149,13 +134,6 @@ def require_native(store: Store, target: Target, indices: Sequence[int]) -> None
             f"them, have no native depth, which protocol {store.protocol.name} measures. Pass split=auto, or "
             "protocol=idl."
         )
-
-
-def _depth_errors(metres: Tensor, truth: Tensor, valid: Bool[Tensor, "maps H W"]) -> Errors:
-    """Return root mean square and mean square over the valid pixels of each map, in metres."""
-    squared = (metres - truth).mul_(valid.float()).square_().sum(dim=(1, 2), dtype=torch.float64)
-    squared = (squared / valid.sum(dim=(1, 2), dtype=torch.float64)).numpy()
-    return np.stack([np.sqrt(squared), squared], axis=1)
 
 
 @lru_cache(maxsize=16)

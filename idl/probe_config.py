@@ -23,7 +23,7 @@ SOLVERS = (EXACT, *get_args(Solver))
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Settings of a probe, besides its dataset and its encoder. From `lr` on, those of `idl.probes.trial.Trial`."""
+    """Settings of a probe, besides its dataset and its encoder. From `lr` on, those of `Trial`."""
 
     target: str = setting("depth", "depth, log-depth, inverse-depth, normals, or package.module:factory.")
     k: str = setting("auto", "Components that the probe reads: a number, all, or auto (by cross-validation).")

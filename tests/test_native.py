@@ -18,7 +18,7 @@ from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.evaluate import evaluate_model
-from idl.measures import Measure, NativeMeasure
+from idl.measures import Measure, is_native
 from idl.pipeline import probe
 from idl.probe_config import ProbeConfig
 from idl.probes.linear_probe import LinearProbe
@@ -61,10 +61,8 @@ def test_figures_of_a_preset_are_those_by_hand(tmp_path: Path, name: str, space:
     # Three arms on a coarse grid, some of it beyond the range, and below zero.
     metres = scale_m * generator.uniform(-0.1, 1.3, (2, 3, 9, 12))
     grid = metres if space == "depth" else 1 / np.where(np.abs(metres) < 0.05, 0.05, metres)
-    native = NativeMeasure.of(store, target(space), protocol, 3.0)
-    assert native is not None
-    errors, sums = native.measure(torch.from_numpy(grid).float(), (1, 0), probe=2)
     measure = Measure(target(space), protocol, 3.0, (3.0,))
+    errors, sums = measure.native(store, torch.from_numpy(grid).float(), (1, 0), probe=2)
 
     # The reader's own frames, whatever the store made of them.
     groups = [reader.read(index)[0] for index in (1, 0)]
@@ -94,9 +92,7 @@ def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path
     found = []
     for kind in (FramesReader, Spoilt):
         store = prepare(kind(num_scenes=2, views=1, protocol=SMALL), SMALL, tmp_path / kind.__name__)
-        native = NativeMeasure.of(store, target("depth"), SMALL, 1.0)
-        assert native is not None
-        found.append(native.measure(grid, (0, 1), probe=0))
+        found.append(Measure(target("depth"), SMALL, 1.0, (1.0,)).native(store, grid, (0, 1), probe=0))
     np.testing.assert_equal((found[0][0], found[0][1].rows), (found[1][0], found[1][1].rows))
     assert 0 < found[0][1].num_valid.min() < 84 * 106
 
@@ -190,6 +186,7 @@ def test_gradient_descent_takes_rectangles(frames: Store, tmp_path: Path) -> Non
     assert run.report.metrics["excess_loss"] >= -1e-6
 
 
-def test_normals_have_no_native_truth(frames: Store) -> None:
-    assert NativeMeasure.of(frames, target("normals"), SMALL, 1.0) is None
-    assert NativeMeasure.of(frames, target("depth"), Protocol(), 1.0) is None
+def test_normals_have_no_native_truth() -> None:
+    assert is_native(target("depth"), SMALL)
+    assert not is_native(target("normals"), SMALL)
+    assert not is_native(target("depth"), Protocol())
