@@ -30,7 +30,7 @@ OFFSET = torch.tensor([0.25, -0.75])
 
 
 class LabelledReader(PlantedReader):
-    """Planted images with the layers of rooms: a pixel's kind and material are a third of its red and its green.
+    """Planted images with the layers of rooms: a pixel's kind and material follow from its red and its green.
 
     change: what is done to each sample at last.
     """
@@ -41,7 +41,11 @@ class LabelledReader(PlantedReader):
         return [self.change(self._labelled(sample)) for sample in super().read(index)]
 
     def _labelled(self, sample: Sample) -> Sample:
-        layers = {"kinds": sample.rgb[..., 0] // 16, "materials": sample.rgb[..., 1] // 20, "red": sample.rgb[..., 0]}
+        layers = {
+            "kinds": 1 + sample.rgb[..., 0] // 16,
+            "materials": sample.rgb[..., 1] // 20,
+            "red": sample.rgb[..., 0],
+        }
         return replace(sample, layers={**sample.layers, **layers, "objects": sample.rgb[..., 2]})
 
 

