@@ -35,7 +35,7 @@ from idl.features import keep_freed_buffers
 from idl.progress import terminal
 from idl.training import AUTOENCODER, PRETRAIN, TrainingConfig, train
 from idl.training.images import TrainingImages, to_network
-from idl.training.objectives import Objective, Reconstruction, Segmentation
+from idl.training.objectives import Autoencoding, Objective, Segmentation
 
 CPU = torch.device("cpu")
 TURN = 20
@@ -43,7 +43,7 @@ TURN = 20
 
 def objective_of(kind: str) -> Objective:
     """Build what is trained, anew."""
-    return Reconstruction(AutoencoderConfig(), 0) if kind == "autoencoder" else Segmentation("convnext_atto", 0)
+    return Autoencoding(AutoencoderConfig(), 0) if kind == "autoencoder" else Segmentation("convnext_atto", 0)
 
 
 class BareLoop:

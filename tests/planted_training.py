@@ -19,7 +19,7 @@ from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.protocol import Protocol
 from idl.report import Image
-from idl.training import Reconstruction, Trained, TrainingConfig, train
+from idl.training import Autoencoding, Trained, TrainingConfig, train
 from idl.training.images import Batch
 from idl.training.objectives import Forward, Objective
 
@@ -136,7 +136,7 @@ def signalled(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-class Interrupted(Reconstruction):
+class Interrupted(Autoencoding):
     """In the loss of the part `at` of a batch, counted from the first of this process, its process gets a signal."""
 
     def __init__(self, at: int, number: int = signal.SIGINT) -> None:

@@ -9,13 +9,13 @@ from idl.encoders import Origin, build
 from idl.encoders.tasks import ALIASES, TASKS, encoder_for_task, task_name, task_of
 from idl.encoders.weights import SHIPPED, shipped_for
 from idl.errors import InputError
-from idl.training.objectives import OBJECTIVES, Reconstruction
+from idl.training.objectives import OBJECTIVES, Autoencoding
 
 ORIGIN = Origin("small", "file", "digest", "unknown", None, "weights.pth")
 
 
 def test_what_trainings_write_is_known() -> None:
-    written = {*OBJECTIVES, Reconstruction.task}
+    written = {*OBJECTIVES, Autoencoding.task}
     cards = [shipped_for(name) for name in SHIPPED]
     shipped = {str(card[1]["task"]) for card in cards if card is not None}
     assert shipped <= written
@@ -34,7 +34,7 @@ def test_a_task_s_encoder_was_trained_for_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("Reconstruction", "reconstruction"),
+        ("Autoencoding", "reconstruction"),
         ("rooms_kinds and Materials", "rooms-recognition"),
         (" IMAGENET ", "imagenet"),
         ("imagenet_1k", "imagenet"),

@@ -28,7 +28,7 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.probes.gradient_fit import rate_at
-from idl.training import DivergedError, Reconstruction, TrainingConfig
+from idl.training import Autoencoding, DivergedError, TrainingConfig
 from idl.training.checkpoints import Checkpoints
 from idl.training.images import Batch
 
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
 
 def weights_after(config: TrainingConfig, made: tuple[Store, Split], folder: Path) -> dict[str, Tensor]:
     """The weights that `config` leads to without an interruption."""
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     trained(objective, config, made, folder)
     return {name: tensor.clone() for name, tensor in objective.module.state_dict().items()}
 
@@ -95,7 +95,7 @@ def test_an_interrupted_training_reaches_the_same_weights(
 ) -> None:
     interrupted(made, tmp_path, step)
     # Another seed: the weights that it begins with must not matter. Its settings are the same.
-    objective = Reconstruction(SMALL, seed=99)
+    objective = Autoencoding(SMALL, seed=99)
     left = trained(objective, CONFIG, made, tmp_path, resume=True)
     assert left.step == left.num_steps == 12
     assert same_weights(objective.module.state_dict(), whole)
@@ -112,7 +112,7 @@ def test_interrupted_twice_and_by_either_signal(
     config, folder = replace(CONFIG, arithmetic=arithmetic), tmp_path / "cut"
     interrupted(made, folder, 2, signal.SIGTERM, config=config)
     interrupted(made, folder, 7, signal.SIGINT, resume=True, config=config)
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     trained(objective, config, made, folder, resume=True)
     assert same_weights(objective.module.state_dict(), weights_after(config, made, tmp_path / "whole"))
     # Products of bfloat16 are rounded, so that the weights show which were taken.
@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     left = trained(objective, CONFIG, made, tmp_path, resume=True)
     assert left.notes == (f"{newest}: damaged; the training goes on from the checkpoint before.",)
     assert same_weights(objective.module.state_dict(), whole)

@@ -16,7 +16,7 @@ from idl.data.preparation import prepare
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.encoders import EncoderConfig, build
 from idl.protocol import Protocol
-from idl.training import Reconstruction
+from idl.training import Autoencoding
 from idl.training.images import Batch
 
 # 12 rooms of 2 views: 8 rooms to train on, 4 steps an epoch.
@@ -114,16 +114,16 @@ def test_a_convnext_is_trained_on_rooms_and_registered(folder: Path, capfd: pyte
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
     """Send this process a signal in the middle of a step of an autoencoder's training."""
     num_losses = 0
-    loss = Reconstruction.loss
+    loss = Autoencoding.loss
 
-    def counted(self: Reconstruction, output: Tensor, batch: Batch) -> Tensor:
+    def counted(self: Autoencoding, output: Tensor, batch: Batch) -> Tensor:
         nonlocal num_losses
         num_losses += output.requires_grad
         if num_losses == step and output.requires_grad:
             signalled(number)()
         return loss(self, output, batch)
 
-    monkeypatch.setattr(Reconstruction, "loss", counted)
+    monkeypatch.setattr(Autoencoding, "loss", counted)
 
 
 @pytest.mark.slow

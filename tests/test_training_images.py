@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.training import Reconstruction, TrainingConfig
+from idl.training import Autoencoding, TrainingConfig
 from idl.training.checkpoints import Checkpoints
 from idl.training.images import Batch, TrainingImages, to_network
 
@@ -124,7 +124,7 @@ CONFIG = TrainingConfig(epochs=4, batch_size=12, crop=16, lr=1e-3, validate_ever
 
 
 def weights(config: TrainingConfig, made: tuple[Store, Split], folder: Path) -> dict[str, Tensor]:
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     trained(objective, config, made, folder)
     return objective.module.state_dict()
 

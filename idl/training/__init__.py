@@ -2,16 +2,16 @@
 
 from idl.training.config import AUTOENCODER, PRETRAIN, TrainingConfig
 from idl.training.loop import DivergedError, Trained, train
-from idl.training.objectives import OBJECTIVES, Objective, Reconstruction
+from idl.training.objectives import OBJECTIVES, Autoencoding, Objective
 from idl.training.run import TrainingRequest, TrainingRun, require_trainable, run_training
 
 __all__ = [
     "AUTOENCODER",
     "OBJECTIVES",
     "PRETRAIN",
+    "Autoencoding",
     "DivergedError",
     "Objective",
-    "Reconstruction",
     "Trained",
     "TrainingConfig",
     "TrainingRequest",

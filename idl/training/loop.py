@@ -269,6 +269,7 @@ class _Loop:
         parts = [torch.chunk(tensor, accumulate) for tensor in batch.values()]
         for number, part in enumerate(zip(*parts, strict=True), start=1):
             moved = to_network(dict(zip(batch, part, strict=True)), self.device)
+            moved = self.objective.prepared(moved, self.state.step * accumulate + number)
             waits = isinstance(self.forward, nn.parallel.DistributedDataParallel) and number < accumulate
             with self.forward.no_sync() if waits else nullcontext():  # pyright: ignore[reportCallIssue]
                 with self.autocast:

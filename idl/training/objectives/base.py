@@ -53,9 +53,16 @@ class Objective(ABC):
                 f"images of {side} x {side} pixels: sides must be multiples of {self.stride}. Pass {near}."
             )
 
+    def prepared(self, batch: Batch, draw: int) -> Batch:
+        """Return the batch as its loss takes it; its "rgb" is what the network sees.
+
+        batch: from `to_network`. draw: a number that whatever is drawn for it depends on, and on nothing else.
+        """
+        return batch
+
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean over the batch of what is minimised, a float32 scalar. batch: from `to_network`."""
+        """Return the mean over the batch of what is minimised, a float32 scalar. batch: as `prepared` returns it."""
 
     @abstractmethod
     def evaluate(self, forward: Forward, batches: Iterable[Batch]) -> Mapping[str, float]:
