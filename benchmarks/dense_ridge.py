@@ -530,7 +530,7 @@ def _triple(text: str) -> tuple[float, float, float] | None:
 @click.option("--weights", default=EncoderConfig.weights, show_default=True)
 @click.option("--mean", default="auto", show_default=True)
 @click.option("--std", default="auto", show_default=True)
-@click.option("--arithmetic", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]), show_default=True)
+@click.option("--arithmetic", default="float32", type=click.Choice(["float32", "bfloat16"]), show_default=True)
 @click.option("--ks", default="all", show_default=True)
 @click.option("--untrained-seeds", default=StudyConfig.untrained_seeds, show_default=True, help="Twins of each form.")
 @click.option("--half", "is_half", is_flag=True, help="Round the columns to half precision, as the package does.")
@@ -545,7 +545,7 @@ def main(
     weights: str,
     mean: str,
     std: str,
-    arithmetic: Literal["auto", "float32", "bfloat16"],
+    arithmetic: Literal["float32", "bfloat16"],
     ks: str,
     untrained_seeds: int,
     is_half: bool,

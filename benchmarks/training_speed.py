@@ -30,7 +30,6 @@ from idl.data.datasets import DatasetConfig, open_store
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
-from idl.encoders.base import has_fast_bfloat16
 from idl.features import keep_freed_buffers
 from idl.progress import terminal
 from idl.training import AUTOENCODER, PRETRAIN, TrainingConfig, train
@@ -65,9 +64,7 @@ class BareLoop:
         start, busy = time.perf_counter(), time.process_time()
         for step in range(num_steps):
             batch = self._kept[step % len(self._kept)]
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(CPU)):
-                output = self._module(batch["rgb"])
-            self._objective.loss(output, batch).backward()
+            self._objective.loss(self._module(batch["rgb"]), batch).backward()
             nn.utils.clip_grad_norm_(self._module.parameters(), self._config.clip)
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)

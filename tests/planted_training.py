@@ -21,7 +21,7 @@ from idl.protocol import Protocol
 from idl.report import Image
 from idl.training import Autoencoding, Trained, TrainingConfig, train
 from idl.training.images import Batch
-from idl.training.objectives import Forward, Objective
+from idl.training.objectives import Forward, Objective, OnConvNeXt
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(n_hid=4, num_blocks=1, latent_channels=2)
@@ -107,6 +107,12 @@ class Linear(Objective):
 
     def panels(self, forward: Forward, batch: Batch) -> Mapping[str, Image]:
         return {}
+
+
+class SeesNormals(OnConvNeXt):
+    """A task that is told the answer."""
+
+    layers = ("rgb", "normals")
 
 
 @dataclass

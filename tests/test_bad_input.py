@@ -212,6 +212,9 @@ ROWS = {
     "out_is_folder": ("pretrain --out taken.safetensors", "out=taken.safetensors: is a folder"),
     "resume": (f"autoencoder WALK --resume {'0' * 32}", "no checkpoint to resume from"),
     "model": ("pretrain --model convnext_gone", "model=convnext_gone: timm has no such ConvNeXt"),
+    "task": ("pretrain --task depth", "task=depth: no such task to train for. Pass one of segmentation"),
+    "task_class": ("pretrain --task planted:SmallNetwork", "no objective. Derive it from idl.training.OnConvNeXt"),
+    "task_geometry": ("pretrain --task planted_training:SeesNormals", "asks for normals, and ... Take these out"),
     "pretrain_layer": ("pretrain WALK", "no layer"),
     "pretrain_data": ("pretrain --dataset folder --data gone", "gone: no such file or folder"),
     # Registered probes: listed, used, measured.

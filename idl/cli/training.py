@@ -23,6 +23,7 @@ from idl.training import (
     Objective,
     TrainingConfig,
     TrainingRequest,
+    objective_named,
     require_trainable,
     run_training,
 )
@@ -56,7 +57,7 @@ class PretrainSettings(TrainingSettings):
     """Settings of `idl pretrain`."""
 
     training: TrainingConfig = part(PRETRAIN)
-    task: str = setting("segmentation", f"What it is trained for: {', '.join(OBJECTIVES)}.")
+    task: str = setting("segmentation", f"What it is trained for: {', '.join(OBJECTIVES)}, or package.module:Class.")
     model: str = setting("convnext_atto", "timm's name of a ConvNeXt.")
 
 
@@ -71,9 +72,7 @@ def autoencoder(settings: AutoencoderSettings) -> None:
 @options(PretrainSettings)
 def pretrain(settings: PretrainSettings) -> None:
     """Train a ConvNeXt on rooms for a task that asks for no depth, and register it."""
-    if settings.task not in OBJECTIVES:
-        raise InputError(f"task={settings.task}: no such task to train for. Pass one of {', '.join(OBJECTIVES)}.")
-    _train("pretrain", OBJECTIVES[settings.task](settings.model, settings.training.seed), settings)
+    _train("pretrain", objective_named(settings.task)(settings.model, settings.training.seed), settings)
 
 
 def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -> None:
@@ -85,7 +84,7 @@ def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -
     device, checkpoints = setup.device_of(run.device), run.cache_folder / "training"
     command = command_line(without=NOT_OF_THE_WEIGHTS)
     request = TrainingRequest(objective, settings.training, dataset, probe.split, probe.split_seed, command)
-    for note in require_trainable(request, device, checkpoints / resume if resume else None):
+    for note in require_trainable(request, checkpoints / resume if resume else None):
         setup.warn(note)
 
     name = f"{entry_point} {Path(dataset.dataset).stem}"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, mse_loss, relu
 
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, choose_arithmetic
+from idl.encoders.base import Encoder, EncoderConfig
 from idl.errors import InputError
 from idl.settings import setting
 
@@ -251,7 +251,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         encoder_args=size.arguments,
         mean=config.mean,
         std=config.std,
-        arithmetic=choose_arithmetic(config.arithmetic, device),
+        arithmetic=config.arithmetic,
     ).to(device)
 
 

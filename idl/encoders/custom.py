@@ -17,8 +17,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
 
     The module that it returns maps (batch, 3, H, W) RGB to one map (batch, channels, h, w). It gets RGB in
     [0, 1], normalised where the config has a mean or a standard deviation. A text attribute `task` names what
-    it was trained for. A path or a registry URI as weights is loaded into it. "auto" is float32: whether a
-    foreign network survives bfloat16 is not known.
+    it was trained for. A path or a registry URI as weights is loaded into it.
 
     Raises InputError where the factory, its arguments, its result or the weights are not as they must be.
     """
@@ -50,7 +49,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         encoder_args=config.arguments,
         mean=config.mean,
         std=config.std,
-        arithmetic="bfloat16" if config.arithmetic == "bfloat16" else "float32",
+        arithmetic=config.arithmetic,
         made_for=(side, side),
     ).to(device)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, Size, Triple, choose_arithmetic, seeded
+from idl.encoders.base import Encoder, EncoderConfig, Size, Triple, seeded
 from idl.errors import InputError
 
 CONVNEXT = "convnext_tiny"
@@ -94,7 +94,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         encoder_args=arguments,
         mean=config.mean or (_triple(card.mean) if card else IMAGENET_MEAN),
         std=config.std or (_triple(card.std) if card else IMAGENET_STD),
-        arithmetic=choose_arithmetic(config.arithmetic, device),
+        arithmetic=config.arithmetic,
         made_for=_made_for(arguments, card),
     ).to(device)
 

@@ -2,7 +2,7 @@
 
 from idl.training.config import AUTOENCODER, PRETRAIN, TrainingConfig
 from idl.training.loop import DivergedError, Trained, train
-from idl.training.objectives import OBJECTIVES, Autoencoding, Objective
+from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, OnConvNeXt, objective_named
 from idl.training.run import TrainingRequest, TrainingRun, require_trainable, run_training
 
 __all__ = [
@@ -12,10 +12,12 @@ __all__ = [
     "Autoencoding",
     "DivergedError",
     "Objective",
+    "OnConvNeXt",
     "Trained",
     "TrainingConfig",
     "TrainingRequest",
     "TrainingRun",
+    "objective_named",
     "require_trainable",
     "run_training",
     "train",

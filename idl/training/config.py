@@ -2,8 +2,8 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
 
+from idl.encoders.base import Arithmetic
 from idl.errors import InputError
 from idl.settings import setting
 
@@ -34,9 +34,7 @@ class TrainingConfig:
     min_gain: float = setting(0.002, "Share by which the validation loss must fall to count as a gain.", at_least=0)
     checkpoint_minutes: float = setting(5.0, "Time between two checkpoints, minutes.", at_least=0)
     seed: int = setting(0, "Seed of weights, order, crops and mirror images.", at_least=0)
-    arithmetic: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "Arithmetic of the products; auto: bfloat16 where the device gains from it."
-    )
+    arithmetic: Arithmetic = setting("float32", "Arithmetic of the products; bfloat16 is faster on some processors.")
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import World
-from idl.encoders.base import choose_arithmetic
 from idl.errors import InputError
 from idl.probes.gradient_fit import rate_at
 from idl.progress import Progress, silent
@@ -137,7 +136,6 @@ def train(
     goes on to its handler.
     """
     world = world or World()
-    config = replace(config, arithmetic=choose_arithmetic(config.arithmetic, device))
     train_images, layers = split.indices["train"], objective.layers
     require_size(objective, config, store.protocol)
     require_data(objective, config, str(store.path), store.layers, len(train_images), world.size)

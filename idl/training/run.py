@@ -17,7 +17,6 @@ from idl.data.splits import Split, require_rule, split_by_scene, split_store
 from idl.data.store import Store
 from idl.distributed import World, this_process
 from idl.encoders import Encoder, EncoderConfig, build
-from idl.encoders.base import choose_arithmetic
 from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.report import Run
@@ -66,7 +65,7 @@ class TrainingRun:
     notes: tuple[str, ...]
 
 
-def require_trainable(request: TrainingRequest, device: torch.device, resume: Path | None = None) -> tuple[str, ...]:
+def require_trainable(request: TrainingRequest, resume: Path | None = None) -> tuple[str, ...]:
     """Check, before there is a run and before the dataset is made, all that can be known; return notes for people.
 
     resume: folder of the checkpoints to go on from.
@@ -91,7 +90,6 @@ def require_trainable(request: TrainingRequest, device: torch.device, resume: Pa
     require_data(objective, config, f"dataset={dataset.dataset}", layers, num_images, this_process().size)
     if resume is None or not this_process().is_first:
         return ()
-    config = replace(config, arithmetic=choose_arithmetic(config.arithmetic, device))
     return Checkpoints(resume).newest(settings_of(objective, config) | request.dataset_settings())[1]
 
 
@@ -113,8 +111,7 @@ def run_training(
     Raises InputError as `train` does, and where a weight is too large for half precision.
     """
     world = world or World()
-    objective = request.objective
-    config = replace(request.config, arithmetic=choose_arithmetic(request.config.arithmetic, device))
+    objective, config = request.objective, request.config
     split = split_store(store, request.split, request.split_seed)
     trained = train(
         objective,
