@@ -76,8 +76,8 @@ def test_what_is_given_is_read_and_can_be_given_again(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--level -1", "x>=0, nor auto"),
-        ("--inner-rate -0.1", "-0.1 is below 0"),
+        ("--level -1", "is below 0, nor auto"),
+        ("--inner-rate -0.1", "'-0.1' is below 0"),
         ("--kind two", ""),
         ("--internal x", ""),
     ],

@@ -9,14 +9,14 @@ import traceback
 import click
 
 from idl import __version__
-from idl.cli import doctor, encoders, evaluate, models, predict, probe, sweep, training, verdict
+from idl.cli import doctor, evaluate, models, predict, probe, sweep, training, verdict
 from idl.errors import InputError, is_disk_full
 from idl.features import keep_freed_buffers
 
 COMMANDS = (
-    encoders.prepare,
-    encoders.null,
-    encoders.convnext,
+    probe.prepare,
+    probe.null,
+    probe.convnext,
     probe.probe,
     sweep.sweep,
     verdict.verdict,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
@@ -10,8 +9,7 @@ from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.cli.predict import MODEL
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig
+from idl.cli.setup import RunSettings, Settings
 from idl.data.splits import EVERYTHING, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
@@ -33,11 +31,10 @@ SPLIT = ("split", "split_seed", "test_images", "test_seed", "alignment")
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(Settings):
     """Settings of `idl evaluate`."""
 
     model: str = setting("", MODEL)
-    dataset: DatasetConfig = part(DatasetConfig())
     probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
     measured: Part = setting("test", "Images that are measured; all: of a dataset not fitted on.", option="part")
     run: RunSettings = part(RunSettings(), without=("device",))
@@ -47,16 +44,16 @@ class EvaluateSettings:
 @options(EvaluateSettings)
 def evaluate(settings: EvaluateSettings) -> None:
     """Measure a registered probe: on another dataset, or on its own test split."""
-    part, config, run = settings.measured, settings.probe, settings.run
+    part, config = settings.measured, settings.probe
     require_rule(config.split)
     if config.test_images and part != "test":
         raise InputError(f"part={part}: crops are of the test split. Pass part=test, or test_images=0.")
-    name = f"evaluate {settings.model.removeprefix('models:/')} {Path(settings.dataset.dataset).stem}"
-    with setup.tracked_run("evaluate", name, run) as recorder:
-        setup.check_dataset(settings.dataset, config, run)
+    subject = (settings.model.removeprefix("models:/"), settings.dataset_name)
+    with settings.tracked_run("evaluate", *subject) as recorder:
+        settings.check_dataset()
         probe = tracking.load_probe(settings.model)
         target = _target(probe)
-        store = setup.store_of(settings.dataset, config, run)
+        store = settings.open_store()
         if target.layer not in store.layers:
             raise InputError(
                 f"model={probe.version.uri}: predicts {target.name}; {store.path} has no layer {target.layer!r}, but "
@@ -67,7 +64,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         protocol = replace(store.protocol, alignment=config.alignment)
         _require_unseen(probe, store, split, part)
         notes = tuple(_notes(probe, store))
-        limits = shown_range(store, split, target, run.cache_folder / "ranges")
+        limits = shown_range(store, split, target, settings.run.cache_folder / "ranges")
         if part in ("test", "all"):
             setup.note_test_reading(recorder, store, split)
         measured = evaluate_model(

@@ -5,15 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
 from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig
+from idl.cli.setup import Settings
 from idl.distributed import this_process
 from idl.encoders import EncoderConfig
 from idl.errors import InputError
@@ -30,15 +28,13 @@ PROBE += ("weight_decay", "epochs", "step_images", "patience", "order_seed")
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(Settings):
     """Settings of `idl sweep`."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
     encoder: EncoderConfig = part(EncoderConfig())
     probe: ProbeConfig = part(ProbeConfig(solver=Trial.solver), only=PROBE)
     sweep: SweepConfig = part(SweepConfig())
     space: SearchSpace = part(SearchSpace())
-    run: RunSettings = part(RunSettings())
 
 
 @click.command()
@@ -49,21 +45,19 @@ def sweep(settings: SweepSettings) -> None:
     # All that can be known is known before there is a run.
     if this_process().size > 1:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
-    dataset, config, space = settings.dataset, settings.sweep, settings.space
-    probe, run, progress = settings.probe, settings.run, setup.progress_shown()
+    config, space, probe, chosen = settings.sweep, settings.space, settings.probe, settings.encoder
+    progress = setup.progress_shown()
     tracking.require_reachable()
-    setup.check_dataset(dataset, probe, run)
+    settings.check_dataset()
     encoders = {
-        stage: setup.encoder_of(
-            settings.encoder if stage is None else replace(settings.encoder, stage=stage), run, settings.dataset
-        )
+        stage: settings.build_encoder(chosen if stage is None else replace(chosen, stage=stage))
         for stage in space.each_stage
     }
     for encoder in encoders.values():
         check(probe, encoder)
     space.require_within(max(encoder.channels for encoder in encoders.values()), "channels")
-    with opened(config.storage, run.cache_folder) as database:
-        store = setup.store_of(dataset, probe, run)
+    with opened(config.storage, settings.run.cache_folder) as database:
+        store = settings.open_store()
         study = SharedStudy.joined(database, config.study, subject_of(probe, space, store, encoders))
         _say(f"study: {study.name}; to go on after an interruption: --study {shlex.quote(study.name)}")
         if concluded := study.concluded(config.trials):
@@ -73,12 +67,11 @@ def sweep(settings: SweepSettings) -> None:
                 f"in run {run_id}. More --trials go on with it."
             )
             return
-        name = f"sweep {settings.encoder.name} {probe.target} {Path(dataset.dataset).stem}"
-        with setup.tracked_run("sweep", name, run) as recorder:
+        with settings.tracked_run("sweep", chosen.name, probe.target, settings.dataset_name) as recorder:
             recorder.tag(tracking.STUDY_TAG, study.name)
             recorder.tag(tracking.WORKER_TAG, str(study.worker))
             seconds = {"starting": time.perf_counter() - started}
-            data = training_data(probe, space, study, store, encoders, run.cache_folder, progress)
+            data = training_data(probe, space, study, store, encoders, settings.run.cache_folder, progress)
             for each in data.sets.values():
                 _say(each.plan.sentence)
             pages, runs = TrialPages(data), tracking.TrialRuns(recorder)
