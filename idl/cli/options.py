@@ -21,19 +21,12 @@ AUTO = "auto"
 
 
 def part(default: object, *, only: Collection[str] = (), without: Collection[str] = ()) -> Any:
-    """Return a dataclass field that holds settings of their own, which become options of the command.
-
-    default: an instance, which gives the options' defaults. only: names of the fields that are options, all where it
-    is empty. without: names of those that are none. What is no option keeps its value in `default`.
-    """
+    """Return a dataclass field of further settings, of which `only` these, or all `without` those, become options."""
     return field(default=default, metadata={"only": tuple(only), "without": tuple(without)})
 
 
 def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command all options of `kind`, and calls it with `settings`, a filled `kind`.
-
-    What `click.argument` adds is passed on by its name.
-    """
+    """Return a decorator that gives a command the options of `kind`, and calls it with `settings`, a filled `kind`."""
     default = kind()
     # By the option's name: the part that its field is of ("" for one of `kind` itself), and the field.
     made = {(each.metadata["option"] or each.name).replace("-", "_"): (place, each) for place, each in _fields(kind)}
@@ -56,10 +49,7 @@ def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., No
 
 
 def requested() -> dict[str, str]:
-    """Return the options of the running command that differ from their defaults, by name and as text.
-
-    Passwords in addresses are hidden.
-    """
+    """Return the running command's options that differ from their defaults, by name; addresses without passwords."""
     context = click.get_current_context()
     options = [
         each for each in context.command.params if isinstance(each, click.Option) and each.name in context.params
@@ -69,10 +59,7 @@ def requested() -> dict[str, str]:
 
 
 def command_line(without: Collection[str] = ()) -> str:
-    """Return the command that runs, as a shell takes it, with the options that differ from their defaults.
-
-    without: names of options that are left out.
-    """
+    """Return the running command as a shell takes it, with the options that differ from their defaults."""
     given = {name.replace("_", "-"): text for name, text in requested().items() if name not in without}
     words = [word for name, text in given.items() for word in (f"--{name}", text)]
     return shlex.join(["idl", click.get_current_context().info_name or "", *words])

@@ -39,30 +39,6 @@ class ConvNextSettings(Settings):
 
 
 @click.command()
-@options(ProbeSettings)
-def probe(settings: ProbeSettings) -> None:
-    """Fit a linear probe on a frozen encoder, exactly, and measure it beside its controls."""
-    config = settings.probe
-    subject = (settings.encoder.name, find_target(config.target).name, settings.dataset_name)
-    with settings.shared_run("probe", *subject) as (world, recorder):
-        settings.check_dataset()
-        encoder = world.after_first(lambda: settings.build_encoder(settings.encoder))
-        check(config, encoder)
-        store = world.after_first(settings.open_store)
-        result = fit_probe(
-            config,
-            store,
-            encoder,
-            settings.run.cache_folder,
-            progress=setup.progress_shown(),
-            world=world,
-            before_test=lambda split: setup.note_test_reading(recorder, store, split),
-        )
-        if recorder is not None:
-            setup.finish(recorder, result, encoder, settings)
-
-
-@click.command()
 @options(Settings)
 def prepare(settings: Settings) -> None:
     """Prepare a dataset: make or read it once, into one HDF5 store."""
@@ -89,6 +65,30 @@ def null(settings: NullSettings) -> None:
 def convnext(settings: ConvNextSettings) -> None:
     """Register a ConvNeXt of timm's with its weights and their origin."""
     _register(settings)
+
+
+@click.command()
+@options(ProbeSettings)
+def probe(settings: ProbeSettings) -> None:
+    """Fit a linear probe on a frozen encoder, exactly, and measure it beside its controls."""
+    config = settings.probe
+    subject = (settings.encoder.name, find_target(config.target).name, settings.dataset_name)
+    with settings.shared_run("probe", *subject) as (world, recorder):
+        settings.check_dataset()
+        encoder = world.after_first(lambda: settings.build_encoder(settings.encoder))
+        check(config, encoder)
+        store = world.after_first(settings.open_store)
+        result = fit_probe(
+            config,
+            store,
+            encoder,
+            settings.run.cache_folder,
+            progress=setup.progress_shown(),
+            world=world,
+            before_test=lambda split: setup.note_test_reading(recorder, store, split),
+        )
+        if recorder is not None:
+            setup.finish(recorder, result, encoder, settings)
 
 
 def _register(settings: NullSettings | ConvNextSettings) -> None:

@@ -90,10 +90,7 @@ class Settings:
             yield world, recorder
 
     def check_dataset(self) -> None:
-        """Raise InputError where the dataset, its crops or the target's layer cannot be had, before anything is made.
-
-        Fetches the published files first where that is requested.
-        """
+        """Raise InputError where dataset, crops or target layer cannot be had; fetch files where that is requested."""
         dataset, target = self.dataset, find_target(self.probe.target)
         # On every rank: those that come second wait for the first.
         fetch(dataset, progress_shown())
@@ -131,10 +128,7 @@ class Settings:
         return self.dataset.build_protocol().size
 
     def build_encoder(self, config: EncoderConfig) -> Encoder:
-        """Return the encoder for the dataset's images, with weights from the registry where these are requested.
-
-        Prints its warnings.
-        """
+        """Return the encoder for the dataset's images, with weights from the registry where these are requested."""
         if config.weights.startswith("models:/"):
             # A folder a URI: two probes at once must not read each other's weights.
             folder = self.run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
@@ -186,10 +180,7 @@ def warn(line: str) -> None:
 
 
 def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: Split) -> None:
-    """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run.
-
-    recorder: None on the ranks that have none.
-    """
+    """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run."""
     if recorder is None:
         return
     tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.test_tags(store)}
@@ -198,11 +189,7 @@ def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: S
 
 
 def log_report(recorder: tracking.Recorder, report: RunReport, settings: Any) -> None:
-    """Log a report with the command's settings, and print which of its metrics are not finite.
-
-    The settings that differ from their defaults are parameters, but for those that decide no result; all of them are in
-    `config.json`.
-    """
+    """Log a report with the command's settings, all in config.json; those that decide a result are parameters."""
 
     def without_passwords(values: dict[str, Any]) -> dict[str, Any]:
         return {name: shown(value) if isinstance(value, str) else value for name, value in values.items()}

@@ -122,15 +122,13 @@ def _out(text: str) -> Path | None:
     if not text:
         return None
     path = Path(text).expanduser()
-    problem = ""
-    if path.suffix != ".safetensors":
-        problem = "must end in .safetensors"
-    elif not path.parent.is_dir():
-        problem = f"{path.parent} is no folder. Make it first"
-    elif path.is_dir():
-        problem = "is a folder. Pass the name of a file in it"
-    elif not os.access(path.parent, os.W_OK):
-        problem = f"nothing can be written to {path.parent}. Pass another folder"
-    if problem:
-        raise InputError(f"out={text}: {problem}.")
+    problems = {
+        "must end in .safetensors": path.suffix != ".safetensors",
+        f"{path.parent} is no folder. Make it first": not path.parent.is_dir(),
+        "is a folder. Pass the name of a file in it": path.is_dir(),
+        f"nothing can be written to {path.parent}. Pass another folder": not os.access(path.parent, os.W_OK),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise InputError(f"out={text}: {problem}.")
     return path
