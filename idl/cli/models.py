@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import Any
 
 import click
 
@@ -52,8 +53,7 @@ def models(settings: ModelsSettings) -> None:
     order = ranked(versions, settings.sort) if settings.sort and versions else versions
     lacking = [version for version in versions if version not in order]
     if settings.as_json:
-        described = ({**asdict(each), "uri": each.uri, **each.tags, **each.metrics} for each in (*order, *lacking))
-        click.echo(json.dumps([{name: value for name, value in each.items() if name != "tags"} for each in described]))
+        click.echo(json.dumps([_described(version) for version in (*order, *lacking)], indent=1))
     elif not everything:
         click.echo("no registered probes here: `idl probe` registers one, MLFLOW_TRACKING_URI says where.", err=True)
     else:
@@ -61,6 +61,12 @@ def models(settings: ModelsSettings) -> None:
             click.echo(line)
         if lacking:
             click.echo(f"\nwithout {settings.sort}: {', '.join(version.uri for version in lacking)}")
+
+
+def _described(version: RegisteredVersion) -> dict[str, Any]:
+    fields = {**asdict(version), "uri": version.uri, **version.tags}
+    numbers = {name: int(value) if value.is_integer() else value for name, value in version.metrics.items()}
+    return {name: value for name, value in {**fields, **numbers}.items() if name != "tags"}
 
 
 def selected(versions: Sequence[RegisteredVersion], filters: Mapping[str, str]) -> tuple[RegisteredVersion, ...]:
