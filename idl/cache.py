@@ -30,16 +30,21 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idl"
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that nobody ever finds a part of it: to a temporary name, which is renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, content: bytes) -> None:
-    """Write `content` with its SHA-256 before it, to a temporary name, and rename it."""
+    """Write `content` with its SHA-256 before it, as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with disk_full_reported(path.parent):
-        try:
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, hashlib.sha256(content).digest() + content)
 
 
 def read(path: Path) -> bytes | None:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, unquote_plus
 
@@ -13,36 +13,47 @@ MAX_REASON_CHARACTERS = 200
 _SECRET = re.compile(r"(?P<key>[^?&=]*(?:pass|pwd|odbc_connect)[^=]*=)(?P<value>.*)", re.IGNORECASE)
 # What libraries make of an error of a driver; known by their names, since importing them takes seconds.
 _WRAPPERS = ("MlflowException", "StorageInternalError")
+# By default a connection to a machine that does not answer, or no longer does, is waited for by minutes.
+_CONNECT = {
+    "postgresql": {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000},
+    "sqlite": {"timeout": 60},
+}
+
+
+def connect_arguments(address: str) -> Mapping[str, int]:
+    """Return arguments of the driver's connection, which bound its waiting."""
+    dialect, _, driver = address.partition(":")[0].partition("+")
+    return _CONNECT.get(dialect, {}) if driver in ("", "psycopg", "psycopg2", "pysqlite") else {}
 
 
 @contextmanager
-def locked(address: str, name: str = "tables", connect: Mapping[str, object] | None = None) -> Iterator[None]:
-    """Let no other process into a block of this name and database meanwhile; one that wants in waits.
+def locked(address: str, name: str = "tables") -> Iterator[None]:
+    """Let no other process into a block of this name and database meanwhile; one that comes second waits.
 
     The lock is a file beside an sqlite file, and one of the server's in PostgreSQL: the system frees it when the
-    process ends, however it ends. Other databases have none. Libraries make their tables under "tables": two that do
-    so at the same moment break an sqlite file for good, or end in an error.
-
-    address: as SQLAlchemy takes it. connect: arguments of the driver's connection.
-    Raises what the driver raises where it cannot connect, and OSError where the lock's file cannot be made.
+    process ends. Libraries make their tables under "tables": two that do so at once break an sqlite file for good.
     """
     path = sqlite_path(address)
     if path is not None and path.absolute().parent.is_dir() and not path.is_dir():
         import filelock
 
         # Beside the database: /tmp is not shared between containers that share a folder.
-        lock = filelock.FileLock(path.absolute().with_name(f".{path.name}.{name}.lock"))
-    elif is_postgresql(address):
-        lock = _server_lock(address, name, connect or {})
+        with filelock.FileLock(path.absolute().with_name(f".{path.name}.{name}.lock")):
+            yield
+    elif address.startswith(("postgresql:", "postgresql+")):
+        from sqlalchemy import create_engine, text
+        from sqlalchemy.pool import NullPool
+
+        # PostgreSQL's advisory locks are 64-bit numbers.
+        number = int.from_bytes(hashlib.sha256(f"idl {name}".encode()).digest()[:8], "big", signed=True)
+        engine = create_engine(address, connect_args=dict(connect_arguments(address)), poolclass=NullPool)
+        with engine.connect() as connection:
+            # Of the session, so that no transaction stays open meanwhile; closing the connection frees it.
+            connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": number})
+            connection.commit()
+            yield
     else:
-        lock = nullcontext()
-    with lock:
         yield
-
-
-def is_postgresql(address: str) -> bool:
-    """Tell whether a URL is of a PostgreSQL database, whatever the driver."""
-    return address.startswith(("postgresql:", "postgresql+"))
 
 
 def sqlite_path(address: str) -> Path | None:
@@ -58,8 +69,7 @@ def sqlite_path(address: str) -> Path | None:
 def without_password(address: str) -> str:
     """Return `address` without user and password, and with passwords of its query as ***.
 
-    It may be what was meant as an address: a password may hold characters that should stand there as %2F or %40.
-    Rather too much is hidden than a part of one shown.
+    A password may hold characters that should stand there as %2F or %40: rather too much is hidden than too little.
     """
     scheme, separator, rest = address.partition("://")
     if not separator:
@@ -68,10 +78,8 @@ def without_password(address: str) -> str:
     if _is_file(scheme):
         return address
     login, _, place = rest.rpartition("@")
-    if "?" in login:
-        # Whether the @ is a part of the query's password cannot be told.
-        return f"{scheme}://{HIDDEN}"
-    return f"{scheme}://" + _SECRET.sub(rf"\g<key>{HIDDEN}", place)
+    # Whether an @ behind a ? is a part of the query's password cannot be told.
+    return f"{scheme}://" + (HIDDEN if "?" in login else _SECRET.sub(rf"\g<key>{HIDDEN}", place))
 
 
 def is_unequivocal(address: str) -> bool:
@@ -81,10 +89,7 @@ def is_unequivocal(address: str) -> bool:
 
 
 def reason_of(error: BaseException, address: str) -> str:
-    """Say in one line what a driver or the system said of `address`, without its password.
-
-    error: the driver's, or one that sqlalchemy, mlflow, Optuna or urllib made of it.
-    """
+    """Return in one line what a driver, or a library about it, said of `address`, without its password."""
     while type(error).__name__ in _WRAPPERS and error.__cause__ is not None:
         error = error.__cause__
     for name in ("orig", "reason"):
@@ -92,33 +97,13 @@ def reason_of(error: BaseException, address: str) -> str:
         error = inner if isinstance(inner, BaseException) else error
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join((text.strip().splitlines() or [type(error).__name__])[0].split())
-    for secret in _secrets(address):
-        line = line.replace(secret, HIDDEN)
-    return line[:MAX_REASON_CHARACTERS]
-
-
-def _secrets(address: str) -> list[str]:
-    """Return the passwords of an address, as they stand there and as drivers read them, the longest first."""
+    # As they stand in the address and as drivers read them, the longest first.
     login = address.partition("://")[2].rpartition("@")[0]
-    found = [login.partition(":")[2], *(each["value"] for each in _SECRET.finditer(address))]
-    written = {form for each in found for form in (each, unquote(each), unquote_plus(each))}
-    return sorted(written - {""}, key=len, reverse=True)
+    secrets = [login.partition(":")[2], *(each["value"] for each in _SECRET.finditer(address))]
+    for secret in sorted({form(each) for each in secrets for form in (str, unquote, unquote_plus)}, key=len)[::-1]:
+        line = line.replace(secret, HIDDEN) if secret else line
+    return line[:MAX_REASON_CHARACTERS]
 
 
 def _is_file(scheme: str) -> bool:
     return scheme.partition("+")[0] in ("sqlite", "file")
-
-
-@contextmanager
-def _server_lock(address: str, name: str, connect: Mapping[str, object]) -> Iterator[None]:
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.pool import NullPool
-
-    # PostgreSQL's advisory locks are 64-bit numbers.
-    number = int.from_bytes(hashlib.sha256(f"idl {name}".encode()).digest()[:8], "big", signed=True)
-    engine = create_engine(address, connect_args=dict(connect), poolclass=NullPool)
-    with engine.connect() as connection:
-        # Of the session, so that no transaction stays open meanwhile; closing the connection frees it.
-        connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": number})
-        connection.commit()
-        yield

@@ -8,18 +8,11 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad input: its text is one line that says what is wrong, where, and what to do.
-
-    The command line prints it and ends with exit code 2.
-    """
+    """Bad input: one line that says what is wrong, where, and what to do. The command ends with exit code 2."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Tell whether `error` means that no more bytes could be written.
-
-    HDF5 puts the system's error number into the text only, sqlite has words of its own, and mlflow and torch wrap
-    what they get in exceptions of theirs: the text is searched too.
-    """
+    """Tell whether `error` means a full disk, by its number or its text: HDF5, mlflow and torch wrap what they get."""
     numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     if isinstance(error, OSError) and error.errno in numbers:
         return True

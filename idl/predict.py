@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
+from idl.cache import replace_file
 from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
@@ -254,12 +255,7 @@ class Folder:
         # No other image's values may ever lie beside a picture, whenever this is broken off.
         picture.unlink(missing_ok=True)
         for path, made in ((values, content), (picture, shown)):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                temporary.write_bytes(made.getvalue())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            replace_file(path, made.getvalue())
         return num_beyond
 
     def _record(self, photograph: Photograph) -> dict[str, object]:

@@ -29,12 +29,8 @@ def silent(label: str, total: int, done: int = 0, unit: str = "img") -> Iterator
 
 
 def prefixed(progress: Progress, name: str) -> Progress:
-    """Give a progress whose labels begin with `name`."""
-
-    def named(label: str, total: int, done: int = 0, unit: str = "img") -> AbstractContextManager[Advance]:
-        return progress(f"{name}: {label}", total, done, unit)
-
-    return named
+    """Return a progress whose labels begin with `name`."""
+    return lambda label, total, done=0, unit="img": progress(f"{name}: {label}", total, done, unit)
 
 
 @contextmanager
@@ -48,18 +44,14 @@ def terminal(label: str, total: int, done: int = 0, unit: str = "img") -> Iterat
     start = last = time.monotonic()
     current = done
 
-    def line(now: float, goes_on: bool) -> None:
-        rate = (current - done) / max(now - start, 1e-9)
-        left = f", {timedelta(seconds=round((total - current) / rate))} left" if goes_on and rate > 0 else ""
-        print(f"{label}: {current}/{total} {unit}, {rate:.1f} {unit}/s{left}", file=sys.stderr, flush=True)  # noqa: T201
-
-    def advance(count: int) -> None:
+    def advance(count: int, ends: bool = False) -> None:
         nonlocal current, last
         current += count
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES and current < total:
-            last = now
-            line(now, goes_on=True)
+        if ends or (now - last >= SECONDS_BETWEEN_LINES and current < total):
+            last, rate = now, (current - done) / max(now - start, 1e-9)
+            left = "" if ends or rate == 0 else f", {timedelta(seconds=round((total - current) / rate))} left"
+            print(f"{label}: {current}/{total} {unit}, {rate:.1f} {unit}/s{left}", file=sys.stderr, flush=True)  # noqa: T201
 
     yield advance
-    line(time.monotonic(), goes_on=False)
+    advance(0, ends=True)

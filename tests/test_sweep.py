@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 import torch.nn.functional as F
+from sqlalchemy.engine import URL
 from torch import Tensor
 
 from idl.errors import InputError
@@ -18,8 +19,7 @@ from idl.probes.exact import losses_of_all_k
 from idl.probes.gradient_fit import TrainResult, Trial
 from idl.probes.image_statistics import ImageGrams, plan
 from idl.probes.statistics import Statistics
-from idl.sweep.search import Search, SweepTrial, TrainingData
-from idl.sweep.space import SearchSpace, SweepConfig
+from idl.sweep.search import Search, SweepConfig, SweepTrial, TrainingData
 from idl.sweep.study import FILE, SharedStudy, importances_of, opened
 
 NUM_COMPONENTS, PLANTED_K = 16, 6
@@ -61,16 +61,14 @@ class Swept:
         self,
         folder: Path,
         config: SweepConfig = CONFIG,
-        space: SearchSpace | None = None,
         fixed: Trial = FIXED,
         subject: Mapping[str, str] = SUBJECT,
     ) -> None:
         self.batches: list[list[tuple[SweepTrial, TrainResult]]] = []
-        with opened(config.storage, folder) as database:
-            study = SharedStudy.joined(database, config.study, subject)
-            space = space or SearchSpace()
-            data = TrainingData({}, {None: planted()}, space.k[1] or NUM_COMPONENTS)
-            search = Search(study, data, space, config, fixed, self.log)
+        with opened(config.storage, folder) as storage:
+            study = SharedStudy.joined(storage, config.study, subject)
+            data = TrainingData({}, {None: planted()}, config.k[1] or NUM_COMPONENTS)
+            search = Search(study, data, config, fixed, self.log)
             search.run()
             self.trials = search.trials()
             self.best = search.best()
@@ -124,29 +122,13 @@ def test_the_same_seed_draws_the_same_trials(tmp_path: Path, sampler: Any) -> No
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_workers_with_one_seed_draw_different_trials(tmp_path: Path, sampler: str) -> None:
     """Even at the same moment, with the same trials known."""
-    distributions = SearchSpace().distributions(NUM_COMPONENTS)
+    distributions = CONFIG.distributions(NUM_COMPONENTS)
     Swept(tmp_path, replace(CONFIG, trials=11))
     with opened("", tmp_path) as database:
         workers = [SharedStudy.joined(database, "tested", SUBJECT) for _ in range(3)]
         made = [params["lr"] for worker in workers for params in worker.draw(5, distributions, sampler, 0)]
     assert len(set(made)) == 15
     assert [worker.worker for worker in workers] == [1, 2, 3]
-
-
-def test_what_is_drawn_lies_within_the_space(tmp_path: Path) -> None:
-    space = SearchSpace(
-        k_range="2:5",
-        lr_range="1e-3:1e-2",
-        weight_decay_range="1e-6:1e-1",
-        step_images_choices="16,32",
-        solvers="sgd,adam",
-    )
-    trials = [trial.trial for trial in Swept(tmp_path, replace(CONFIG, trials=40, trials_per_batch=20), space).trials]
-    assert {trial.k for trial in trials} == {2, 3, 4, 5}
-    assert all(1e-3 <= trial.lr <= 1e-2 and 1e-6 <= trial.weight_decay <= 1e-1 for trial in trials)
-    assert {(trial.solver, trial.batch_size) for trial in trials} == {
-        (solver, size) for solver in ("sgd", "adam") for size in (16, 32)
-    }
 
 
 def test_a_study_goes_on_with_the_trials_that_it_has(tmp_path: Path) -> None:
@@ -162,10 +144,15 @@ def test_a_study_goes_on_with_the_trials_that_it_has(tmp_path: Path) -> None:
     torch.testing.assert_close(done.result.weights, continued.result.weights, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
-    space = SearchSpace(weight_decay_range="1e-6:1e-1", step_images_choices="16,32", solvers="sgd,adam")
-    swept = Swept(tmp_path, replace(CONFIG, trials=20, trials_per_batch=20), space)
-    assert len(swept.logged) == 20
+def test_a_batch_lies_within_the_space_and_equals_its_trials_one_by_one(tmp_path: Path) -> None:
+    space = {"k_range": "2:5", "lr_range": "1e-3:1e-1", "weight_decay_range": "1e-6:1e-1"}
+    space |= {"step_images_choices": "16,32", "solvers": "sgd,adam"}
+    swept = Swept(tmp_path, replace(CONFIG, trials=30, trials_per_batch=30, **space))
+    trials = [trial.trial for trial in swept.trials]
+    assert {trial.k for trial in trials} == {2, 3, 4, 5}
+    assert all(1e-3 <= trial.lr <= 1e-1 and 1e-6 <= trial.weight_decay <= 1e-1 for trial in trials)
+    assert {(trial.solver, trial.batch_size) for trial in trials} == {(a, b) for a in ("sgd", "adam") for b in (16, 32)}
+    assert len(swept.logged) == 30
     for trial, descent in swept.logged:
         (alone,) = train_trials(planted(), [trial.trial])
         assert (alone.outcome, alone.best_epoch) == (descent.outcome, descent.best_epoch)
@@ -176,7 +163,7 @@ def test_a_batch_equals_its_trials_one_by_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_trial_that_diverges_is_marked_and_leaves_the_others_alone(tmp_path: Path, sampler: Any) -> None:
     fixed = Trial(k=0, solver="sgd", epochs=8)
-    swept = Swept(tmp_path, replace(CONFIG, trials=24, sampler=sampler), SearchSpace(lr_range="1e-3:1e3"), fixed)
+    swept = Swept(tmp_path, replace(CONFIG, trials=24, sampler=sampler, lr_range="1e-3:1e3"), fixed)
     diverged = [trial for trial in swept.trials if trial.outcome == "diverged"]
     sound = [trial for trial in swept.trials if trial.outcome != "diverged"]
     assert diverged
@@ -185,12 +172,8 @@ def test_a_trial_that_diverges_is_marked_and_leaves_the_others_alone(tmp_path: P
     for trial in sound:
         assert train_trials(planted(), [trial.trial])[0].val_loss == pytest.approx(trial.val_loss, rel=1e-4)
     assert {trial.state.name for trial in swept.stored} == {"COMPLETE"}
-
-
-def test_where_every_trial_diverges_there_is_no_best(tmp_path: Path) -> None:
-    fixed = Trial(k=0, solver="sgd", epochs=8)
     with pytest.raises(InputError, match="every trial diverged"):
-        Swept(tmp_path, space=SearchSpace(lr_range="1e5:1e6"), fixed=fixed)
+        Swept(tmp_path, replace(CONFIG, study="none", sampler=sampler, lr_range="1e5:1e6"), fixed)
 
 
 def test_trials_beyond_what_was_asked_for_count_for_those_who_want_more(tmp_path: Path) -> None:
@@ -212,23 +195,13 @@ def test_trials_beyond_what_was_asked_for_count_for_those_who_want_more(tmp_path
     assert Swept(tmp_path, replace(CONFIG, trials=20)).best == others[0].best
 
 
-def test_the_largest_k_is_that_of_the_first_worker(tmp_path: Path) -> None:
-    with opened("", tmp_path) as database:
-        studies = [SharedStudy.joined(database, "tested", SUBJECT) for _ in range(2)]
-        assert [study.last_k() for study in studies] == [None, None]
-        assert [study.agree_on_last_k(k) for study, k in zip(studies, (8, 16), strict=True)] == [8, 8]
-        assert studies[1].last_k() == 8
-
-
 @pytest.mark.parametrize("name", ["s", 'it\'s "one" \\ %25 ?#&', "n" * 512])
 def test_a_study_is_found_by_its_name_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a b%20?c#@"
     config = replace(CONFIG, trials=4, study=name)
+    folder.mkdir()
+    # One that was made for the workers by hand is taken.
+    optuna.create_study(study_name=name, storage=URL.create("sqlite", database=str(folder / FILE)).render_as_string())
     first = Swept(folder, config)
     assert Swept(folder, config).trials == first.trials
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {FILE}
-
-
-def test_an_empty_study_made_for_workers_is_taken(tmp_path: Path) -> None:
-    optuna.create_study(study_name="tested", storage=f"sqlite:///{tmp_path / FILE}")
-    assert len(Swept(tmp_path).trials) == 12

@@ -9,26 +9,13 @@ import traceback
 import click
 
 from idl import __version__
-from idl.cli import doctor, encoders, evaluate, models, predict, probe, sweep, training, verdict
+from idl.cli import doctor, evaluate, models, predict, probe, sweep, training, verdict
 from idl.errors import InputError, is_disk_full
 from idl.features import keep_freed_buffers
 
-COMMANDS = (
-    encoders.prepare,
-    encoders.null,
-    encoders.convnext,
-    probe.probe,
-    sweep.sweep,
-    verdict.verdict,
-    verdict.compare,
-    verdict.main,
-    training.autoencoder,
-    training.pretrain,
-    models.models,
-    predict.predict,
-    evaluate.evaluate,
-    doctor.doctor,
-)
+# Each command that these files make.
+MODULES = (probe, sweep, verdict, training, models, predict, evaluate, doctor)
+COMMANDS = [each for module in MODULES for each in vars(module).values() if isinstance(each, click.Command)]
 
 
 @click.group(
@@ -46,17 +33,13 @@ def cli() -> None:
 
 
 def run() -> None:
-    """Run the command line as a program, and leave at once when it is done.
-
-    Python would take 3 s to take torch, triton and sympy apart object by object. What is registered to happen at
-    the exit happens, threads that must end are waited for, and all output is written.
-    """
+    """Run the command line as a program, and leave at once: Python would take 3 s to take torch apart."""
     keep_freed_buffers()
-    code = 0
     try:
         main()
+        code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code = end.code
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -65,7 +48,7 @@ def run() -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def main() -> None:

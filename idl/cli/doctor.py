@@ -43,12 +43,9 @@ def doctor(settings: DoctorSettings, what: tuple[str, ...]) -> None:
     diagnosis = diagnose(
         _dataset(what, settings.dataset), settings.sample, checksums=settings.checksums, progress=terminal
     )
-    if settings.as_json:
-        click.echo(json.dumps(diagnosis.to_dict(), indent=1))
-    else:
-        width = shutil.get_terminal_size((80, 24)).columns
-        for line in diagnosis.lines(min(max(width, 60), 110)):
-            click.echo(line)
+    width = min(max(shutil.get_terminal_size((80, 24)).columns, 60), 110)
+    lines = [json.dumps(diagnosis.to_dict(), indent=1)] if settings.as_json else diagnosis.lines(width)
+    click.echo("\n".join(lines))
     if diagnosis.reason:
         sys.exit(1)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
@@ -10,8 +9,7 @@ from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.cli.predict import MODEL
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig
+from idl.cli.setup import RunSettings, Settings
 from idl.data.splits import EVERYTHING, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
@@ -22,7 +20,6 @@ from idl.progress import terminal
 from idl.report.probe import MeasuredModel, Part, measurement_report
 from idl.report.views import shown_range
 from idl.settings import setting
-from idl.targets import Target
 from idl.targets import target as find_target
 from idl.tracking import RegisteredProbe
 
@@ -33,11 +30,10 @@ SPLIT = ("split", "split_seed", "test_images", "test_seed", "alignment")
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(Settings):
     """Settings of `idl evaluate`."""
 
     model: str = setting("", MODEL)
-    dataset: DatasetConfig = part(DatasetConfig())
     probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
     measured: Part = setting("test", "Images that are measured; all: of a dataset not fitted on.", option="part")
     run: RunSettings = part(RunSettings(), without=("device",))
@@ -47,27 +43,28 @@ class EvaluateSettings:
 @options(EvaluateSettings)
 def evaluate(settings: EvaluateSettings) -> None:
     """Measure a registered probe: on another dataset, or on its own test split."""
-    part, config, run = settings.measured, settings.probe, settings.run
+    part, config = settings.measured, settings.probe
     require_rule(config.split)
     if config.test_images and part != "test":
         raise InputError(f"part={part}: crops are of the test split. Pass part=test, or test_images=0.")
-    name = f"evaluate {settings.model.removeprefix('models:/')} {Path(settings.dataset.dataset).stem}"
-    with setup.tracked_run("evaluate", name, run) as recorder:
-        setup.check_dataset(settings.dataset, config, run)
+    subject = (settings.model.removeprefix("models:/"), settings.dataset_name)
+    with settings.tracked_run("evaluate", *subject) as recorder:
         probe = tracking.load_probe(settings.model)
-        target = _target(probe)
-        store = setup.store_of(settings.dataset, config, run)
-        if target.layer not in store.layers:
+        # A target from outside is found by the address that the run was given.
+        name = probe.card.target_factory or probe.card.target
+        target = find_target(name)
+        if target.identity != probe.version.tags.get("target_identity", ""):
             raise InputError(
-                f"model={probe.version.uri}: predicts {target.name}; {store.path} has no layer {target.layer!r}, but "
-                f"{', '.join(store.layers)}."
+                f"model={probe.version.uri}: {name} is another target now than the one that it was fitted for."
             )
+        replace(settings, probe=replace(config, target=name)).check_dataset()
+        store = settings.open_store()
         split, order, reference = _images(store, part, config)
         require_native(store, target, order)
         protocol = replace(store.protocol, alignment=config.alignment)
         _require_unseen(probe, store, split, part)
         notes = tuple(_notes(probe, store))
-        limits = shown_range(store, split, target, run.cache_folder / "ranges")
+        limits = shown_range(store, split, target, settings.run.cache_folder / "ranges")
         if part in ("test", "all"):
             setup.note_test_reading(recorder, store, split)
         measured = evaluate_model(
@@ -85,18 +82,6 @@ def evaluate(settings: EvaluateSettings) -> None:
         click.echo(f"measured on: {part} of {store.name} ({store.digest}), {len(order)} images")
         click.echo(f"protocol: {protocol.name} ({protocol.digest})")
         setup.print_result(report, recorder.hint, [f"{part}_{figure}" for figure in RESULTS])
-
-
-def _target(probe: RegisteredProbe) -> Target:
-    """Return the target that a probe was fitted for. Raises InputError where its code has changed."""
-    # One from outside is found by the address that the run was given.
-    name = probe.card.target_factory or probe.card.target
-    target = find_target(name)
-    if target.identity != probe.version.tags.get("target_identity", ""):
-        raise InputError(
-            f"model={probe.version.uri}: {name} is another target now than the one that it was fitted for."
-        )
-    return target
 
 
 def _images(store: Store, part: Part, config: ProbeConfig) -> tuple[Split, tuple[int, ...], tuple[int, ...]]:
@@ -130,7 +115,7 @@ def _require_unseen(probe: RegisteredProbe, store: Store, split: Split, part: Pa
 
 def _notes(probe: RegisteredProbe, store: Store) -> Iterator[str]:
     """Yield what a reader must know of the model on this dataset, a sentence each."""
-    card, protocol = probe.card, store.protocol
+    card, protocol, task = probe.card, store.protocol, probe.version.tags.get("task", "")
     if store.digest == card.dataset_digest:
         yield f"This is the dataset that the model was fitted on ({store.name}), and its own test split."
     elif store.name == card.dataset:
@@ -138,17 +123,17 @@ def _notes(probe: RegisteredProbe, store: Store) -> Iterator[str]:
             f"The model was fitted on a dataset of the same name, {card.dataset} ({card.dataset_digest}): images may "
             "be in both."
         )
-    if store.name in probe.version.tags.get("task", ""):
-        source = probe.origin["origin"]["source"]
+    if store.name in task:
         yield (
-            f"The encoder's weights were trained for {probe.version.tags['task']} ({source}): it may have seen these "
-            f"images, without their {card.target}."
+            f"The encoder's weights were trained for {task} ({probe.origin['origin']['source']}): it may have seen "
+            f"these images, without their {card.target}."
         )
-    if probe.kind == "depth" and protocol.is_native:
+    if probe.kind != "depth":
+        return
+    if protocol.is_native:
         yield (
             "Measured at native size. Where the model predicts beyond its range its own run may differ a little: a "
             "whole model clamps before it is upsampled."
         )
-    farthest = probe.protocol.max_depth_m
-    if probe.kind == "depth" and protocol.max_depth_m > farthest:
+    if protocol.max_depth_m > (farthest := probe.protocol.max_depth_m):
         yield f"The model predicts at most {farthest:g} m; here truth counts up to {protocol.max_depth_m:g} m."

@@ -8,6 +8,7 @@ import math
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, field, fields, replace
+from functools import update_wrapper
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,37 +21,27 @@ AUTO = "auto"
 
 
 def part(default: object, *, only: Collection[str] = (), without: Collection[str] = ()) -> Any:
-    """Return a dataclass field that holds settings of their own, which become options of the command.
-
-    default: an instance, which gives the options' defaults. only: names of the fields that are options, all where it
-    is empty. without: names of those that are none. What is no option keeps its value in `default`.
-    """
+    """Return a dataclass field of further settings, of which `only` these, or all `without` those, become options."""
     return field(default=default, metadata={"only": tuple(only), "without": tuple(without)})
 
 
 def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command all options of `kind`, and calls it with `settings`, a filled `kind`.
-
-    What `click.argument` adds is passed on by its name.
-    """
-    default, made = kind(), [*_settings_of(kind)]
-    names = [_name(each) for _, each in made]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{kind.__name__}: two fields make the same option, of {sorted(names)}")
+    """Return a decorator that gives a command the options of `kind`, and calls it with `settings`, a filled `kind`."""
+    default = kind()
+    # By the option's name: the part that its field is of ("" for one of `kind` itself), and the field.
+    made = {(each.metadata["option"] or each.name).replace("-", "_"): (place, each) for place, each in _fields(kind)}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         def command(**values: Any) -> None:
-            given: dict[str, dict[str, Any]] = {"": {}}
-            for (place, each), name in zip(made, names, strict=True):
+            given: dict[str, dict[str, Any]] = {}
+            for name, (place, each) in made.items():
                 given.setdefault(place, {})[each.name] = values.pop(name)
-            own = given.pop("")
+            own = given.pop("", {})
             parts = {place: replace(getattr(default, place), **chosen) for place, chosen in given.items()}
             function(settings=replace(default, **own, **parts), **values)
 
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        # Arguments that were added below.
-        command.__dict__.update(function.__dict__)
-        for (place, each), name in reversed([*zip(made, names, strict=True)]):
+        update_wrapper(command, function)
+        for name, (place, each) in reversed(made.items()):
             command = _option(getattr(default, place) if place else default, each, name)(command)
         return command
 
@@ -58,29 +49,20 @@ def options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., No
 
 
 def requested() -> dict[str, str]:
-    """Return the options of the running command that differ from their defaults, by name and as text.
-
-    Passwords in addresses are hidden.
-    """
+    """Return the running command's options that differ from their defaults, by name; addresses without passwords."""
     context = click.get_current_context()
-    values = {
-        each.name: (text_of(context.params[each.name]), each.default)
-        for each in context.command.params
-        if isinstance(each, click.Option) and each.name in context.params
-    }
-    return {str(name): shown(text) for name, (text, default) in values.items() if text != default}
+    options = [
+        each for each in context.command.params if isinstance(each, click.Option) and each.name in context.params
+    ]
+    values = {str(each.name): (text_of(context.params[str(each.name)]), each.default) for each in options}
+    return {name: shown(text) for name, (text, default) in values.items() if text != default}
 
 
 def command_line(without: Collection[str] = ()) -> str:
-    """Return the command that runs, as a shell takes it, with the options that differ from their defaults.
-
-    without: names of options that are left out.
-    """
-    words = ["idl", click.get_current_context().info_name or ""]
-    for name, text in requested().items():
-        if name not in without:
-            words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join(words)
+    """Return the running command as a shell takes it, with the options that differ from their defaults."""
+    given = {name.replace("_", "-"): text for name, text in requested().items() if name not in without}
+    words = [word for name, text in given.items() for word in (f"--{name}", text)]
+    return shlex.join(["idl", click.get_current_context().info_name or "", *words])
 
 
 def text_of(value: object) -> str:
@@ -105,61 +87,53 @@ class _Option(click.Option):
         return (self.default, ParameterSource.DEFAULT) if value == "" else (value, source)
 
 
-class _OrAuto(click.ParamType):
-    """A value of another type, or "auto", which is None."""
+class _Value(click.ParamType):
+    """What a function makes of a text, or raises ValueError that says what is wrong; "auto" may stand for None."""
 
-    def __init__(self, inner: click.ParamType) -> None:
-        self.name = inner.name
-        self._inner = inner
+    def __init__(self, name: str, read: Callable[[str], object], is_optional: bool) -> None:
+        self.name = name
+        self._read, self._is_optional = read, is_optional
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"{(self._inner.get_metavar(param, ctx) or self.name.upper()).strip('[]')}|{AUTO}"
+        return f"{self.name}|{AUTO}" if self._is_optional else self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value is None or value == AUTO:
+        if not isinstance(value, str):
+            return value
+        if self._is_optional and value == AUTO:
             return None
         try:
-            return self._inner.convert(value, param, ctx)
-        except click.BadParameter as error:
-            self.fail(f"{error.message.rstrip('.')}, nor {AUTO}.", param, ctx)
+            return self._read(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}{f', nor {AUTO}' if self._is_optional else ''}.", param, ctx)
 
 
-class _Number(click.ParamType):
-    """A finite number."""
+def _number(kind: type[int | float], at_least: float | None) -> Callable[[str], float]:
+    least = -math.inf if at_least is None else at_least
 
-    name = "float"
-
-    def __init__(self, at_least: float | None) -> None:
-        self._at_least = -math.inf if at_least is None else at_least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(text: str) -> float:
         try:
-            number = float(value)
+            number = kind(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        if number < self._at_least:
-            self.fail(f"{value} is below {self._at_least:g}.", param, ctx)
+        if not -math.inf < number < math.inf:
+            raise ValueError("is not a whole number" if kind is int else "is not a finite number")
+        if number < least:
+            raise ValueError(f"is below {least:g}")
         return number
 
-
-class _Triple(click.ParamType):
-    """Three numbers with commas between them."""
-
-    name = "R,G,B"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            red, green, blue = (float(each) for each in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not three numbers R,G,B such as 0.5,0.5,0.5.", param, ctx)
-        return red, green, blue
+    return read
 
 
-def _settings_of(kind: type[Any]) -> Iterator[tuple[str, Field[Any]]]:
+def _triple(text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(each) for each in text.split(","))
+    except ValueError:
+        raise ValueError("is not three numbers R,G,B such as 0.5,0.5,0.5") from None
+    return red, green, blue
+
+
+def _fields(kind: type[Any]) -> Iterator[tuple[str, Field[Any]]]:
     """Yield the fields that are options, each behind the name of the part that it is of; "": of `kind` itself."""
     for each in fields(kind):
         if "only" not in each.metadata:
@@ -169,10 +143,6 @@ def _settings_of(kind: type[Any]) -> Iterator[tuple[str, Field[Any]]]:
             is_chosen = inner.name in (each.metadata["only"] or (inner.name,))
             if "help" in inner.metadata and is_chosen and inner.name not in each.metadata["without"]:
                 yield each.name, inner
-
-
-def _name(each: Field[Any]) -> str:
-    return (each.metadata["option"] or each.name).replace("-", "_")
 
 
 def _option(owner: object, each: Field[Any], name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -187,15 +157,13 @@ def _option(owner: object, each: Field[Any], name: str) -> Callable[[Callable[..
 
 
 def _type(hint: Any, choices: Collection[str], at_least: float | None) -> click.ParamType:
-    if get_origin(hint) in (Union, UnionType):
-        (inner,) = (each for each in get_args(hint) if each is not NoneType)
-        return _OrAuto(_type(inner, choices, at_least))
-    if choices or get_origin(hint) is Literal:
-        return click.Choice(tuple(choices) or get_args(hint))
-    if get_origin(hint) is tuple:
-        return _Triple()
-    if hint is int:
-        return click.INT if at_least is None else click.IntRange(min=int(at_least))
-    if hint is float:
-        return _Number(at_least)
-    return click.BOOL if hint is bool else click.STRING
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    (kind,) = (each for each in kinds if each is not NoneType)
+    is_optional = len(kinds) > 1
+    if choices or get_origin(kind) is Literal:
+        return click.Choice(tuple(choices) or get_args(kind))
+    if get_origin(kind) is tuple:
+        return _Value("R,G,B", _triple, is_optional)
+    if kind in (int, float):
+        return _Value("INTEGER" if kind is int else "FLOAT", _number(kind, at_least), is_optional)
+    return click.BOOL if kind is bool else click.STRING

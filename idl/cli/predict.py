@@ -45,21 +45,18 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
     side = min(card.resolution, card.width or card.resolution)
 
     todo = [photograph for photograph in photographs if settings.overwrite or not folder.is_done(photograph)]
-    num_done = len(photographs) - len(todo)
-    num_beyond = num_cut = 0
+    num_done, beyond = len(photographs) - len(todo), []
     with terminal("predict", len(photographs), num_done) as advance:
         for photograph in todo:
             rgb = read_rgb(photograph.path)
             predicted = predict_map(probe.module, rgb, side, probe.stride, source.kind == "normals")
-            beyond = folder.write(photograph, predicted)
-            num_beyond += beyond
-            num_cut += beyond > 0
+            beyond.append(folder.write(photograph, predicted))
             advance(1)
-    if num_beyond:
+    if any(beyond):
         farthest_m = FARTHEST / settings.prediction.depth_scale
         setup.warn(
-            f"{num_beyond} pixels in {num_cut} of the images are beyond {farthest_m:g} m: 65535 in the PNG. "
-            "Pass a smaller --depth-scale, or --format npy."
+            f"{sum(beyond)} pixels in {len([*filter(None, beyond)])} of the images are beyond {farthest_m:g} m: 65535 "
+            "in the PNG. Pass a smaller --depth-scale, or --format npy."
         )
     noun = "image" if len(todo) == 1 else "images"
     kept = f", {num_done} were there" if num_done else ""

@@ -13,7 +13,7 @@ import click
 import torch
 
 from idl import cache, tracking
-from idl.cli.options import AUTO, requested, shown
+from idl.cli.options import AUTO, part, requested, shown
 from idl.data.crops import with_crops
 from idl.data.datasets import ALWAYS, DatasetConfig, fetch, layers_of, native_reader, open_store, require
 from idl.data.splits import Split, split_store
@@ -58,22 +58,87 @@ class RunSettings:
         return self.workers or cores or 1
 
 
-def tracked_run(
-    entry_point: str, name: str, run: RunSettings, resume: str = ""
-) -> AbstractContextManager[tracking.Recorder]:
-    """Return the context of a tracked run. resume: id of the run to continue, "" for a new one."""
-    return tracking.start(entry_point, run.experiment or None, name, resume=resume or None)
+@dataclass(frozen=True)
+class Settings:
+    """What most commands are told: a dataset, how it is split, encoded and fitted on, and where that happens."""
 
+    dataset: DatasetConfig = part(DatasetConfig())
+    probe: ProbeConfig = part(ProbeConfig(), only=("target", "split", "split_seed", "batch_size"))
+    run: RunSettings = part(RunSettings())
 
-@contextmanager
-def shared_run(
-    entry_point: str, name: str, run: RunSettings, resume: str = ""
-) -> Iterator[tuple[World, tracking.Recorder | None]]:
-    """Run the block on every rank that torchrun started; rank 0 alone has a tracked run."""
-    tracked = tracked_run(entry_point, name, run, resume) if this_process().is_first else nullcontext()
-    # Joined last: which rank failed is known before the run gets its last status.
-    with tracked as recorder, joined(device_of(run.device)) as world:
-        yield world, recorder
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset in those of runs."""
+        return Path(self.dataset.dataset).stem
+
+    def tracked_run(
+        self, entry_point: str, *subject: str, resume: str = ""
+    ) -> AbstractContextManager[tracking.Recorder]:
+        """Return the context of a tracked run, named by its subject. resume: id of the run to continue."""
+        name = " ".join((entry_point, *subject))
+        return tracking.start(entry_point, self.run.experiment or None, name, resume=resume or None)
+
+    @contextmanager
+    def shared_run(
+        self, entry_point: str, *subject: str, resume: str = ""
+    ) -> Iterator[tuple[World, tracking.Recorder | None]]:
+        """Run the block on every rank that torchrun started; rank 0 alone has a tracked run."""
+        is_first = this_process().is_first
+        tracked = self.tracked_run(entry_point, *subject, resume=resume) if is_first else nullcontext()
+        # Joined last: which rank failed is known before the run gets its last status.
+        with tracked as recorder, joined(device_of(self.run.device)) as world:
+            yield world, recorder
+
+    def check_dataset(self) -> None:
+        """Raise InputError where dataset, crops or target layer cannot be had; fetch files where that is requested."""
+        dataset, target = self.dataset, find_target(self.probe.target)
+        # On every rank: those that come second wait for the first.
+        fetch(dataset, progress_shown())
+        if self.probe.test_images:
+            native_reader(dataset, self.probe.test_images)
+        else:
+            require(dataset)
+        layers = ALWAYS if target.layer in ALWAYS else layers_of(dataset, self.run.cache_folder / "datasets")
+        if target.layer not in layers:
+            raise InputError(
+                f"target={target.name}: dataset={dataset.dataset} has no layer {target.layer!r}. "
+                f"It has: {', '.join(layers)}."
+            )
+
+    def open_store(self) -> Store:
+        """Return the prepared dataset, with the requested crops as its test images, and print its warnings."""
+        probe, folder = self.probe, self.run.cache_folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cache={folder}: cannot be made ({error.strerror}). Pass another folder.") from error
+        store = open_store(self.dataset, folder / "datasets", workers=self.run.num_workers, progress=progress_shown())
+        for note in store.notes:
+            warn(note)
+        if not probe.test_images:
+            return store
+        tested = split_store(store, probe.split, probe.split_seed).indices["test"]
+        crops = native_reader(self.dataset, probe.test_images)
+        return with_crops(store, crops, tested, probe.test_images, probe.test_seed)
+
+    def image_size(self) -> tuple[int, int]:
+        """Return rows and columns of the images of the dataset, which may not be made yet."""
+        if self.dataset.dataset.endswith(".h5"):
+            return Store.open(Path(self.dataset.dataset).expanduser()).protocol.size
+        return self.dataset.build_protocol().size
+
+    def build_encoder(self, config: EncoderConfig) -> Encoder:
+        """Return the encoder for the dataset's images, with weights from the registry where these are requested."""
+        if config.weights.startswith("models:/"):
+            # A folder a URI: two probes at once must not read each other's weights.
+            folder = self.run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
+            config = replace(config, registry_file=tracking.fetch_weights(config.weights, folder))
+        encoder = build(config, device_of(self.run.device), self.image_size())
+        if encoder.origin.warning:
+            warn(encoder.origin.warning)
+        if config.registry_file is not None:
+            _warn_of_other_settings(encoder, config.registry_file.with_name("origin.json"))
+        return encoder
 
 
 def device_of(name: str) -> torch.device:
@@ -94,76 +159,12 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_dataset(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> None:
-    """Raise InputError where the dataset, its crops or the target's layer cannot be had, before anything is made.
-
-    Fetches the published files first where that is requested.
-    """
-    target = find_target(probe.target)
-    # On every rank: those that come second wait for the first.
-    fetch(dataset, progress_shown())
-    if probe.test_images:
-        native_reader(dataset, probe.test_images)
-    else:
-        require(dataset)
-    layers = ALWAYS if target.layer in ALWAYS else layers_of(dataset, run.cache_folder / "datasets")
-    if target.layer not in layers:
-        raise InputError(
-            f"target={target.name}: dataset={dataset.dataset} has no layer {target.layer!r}. "
-            f"It has: {', '.join(layers)}."
-        )
-
-
-def store_of(dataset: DatasetConfig, probe: ProbeConfig, run: RunSettings) -> Store:
-    """Return the prepared dataset, with the requested crops as its test images, and print its warnings."""
-    folder = run.cache_folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cache={folder}: cannot be made ({error.strerror}). Pass another folder.") from error
-    store = open_store(dataset, folder / "datasets", workers=run.num_workers, progress=progress_shown())
-    for note in store.notes:
-        warn(note)
-    if not probe.test_images:
-        return store
-    tested = split_store(store, probe.split, probe.split_seed).indices["test"]
-    return with_crops(store, native_reader(dataset, probe.test_images), tested, probe.test_images, probe.test_seed)
-
-
-def image_size(dataset: DatasetConfig) -> tuple[int, int]:
-    """Return rows and columns of the images of a dataset that may not be made yet."""
-    if dataset.dataset.endswith(".h5"):
-        return Store.open(Path(dataset.dataset).expanduser()).protocol.size
-    return dataset.build_protocol().size
-
-
-def encoder_of(config: EncoderConfig, run: RunSettings, dataset: DatasetConfig) -> Encoder:
-    """Return the encoder for a dataset's images, with weights from the registry where these are asked for.
-
-    Prints its warnings.
-    """
-    if config.weights.startswith("models:/"):
-        # A folder a URI: two probes at once must not read each other's weights.
-        folder = run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
-        config = replace(config, registry_file=tracking.fetch_weights(config.weights, folder))
-    encoder = build(config, device_of(run.device), image_size(dataset))
-    if encoder.origin.warning:
-        warn(encoder.origin.warning)
-    if config.registry_file is not None:
-        _warn_of_other_settings(encoder, config.registry_file.with_name("origin.json"))
-    return encoder
-
-
 def _warn_of_other_settings(encoder: Encoder, origin: Path) -> None:
-    registered = json.loads(origin.read_text()) if origin.exists() else {}
-    if registered.get("digest", encoder.digest) == encoder.digest:
+    before = json.loads(origin.read_text()) if origin.exists() else {}
+    if before.get("digest", encoder.digest) == encoder.digest:
         return
-    now = {key: str(value) for key, value in encoder.describe().items()}
-    names = [
-        key
-        for key in ("stage", "encoder_args", "encoder_size", "mean", "std")
-        if str(registered.get(key)) != now.get(key, "None")
-    ]
+    now, settings = encoder.describe(), ("stage", "encoder_args", "encoder_size", "mean", "std")
+    names = [name for name in settings if str(before.get(name)) != str(now.get(name))]
     warn(f"not the encoder that was registered: {', '.join(names) or 'its weights'} differ. Pass the same settings.")
 
 
@@ -179,10 +180,7 @@ def warn(line: str) -> None:
 
 
 def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: Split) -> None:
-    """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run.
-
-    recorder: None on the ranks that have none.
-    """
+    """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run."""
     if recorder is None:
         return
     tags = {"dataset_digest": store.digest, "split_digest": split.digest, **split.test_tags(store)}
@@ -191,21 +189,16 @@ def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: S
 
 
 def log_report(recorder: tracking.Recorder, report: RunReport, settings: Any) -> None:
-    """Log a report with the command's settings, and print which of its metrics are not finite.
+    """Log a report with the command's settings, all in config.json; those that decide a result are parameters."""
 
-    The settings that differ from their defaults are parameters, but for those that decide no result; all of them are in
-    `config.json`.
-    """
-    config = json.loads(json.dumps(asdict(settings), default=str), object_hook=_without_passwords)
+    def without_passwords(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: shown(value) if isinstance(value, str) else value for name, value in values.items()}
+
+    config = json.loads(json.dumps(asdict(settings), default=str), object_hook=without_passwords)
     deciding = {name: value for name, value in requested().items() if name not in PLACES}
-    params = {**report.params, **deciding}
-    left_out = recorder.log(replace(report, params=params, config={**report.config, **config}))
+    left_out = recorder.log(replace(report, params={**report.params, **deciding}, config={**report.config, **config}))
     if left_out:
         warn(f"not finite, and not logged: {', '.join(left_out)}")
-
-
-def _without_passwords(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: shown(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, settings: Any) -> None:

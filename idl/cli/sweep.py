@@ -5,23 +5,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
 from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig
+from idl.cli.setup import Settings
 from idl.distributed import this_process
 from idl.encoders import EncoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig, check
 from idl.probes.gradient_fit import TrainResult, Trial
 from idl.sweep.report import TrialPages, search_report, with_search
-from idl.sweep.search import Search, SweepTrial, evaluate_best, subject_of, training_data
-from idl.sweep.space import SearchSpace, SweepConfig
+from idl.sweep.search import (
+    Search,
+    SweepConfig,
+    SweepTrial,
+    evaluate_best,
+    subject_of,
+    training_data,
+)
 from idl.sweep.study import SharedStudy, opened
 
 # A sweep's trials are trained by gradient descent, with a k and a learning rate of their own.
@@ -30,15 +34,12 @@ PROBE += ("weight_decay", "epochs", "step_images", "patience", "order_seed")
 
 
 @dataclass(frozen=True)
-class SweepSettings:
+class SweepSettings(Settings):
     """Settings of `idl sweep`."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
     encoder: EncoderConfig = part(EncoderConfig())
     probe: ProbeConfig = part(ProbeConfig(solver=Trial.solver), only=PROBE)
     sweep: SweepConfig = part(SweepConfig())
-    space: SearchSpace = part(SearchSpace())
-    run: RunSettings = part(RunSettings())
 
 
 @click.command()
@@ -49,22 +50,20 @@ def sweep(settings: SweepSettings) -> None:
     # All that can be known is known before there is a run.
     if this_process().size > 1:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
-    dataset, config, space = settings.dataset, settings.sweep, settings.space
-    probe, run, progress = settings.probe, settings.run, setup.progress_shown()
+    config, probe, chosen = settings.sweep, settings.probe, settings.encoder
+    progress = setup.progress_shown()
     tracking.require_reachable()
-    setup.check_dataset(dataset, probe, run)
+    settings.check_dataset()
     encoders = {
-        stage: setup.encoder_of(
-            settings.encoder if stage is None else replace(settings.encoder, stage=stage), run, settings.dataset
-        )
-        for stage in space.each_stage
+        stage: settings.build_encoder(chosen if stage is None else replace(chosen, stage=stage))
+        for stage in config.each_stage
     }
     for encoder in encoders.values():
         check(probe, encoder)
-    space.require_within(max(encoder.channels for encoder in encoders.values()), "channels")
-    with opened(config.storage, run.cache_folder) as database:
-        store = setup.store_of(dataset, probe, run)
-        study = SharedStudy.joined(database, config.study, subject_of(probe, space, store, encoders))
+    config.require_k(max(encoder.channels for encoder in encoders.values()), "channels")
+    with opened(config.storage, settings.run.cache_folder) as storage:
+        store = settings.open_store()
+        study = SharedStudy.joined(storage, config.study, subject_of(probe, config, store, encoders))
         _say(f"study: {study.name}; to go on after an interruption: --study {shlex.quote(study.name)}")
         if concluded := study.concluded(config.trials):
             number, run_id = concluded
@@ -73,21 +72,20 @@ def sweep(settings: SweepSettings) -> None:
                 f"in run {run_id}. More --trials go on with it."
             )
             return
-        name = f"sweep {settings.encoder.name} {probe.target} {Path(dataset.dataset).stem}"
-        with setup.tracked_run("sweep", name, run) as recorder:
+        with settings.tracked_run("sweep", chosen.name, probe.target, settings.dataset_name) as recorder:
             recorder.tag(tracking.STUDY_TAG, study.name)
             recorder.tag(tracking.WORKER_TAG, str(study.worker))
             seconds = {"starting": time.perf_counter() - started}
-            data = training_data(probe, space, study, store, encoders, run.cache_folder, progress)
+            data = training_data(probe, config, study, store, encoders, settings.run.cache_folder, progress)
             for each in data.sets.values():
                 _say(each.plan.sentence)
-            pages, runs = TrialPages(data), tracking.TrialRuns(recorder)
+            pages = TrialPages(data)
 
             def log(batch: Sequence[tuple[SweepTrial, TrainResult]]) -> None:
                 for page in pages.of(batch):
-                    runs.log(*page)
+                    recorder.log_trial(*page)
 
-            search = Search(study, data, space, config, probe.trial(0), log, seconds)
+            search = Search(study, data, config, probe.trial(0), log, seconds)
             seconds["preparing"] = time.perf_counter() - started - seconds["starting"]
             with _going_on(study.name):
                 search.run(progress)
@@ -96,10 +94,10 @@ def sweep(settings: SweepSettings) -> None:
 
 def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettings) -> None:
     """Test and register the best trial where no worker has done so; log the search."""
-    study, best = search.study, search.best()
+    study, best, num_trials = search.study, search.best(), search.config.trials
     with study.concluding():
-        run_id = study.tested_in(best.number)
-        if run_id is None:
+        concluded = study.concluded(num_trials)
+        if concluded is None:
             encoded = search.data.encoded[best.stage]
             setup.note_test_reading(recorder, encoded.store, encoded.split)
             result = search.result_of(best)
@@ -108,9 +106,9 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
             setup.finish(recorder, with_search(run, search_report(search), exact_val_loss), encoded.encoder, settings)
             # Killed before this, the study is concluded by another worker, or when it is run again.
             study.note_tested(best.number, recorder.run_id)
-    if run_id is not None:
+    if concluded is not None:
         report = search_report(search)
-        line = f"The best of the {search.config.trials} trials, trial {best.number}, is tested in run {run_id}."
+        line = f"The best of the {num_trials} trials, trial {best.number}, is tested in run {concluded[1]}."
         setup.log_report(recorder, replace(report, description=f"{report.description}\n\n{line}"), settings)
         _say(f"study {study.name}: {line}")
         setup.print_result(report, recorder.hint)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from idl.cache import replace_file
 from idl.cli import setup
 from idl.cli.options import command_line, options, part
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig, fetch, require
+from idl.cli.setup import Settings
+from idl.data.datasets import fetch, require
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
@@ -28,21 +29,18 @@ from idl.training import (
     run_training,
 )
 
-SPLIT = ("split", "split_seed")
 # What decides nothing of the weights is left out of a card's command.
 NOT_OF_THE_WEIGHTS = ("cache", "download", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """Settings that `idl autoencoder` and `idl pretrain` have in common."""
 
-    dataset: DatasetConfig = part(DatasetConfig())
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
+    probe: ProbeConfig = part(ProbeConfig(), only=("split", "split_seed"))
     training: TrainingConfig = part(AUTOENCODER)
     resume: str = setting("", "Id of an interrupted run to continue; the other settings must be the same.")
     out: str = setting("", "File to write the weights to (.safetensors); their card is written beside it.")
-    run: RunSettings = part(RunSettings())
 
 
 @dataclass(frozen=True)
@@ -76,22 +74,20 @@ def pretrain(settings: PretrainSettings) -> None:
 
 
 def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -> None:
-    dataset, probe, run, resume = settings.dataset, settings.probe, settings.run, settings.resume
+    dataset, probe, resume = settings.dataset, settings.probe, settings.resume
     # All that can be known is known before there is a run: one that is resumed must not be spoiled by a slip.
     out = _out(settings.out)
     fetch(dataset, setup.progress_shown())
     require(dataset)
-    device, checkpoints = setup.device_of(run.device), run.cache_folder / "training"
+    device, checkpoints = setup.device_of(settings.run.device), settings.run.cache_folder / "training"
     command = command_line(without=NOT_OF_THE_WEIGHTS)
     request = TrainingRequest(objective, settings.training, dataset, probe.split, probe.split_seed, command)
     for note in require_trainable(request, checkpoints / resume if resume else None):
         setup.warn(note)
 
-    name = f"{entry_point} {Path(dataset.dataset).stem}"
-    with setup.shared_run(entry_point, name, run, resume) as (world, recorder):
+    with settings.shared_run(entry_point, settings.dataset_name, resume=resume) as (world, recorder):
         run_id = world.broadcast(recorder.run_id if recorder is not None else "")
-        store = world.after_first(lambda: setup.store_of(dataset, probe, run))
-        folder = checkpoints / run_id
+        store, folder = world.after_first(settings.open_store), checkpoints / run_id
         if recorder is not None:
             click.echo(f"to go on after an interruption: --resume {run_id}", err=True)
         try:
@@ -111,8 +107,8 @@ def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -
             for note in trained.notes:
                 setup.warn(note)
             if out is not None:
-                _write(out, trained.weights)
-                _write(out.with_suffix(".json"), trained.card)
+                replace_file(out, trained.weights)
+                replace_file(out.with_suffix(".json"), trained.card)
             setup.finish(recorder, trained.run, trained.encoder, settings)
         except KeyboardInterrupt as error:
             line = f"interrupted; the same command with --resume {run_id} goes on from here."
@@ -128,21 +124,13 @@ def _out(text: str) -> Path | None:
     if not text:
         return None
     path = Path(text).expanduser()
-    problem = ""
-    if path.suffix != ".safetensors":
-        problem = "must end in .safetensors"
-    elif not path.parent.is_dir():
-        problem = f"{path.parent} is no folder. Make it first"
-    elif path.is_dir():
-        problem = "is a folder. Pass the name of a file in it"
-    elif not os.access(path.parent, os.W_OK):
-        problem = f"nothing can be written to {path.parent}. Pass another folder"
-    if problem:
-        raise InputError(f"out={text}: {problem}.")
+    problems = {
+        "must end in .safetensors": path.suffix != ".safetensors",
+        f"{path.parent} is no folder. Make it first": not path.parent.is_dir(),
+        "is a folder. Pass the name of a file in it": path.is_dir(),
+        f"nothing can be written to {path.parent}. Pass another folder": not os.access(path.parent, os.W_OK),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise InputError(f"out={text}: {problem}.")
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

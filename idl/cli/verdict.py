@@ -1,6 +1,6 @@
 """The commands that answer: `verdict` of one encoder, `compare` (and `main`) of several beside the null."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,50 +10,51 @@ import click
 from idl import tracking
 from idl.cli import setup
 from idl.cli.options import AUTO, command_line, options, part
-from idl.cli.setup import RunSettings
-from idl.data.datasets import DatasetConfig
+from idl.cli.setup import Settings
 from idl.distributed import this_process
-from idl.encoders import EncoderConfig
+from idl.encoders import Encoder, EncoderConfig
 from idl.encoders.tasks import task_of
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
+from idl.report import Run
 from idl.settings import setting
 from idl.verdict.answers import encoder_run, probe_run, whole_report
 from idl.verdict.page import Provenance, provenance
 from idl.verdict.report import summary
 from idl.verdict.settings import StudyConfig
-from idl.verdict.study import NULL, Plan, Study, Subject, check, chosen_encoder, compared_encoders, plan, study
+from idl.verdict.study import NULL, Study, Subject, check, chosen_encoder, compared_encoders, plan, study
 
 SPLIT = ("split", "split_seed", "test_images", "test_seed", "batch_size")
-FEATURE = "What may have been learned: depth, log-depth, inverse-depth, normals, or package.module:factory."
 
 
 @dataclass(frozen=True)
-class VerdictSettings:
+class StudySettings(Settings):
+    """Settings that `idl verdict` and `idl compare` have in common."""
+
+    feature: str = setting(
+        ProbeConfig().target,
+        "What may have been learned: depth, log-depth, inverse-depth, normals, or package.module:factory.",
+    )
+    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
+    study: StudyConfig = part(StudyConfig())
+
+
+@dataclass(frozen=True)
+class VerdictSettings(StudySettings):
     """Settings of `idl verdict`."""
 
-    feature: str = setting(ProbeConfig().target, FEATURE)
     task: str = setting("", "What the encoder was trained for; names the encoder where none is given.")
     # No name: the encoder that stands for the task, or convnext.
     encoder: EncoderConfig = part(EncoderConfig(name=""), without=("stride",))
-    dataset: DatasetConfig = part(DatasetConfig())
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
-    study: StudyConfig = part(StudyConfig())
-    run: RunSettings = part(RunSettings())
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(StudySettings):
     """Settings of `idl compare` and `idl main`."""
 
-    feature: str = setting(ProbeConfig().target, FEATURE)
     # Those of the original study.
     encoders: str = setting("autoencoder,convnext", "Encoders to compare with the null, with commas between.")
     weights: str = setting(AUTO, "Weights of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
-    dataset: DatasetConfig = part(DatasetConfig())
-    probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
-    study: StudyConfig = part(StudyConfig())
-    run: RunSettings = part(RunSettings())
 
 
 @click.command()
@@ -62,25 +63,15 @@ def verdict(settings: VerdictSettings) -> None:
     """Answer whether an encoder has learned a feature that nobody asked it for."""
     if not this_process().is_first:
         return  # nothing to share among ranks
-    run, progress = settings.run, setup.progress_shown()
-    probe = replace(settings.probe, target=settings.feature)
     chosen = chosen_encoder(settings.encoder, settings.task)
-    name = f"verdict {chosen.name} {settings.feature}"
-    with setup.tracked_run("verdict", name, run) as recorder, _named(target="feature"):
-        setup.check_dataset(settings.dataset, probe, run)
-        encoder = setup.encoder_of(chosen, run, settings.dataset)
-        subject = Subject(encoder, task_of(encoder.origin, settings.task))
-        check(probe, settings.study, [subject], setup.image_size(settings.dataset))
-        planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), [subject])
-        test_reads = _note_plan(recorder, planned)
-        answers = study(planned, run.cache_folder, progress=progress)
-        # Only what the null has too: stage, normalisation and arguments are the encoder's.
-        common = EncoderConfig(name=NULL, stride=settings.study.common_stride)
-        null = setup.encoder_of(common, run, settings.dataset)
-        panels = probe_run(answers, null, run.cache_folder, progress=progress).report.panels
-        given = _provenance(answers, test_reads)
-        judged = encoder_run(answers, 0, panels, given, run.cache_folder, progress=progress)
-        setup.finish(recorder, judged.run, encoder, settings)
+    cache, progress = settings.run.cache_folder, setup.progress_shown()
+    with (
+        settings.tracked_run("verdict", chosen.name, settings.feature) as recorder,
+        _named(target="feature"),
+    ):
+        answers, given, _, null_run = _answer(recorder, settings, [chosen], settings.task)
+        judged = encoder_run(answers, 0, null_run.report.panels, given, cache, progress=progress)
+        setup.finish(recorder, judged.run, answers.subjects[0].encoder, settings)
         click.echo(f"\n{summary(answers, [judged.cues])}")
 
 
@@ -101,28 +92,20 @@ def main(settings: CompareSettings) -> None:
 def _compare(entry_point: str, settings: CompareSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
-    run, progress, feature = settings.run, setup.progress_shown(), settings.feature
-    probe = replace(settings.probe, target=feature)
-    configs = compared_encoders(settings.encoders, settings.weights, settings.study.common_stride)
+    cache, progress, feature = settings.run.cache_folder, setup.progress_shown(), settings.feature
+    _, *configs = compared_encoders(settings.encoders, settings.weights, settings.study.common_stride)
     with (
-        setup.tracked_run(entry_point, f"{entry_point} {feature}", run) as recorder,
+        settings.tracked_run(entry_point, feature) as recorder,
         _named(target="feature", encoder="encoders"),
     ):
-        setup.check_dataset(settings.dataset, probe, run)
-        null, *encoders = (setup.encoder_of(config, run, settings.dataset) for config in configs)
-        subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]
-        check(probe, settings.study, subjects, setup.image_size(settings.dataset))
-        planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), subjects)
-        test_reads = _note_plan(recorder, planned)
-        answers = study(planned, run.cache_folder, progress=progress)
-        given = _provenance(answers, test_reads)
+        answers, given, null, null_run = _answer(recorder, settings, configs)
         with tracking.child(recorder, f"{NULL} {feature}") as child:
-            null_run = probe_run(answers, null, run.cache_folder, progress=progress)
             setup.finish(child, null_run, null, settings)
         panels, judged = {NULL: null_run.report.panels}, []
-        for position, encoder in enumerate(encoders):
+        for position, subject in enumerate(answers.subjects):
+            encoder = subject.encoder
             with tracking.child(recorder, f"{encoder.name} {feature}") as child:
-                each = encoder_run(answers, position, panels[NULL], given, run.cache_folder, progress=progress)
+                each = encoder_run(answers, position, panels[NULL], given, cache, progress=progress)
                 panels[encoder.name] = each.run.report.panels
                 judged.append(each)
                 setup.finish(child, each.run, encoder, settings)
@@ -131,22 +114,33 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         click.echo(f"study: {recorder.hint}")
 
 
-def _note_plan(recorder: tracking.Recorder, planned: Plan) -> int:
-    """Tag the run with the digests of what is fixed before the test split is read; return how many runs have read it.
+def _answer(
+    recorder: tracking.Recorder, settings: StudySettings, configs: Sequence[EncoderConfig], task: str = ""
+) -> tuple[Study, Provenance, Encoder, Run]:
+    """Return the finished study of encoders, where it comes from, and the null with its probe's run.
 
-    Where no answer can be valid, that is said now: fits and losses, which follow all the same, may take an hour.
+    task: what the encoders were trained for, where that is said. The run is tagged with the digests of all that is
+    fixed before the test split is read.
     """
+    config, cache, progress = settings.study, settings.run.cache_folder, setup.progress_shown()
+    settings = replace(settings, probe=replace(settings.probe, target=settings.feature))
+    settings.check_dataset()
+    encoders = [settings.build_encoder(each) for each in configs]
+    subjects = [Subject(encoder, task_of(encoder.origin, task)) for encoder in encoders]
+    check(settings.probe, config, subjects, settings.image_size())
+    planned = plan(settings.probe, config, settings.open_store(), subjects)
     if planned.warning:
+        # No answer can be valid: said now, since fits and losses, which follow all the same, may take an hour.
         setup.warn(planned.warning)
     test_reads = tracking.count_test_readers(planned.split.test_tags(planned.store)["test_scenes"])
     recorder.tag("verdict_digest", planned.digest)
     recorder.tag("test_reads_before", str(test_reads))
     setup.note_test_reading(recorder, planned.store, planned.split)
-    return test_reads
-
-
-def _provenance(answers: Study, test_reads: int) -> Provenance:
-    return provenance(answers, test_reads, command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    answers = study(planned, cache, progress=progress)
+    given = provenance(answers, test_reads, command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    # Only what every encoder has: stage, normalisation and arguments are the others' own.
+    null = settings.build_encoder(EncoderConfig(NULL, stride=config.common_stride))
+    return answers, given, null, probe_run(answers, null, cache, progress=progress)
 
 
 @contextmanager

@@ -1,11 +1,14 @@
-"""The search: what trials are trained on, batch after batch of them, and the test of the best."""
+"""The search: within which bounds, what trials are trained on, batch after batch of them, and the test of the best."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, create_trial
 
 from idl import cache
@@ -15,42 +18,130 @@ from idl.errors import InputError
 from idl.fitting import PROBE, TrainingSet, arm_of, fit_arms, train_trials, training_set
 from idl.pipeline import encode, evaluate_and_report
 from idl.probe_config import EncodedData, ProbeConfig, split_of
-from idl.probes.gradient_fit import Outcome, TrainResult, Trial
+from idl.probes.gradient_fit import Outcome, Solver, TrainResult, Trial
 from idl.progress import Progress, silent
 from idl.report import Run
-from idl.sweep.space import SearchSpace, Stage, SweepConfig, trial_of
+from idl.settings import setting
 from idl.sweep.study import SharedStudy
 from idl.targets import target as find_target
 
-# One a stage of the space; one under None where stages are not searched.
-Encoders = Mapping[Stage, Encoder]
+# A stage of the encoder, as its level; None where stages are not searched.
+Stage = int | None
 # User attributes of a trial in the study, which are fields of `SweepTrial`.
 ATTRIBUTES = ("outcome", "train_loss", "excess_loss", "best_epoch")
+SEARCHED = ("k_range", "lr_range", "weight_decay_range", "step_images_choices", "solvers", "stages")
+OPEN = sys.maxsize
+# Of Optuna's column.
+MAX_NAME_CHARACTERS = 512
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How and within which bounds a sweep searches, and where its study is kept. Raises InputError for what cannot be.
+
+    Bounds are included, and ranges searched evenly in the logarithm; what is empty is not searched.
+    """
+
+    trials: int = setting(100, "Trials that the study is to have, those of other workers included.", at_least=1)
+    # The sampler learns between batches only: with as many as `trials` it would be a random search.
+    trials_per_batch: int = setting(20, "Trials that are drawn, and trained, as one.", at_least=1)
+    sampler: Literal["tpe", "random"] = setting("tpe", "What draws trials: tpe learns from finished ones.")
+    sweep_seed: int = setting(0, "Seed of the sampler.", at_least=0)
+    storage: str = setting(
+        "", "URL of a database for several machines (leave its password to PGPASSWORD); empty: a file in the cache."
+    )
+    study: str = setting("", "Name of the study; one that exists goes on. Empty: a new one.")
+    k_range: str = setting("1:all", "Components that the probe reads, FIRST:LAST; all: as many as there are.")
+    lr_range: str = setting("0.0001:1", "Learning rates, LOW:HIGH.")
+    weight_decay_range: str = setting("", "Weight decays, LOW:HIGH; empty: --weight-decay.")
+    step_images_choices: str = setting("", "Images a step, such as 16,32; empty: --step-images.")
+    solvers: str = setting("", f"sgd, adam or sgd,adam; empty: {Trial.solver}.")
+    stages: str = setting("", "Feature levels such as 1,2,3; empty: --stage.")
+
+    def __post_init__(self) -> None:
+        if not self.study.isprintable() or len(self.study) > MAX_NAME_CHARACTERS:
+            raise InputError(
+                f"study={self.study[:40]!a}: expected at most {MAX_NAME_CHARACTERS} characters that can be printed."
+            )
+        # Reading the bounds is their check.
+        self.distributions(OPEN)
+
+    @property
+    def k(self) -> tuple[int, int | None]:
+        """Least and largest k; None: as many components as there are."""
+        first, last = self._range("k_range", lambda k: OPEN if k == "all" else int(k), "1:64 or 1:all")
+        return first, None if last == OPEN else last
+
+    @property
+    def each_stage(self) -> tuple[Stage, ...]:
+        """Every stage that is searched; each is a training set of its own."""
+        return self._choices("stages", 0) or (None,)
+
+    def require_k(self, most: int, of: str, *, only_first: bool = False) -> None:
+        """Raise InputError where k goes (or begins) beyond `most`, of which the encoder has so many `of`."""
+        first, last = self.k
+        if max(first, 0 if only_first else last or 0) > most:
+            raise InputError(f"k_range={self.k_range}: the encoder has {most} {of}. Pass a range within 1:{most}.")
+
+    def distributions(self, last: int) -> dict[str, BaseDistribution]:
+        """Return what Optuna draws from: settings of a trial by name, and its "stage". last: the largest k."""
+        made: dict[str, BaseDistribution] = {"k": IntDistribution(self.k[0], last, log=True)}
+        for name in ("lr", "weight_decay"):
+            if getattr(self, f"{name}_range"):
+                made[name] = FloatDistribution(*self._range(f"{name}_range", float, "1e-4:1"), log=True)
+        solvers = tuple(part.strip() for part in self.solvers.split(",")) if self.solvers else ()
+        if not set(solvers) <= {*get_args(Solver)} or len(set(solvers)) < len(solvers):
+            raise InputError(f"solvers={self.solvers}: expected {', '.join(get_args(Solver))}, or both.")
+        choices = {
+            "step_images": self._choices("step_images_choices", 1),
+            "solver": solvers,
+            "stage": self._choices("stages", 0),
+        }
+        return made | {name: CategoricalDistribution(values) for name, values in choices.items() if values}
+
+    def searched(self) -> dict[str, str]:
+        """Return the options that say what is searched, by name."""
+        return {name: getattr(self, name) for name in SEARCHED if getattr(self, name)}
+
+    def _range(self, name: str, read: Callable[[str], Any], example: str) -> tuple[Any, Any]:
+        text = getattr(self, name)
+        try:
+            low, high = (read(part) for part in text.split(":"))
+        except ValueError:
+            low, high = 0, 0
+        # A range that is not of numbers compares as false, too.
+        if not 0 < low <= high < float("inf"):
+            raise InputError(f"{name}={text}: expected two numbers above 0, the lower one first, such as {example}.")
+        return low, high
+
+    def _choices(self, name: str, least: int) -> tuple[int, ...]:
+        text = getattr(self, name)
+        try:
+            values = tuple(int(part) for part in text.split(",")) if text else ()
+        except ValueError:
+            values = (least - 1,)
+        if any(value < least for value in values) or len(set(values)) < len(values):
+            raise InputError(f"{name}={text}: expected different whole numbers from {least} on, such as 1,2.")
+        return values
 
 
 @dataclass(frozen=True)
 class SweepTrial:
-    """A finished trial of a study. Losses as in `TrainResult`; `val_loss` is what the study minimises.
-
-    number: in the study, from 0. stage: of the encoder, where stages are searched.
-    """
+    """A finished trial of a study: its number there, its stage where stages are searched, `TrainResult`'s losses."""
 
     number: int
     stage: Stage
     trial: Trial
+    val_loss: float
     outcome: Outcome
     train_loss: float
-    val_loss: float
     excess_loss: float
     best_epoch: int
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the trials of a sweep are trained on, by stage.
-
-    encoded: what the training sets were made of. last_k: the largest k of the study's trials.
-    """
+    """What trials are trained on, by stage, of what that was made, and the largest k of the study's trials."""
 
     encoded: Mapping[Stage, EncodedData]
     sets: Mapping[Stage, TrainingSet]
@@ -59,16 +150,15 @@ class TrainingData:
 
 def training_data(
     config: ProbeConfig,
-    space: SearchSpace,
+    sweep: SweepConfig,
     study: SharedStudy,
     store: Store,
-    encoders: Encoders,
+    encoders: Mapping[Stage, Encoder],
     cache_folder: Path,
     progress: Progress = silent,
 ) -> TrainingData:
-    """Encode once a stage, and make its training set; what is in the cache is taken from there.
+    """Encode once a stage, and make its training set; an open range of k ends where the first worker's memory lets it.
 
-    An open range of k ends for all workers where the first one's memory lets it.
     Raises InputError where k begins beyond the components, or the study's goes beyond those that are found here.
     """
 
@@ -82,13 +172,10 @@ def training_data(
             encoded[stage] = data
         return TrainingData(encoded, sets, max(each.num_components for each in sets.values()))
 
-    first, last = space.k
+    last = sweep.k[1]
     data = made(study.last_k() or last)
-    if first > data.last_k:
-        raise InputError(
-            f"k_range={space.k_range}: the encoder has {data.last_k} components. Pass a range within 1:{data.last_k}."
-        )
-    agreed = study.agree_on_last_k(min(last or data.last_k, data.last_k))
+    sweep.require_k(data.last_k, "components", only_first=True)
+    agreed = study.last_k(min(last or data.last_k, data.last_k)) or data.last_k
     if agreed > data.last_k:
         # Another worker, with more memory, was first.
         data = made(agreed)
@@ -100,7 +187,9 @@ def training_data(
     return replace(data, last_k=agreed)
 
 
-def subject_of(config: ProbeConfig, space: SearchSpace, store: Store, encoders: Encoders) -> dict[str, str]:
+def subject_of(
+    config: ProbeConfig, sweep: SweepConfig, store: Store, encoders: Mapping[Stage, Encoder]
+) -> dict[str, str]:
     """Return what the trials of a study have in common, by name: one of another subject is another study."""
     split = split_of(config, store, find_target(config.target))
     names = ", ".join(f"{encoder.name} {encoder.digest}" for encoder in encoders.values())
@@ -111,22 +200,21 @@ def subject_of(config: ProbeConfig, space: SearchSpace, store: Store, encoders: 
         "protocol": store.protocol.digest,
         "split": f"{config.split} {split.digest}",
         "target": config.target,
-        **space.searched(),
+        **sweep.searched(),
         **{name: str(getattr(config, name)) for name in fixed},
     }
 
 
 @dataclass
 class Search:
-    """One worker's share of a sweep: batches of trials, until the study has all that were asked for.
+    """One worker's share of a sweep: batches of trials, until the study has all that were requested.
 
-    fixed: what the space does not say. log: is called with each batch when the study has it.
+    fixed: what the bounds do not say. log: is called with each batch when the study has it.
     seconds: where this worker's time went.
     """
 
     study: SharedStudy
     data: TrainingData
-    space: SearchSpace
     config: SweepConfig
     fixed: Trial
     log: Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None]
@@ -136,19 +224,16 @@ class Search:
     def run(self, progress: Progress = silent) -> None:
         """Train until the study has its trials; workers that do so together may bring it a batch beyond."""
         requested = self.config.trials
-        done = len(self.study.trials()[:requested])
+        done = len(self.study.trials(requested))
         with progress("sweep", requested, done, "trials") as advance:
             while done < requested:
                 self._train_batch(min(self.config.trials_per_batch, requested - done))
-                before, done = done, len(self.study.trials()[:requested])
+                before, done = done, len(self.study.trials(requested))
                 advance(done - before)
 
     def trials(self) -> list[SweepTrial]:
-        """Return the trials that count: as many as were asked for, the first ones of the study.
-
-        Those of workers that brought it beyond that at the same moment count where more are asked for.
-        """
-        return [self._plain(trial) for trial in self.study.trials()[: self.config.trials]]
+        """Return the trials that count: as many as were requested, the first ones of the study."""
+        return [self._plain(trial) for trial in self.study.trials(self.config.trials)]
 
     def best(self) -> SweepTrial:
         """Return the trial with the lowest validation loss, the first of equals. Raises InputError: all diverged."""
@@ -175,25 +260,27 @@ class Search:
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
-    def _placed(self, params: Mapping[str, object]) -> tuple[Stage, Trial]:
-        components = {stage: each.num_components for stage, each in self.data.sets.items()}
-        return trial_of(params, self.fixed, components)
+    def _placed(self, params: Mapping[str, Any]) -> tuple[Stage, Trial]:
+        """Return where a trial with these settings trains, and how. A k beyond the stage's reads all."""
+        named = {"batch_size" if name == "step_images" else name: value for name, value in params.items()}
+        stage = named.pop("stage", None)
+        named["k"] = min(named["k"], self.data.sets[stage].num_components)
+        return stage, replace(self.fixed, **named)
 
     def _plain(self, trial: FrozenTrial) -> SweepTrial:
         attributes = {name: trial.user_attrs[name] for name in ATTRIBUTES}
-        return SweepTrial(trial.number, *self._placed(trial.params), val_loss=trial.values[0], **attributes)
+        return SweepTrial(trial.number, *self._placed(trial.params), trial.values[0], **attributes)
 
     def _train_batch(self, count: int) -> None:
-        distributions = self.space.distributions(self.data.last_k)
+        distributions = self.config.distributions(self.data.last_k)
         with self.timed("drawing"):
             drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
-        trials = [self._placed(params) for params in drawn]
         results: dict[int, TrainResult] = {}
         with self.timed("training"):
-            for stage in dict.fromkeys(stage for stage, _ in trials):
-                here = [position for position, (each, _) in enumerate(trials) if each == stage]
-                trained = train_trials(self.data.sets[stage], [trials[position][1] for position in here])
-                results |= zip(here, trained, strict=True)
+            placed = [self._placed(params) for params in drawn]
+            for stage in dict.fromkeys(stage for stage, _ in placed):
+                here = {position: trial for position, (each, trial) in enumerate(placed) if each == stage}
+                results |= zip(here, train_trials(self.data.sets[stage], [*here.values()]), strict=True)
         finished = [
             create_trial(
                 params=params,
@@ -214,10 +301,7 @@ class Search:
 def evaluate_best(
     data: TrainingData, best: SweepTrial, result: TrainResult, progress: Progress = silent
 ) -> tuple[Run, float]:
-    """Read the test split, once, for the best trial, and make it a run like that of a probe with its settings.
-
-    Returns the validation loss of the exact solver at its k, too.
-    """
+    """Test the best trial, once, as a probe with its settings; return the exact solver's validation loss, too."""
     encoded, trial = data.encoded[best.stage], best.trial
     config = replace(
         encoded.config,

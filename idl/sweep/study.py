@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from idl.databases import is_unequivocal, locked, reason_of, sqlite_path, without_password
+from idl.databases import connect_arguments, is_unequivocal, locked, reason_of, sqlite_path, without_password
 from idl.errors import InputError
 
 FILE = "studies.db"
@@ -30,54 +30,20 @@ SUBJECT, LAST_K, NUM_WORKERS, TESTED = "subject", "last_k", "num_workers", "test
 WORKER = "worker"
 # Trials below which importances are noise.
 LEAST_FOR_IMPORTANCES = 10
-# By default a connection to a machine that does not answer, or no longer does, is waited for by minutes.
-_LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
-_SQLITE = {"timeout": 60}
-_CONNECT = {"postgresql+psycopg": _LIBPQ, "postgresql+psycopg2": _LIBPQ, "sqlite": _SQLITE, "sqlite+pysqlite": _SQLITE}
-
-
-@dataclass(frozen=True)
-class Database:
-    """Where studies are kept. address: its URL, with the password. connect: arguments of a connection."""
-
-    storage: RDBStorage
-    address: str
-    connect: Mapping[str, object]
-
-    @contextmanager
-    def locked(self, name: str = "tables") -> Iterator[None]:
-        """Let no other worker into a block of this name meanwhile. Raises InputError as `explained`."""
-        with ExitStack() as stack:
-            with self.explained():
-                stack.enter_context(locked(self.address, name, self.connect))
-            yield
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Raise InputError where the database is lost within the block."""
-        try:
-            yield
-        except (SQLAlchemyError, StorageInternalError) as error:
-            raise InputError(
-                f"storage={without_password(self.address)}: lost, or no longer fit to be written "
-                f"({reason_of(error, self.address)}). What it was told is kept. See to the database and run again."
-            ) from error
 
 
 @contextmanager
-def opened(address: str, folder: Path) -> Iterator[Database]:
+def opened(address: str, folder: Path) -> Iterator[RDBStorage]:
     """Open a database of studies, and make its tables where it has none; workers that start together do so in turn.
 
-    address: a URL; "": a file in `folder`. Raises InputError where it cannot be opened.
+    address: a URL; "": a file in `folder`. Raises InputError where it cannot be opened, or is lost within the block.
     """
     if not address:
         folder.mkdir(parents=True, exist_ok=True)
         address = URL.create("sqlite", database=str(folder.absolute() / FILE)).render_as_string()
-    shown = without_password(address)
-    try:
+    url, shown = None, without_password(address)
+    with suppress(SQLAlchemyError, ValueError):
         url = make_url(address)
-    except (SQLAlchemyError, ValueError):
-        url = None
     is_in_memory = address.startswith("sqlite") and sqlite_path(address) is None
     if url is None or is_in_memory or not is_unequivocal(address):
         # What the error says may hold a part of the password.
@@ -88,20 +54,26 @@ def opened(address: str, folder: Path) -> Iterator[Database]:
     if url.drivername == "postgresql":
         # The driver that `pip install '.[postgres]'` brings; which one goes without saying depends on SQLAlchemy.
         url = url.set(drivername="postgresql+psycopg")
-    address, connect = url.render_as_string(hide_password=False), _CONNECT.get(url.drivername, {})
+    address = url.render_as_string(hide_password=False)
     # A line for each study and each trial.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with locked(address, connect=connect):
+        with locked(address):
             # A connection that was dropped while a batch trained is opened again.
-            storage = RDBStorage(address, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+            engine = {"connect_args": connect_arguments(address), "pool_pre_ping": True}
+            storage = RDBStorage(address, engine_kwargs=engine)
     except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, OSError) as error:
         raise InputError(
             f"storage={shown}: cannot be opened ({reason_of(error, address)}). Start it, install its driver (pip "
             "install '.[postgres]'), or pass another."
         ) from error
     try:
-        yield Database(storage, address, connect)
+        yield storage
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise InputError(
+            f"storage={shown}: lost, or no longer fit to be written ({reason_of(error, address)}). What it was told is "
+            "kept. See to the database and run again."
+        ) from error
     finally:
         with suppress(SQLAlchemyError):
             storage.remove_session()
@@ -110,50 +82,43 @@ def opened(address: str, folder: Path) -> Iterator[Database]:
 
 @dataclass(frozen=True)
 class SharedStudy:
-    """A study as one of its workers sees it. All its trials are finished: each is added as a whole.
+    """A study as its worker of this number sees it. All its trials are finished: each is added as a whole."""
 
-    worker: its number, from 0. Methods raise InputError where the database is lost.
-    """
-
-    database: Database
+    storage: RDBStorage
     study: optuna.Study
     worker: int
 
     @classmethod
-    def joined(cls, database: Database, name: str, subject: Mapping[str, str]) -> "SharedStudy":
-        """Make the study, or join the one of that name.
+    def joined(cls, storage: RDBStorage, name: str, subject: Mapping[str, str]) -> "SharedStudy":
+        """Make the study, or join the one of that name; "": a new one, named by the time.
 
-        name: "": a new one, named by the time. subject: what all its trials have in common, by name.
-        Raises InputError where the study is of another subject, or was not made by a sweep.
+        subject: what all its trials have in common, by name. Raises InputError where the study is of another.
         """
         name = name or f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        with database.locked(), database.explained():
-            study = optuna.create_study(storage=database.storage, study_name=name, load_if_exists=True)
+        with locked(storage.url):
+            study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
             _require_subject(study, subject)
-            if SUBJECT not in study.user_attrs:
-                study.set_user_attr(SUBJECT, dict(subject))
+            study.set_user_attr(SUBJECT, dict(subject))
             worker = study.user_attrs.get(NUM_WORKERS, 0)
             study.set_user_attr(NUM_WORKERS, worker + 1)
-            return cls(database, study, worker)
+            return cls(storage, study, worker)
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.study.study_name
 
-    def trials(self) -> list[FrozenTrial]:
-        """Return the trials of all workers by number."""
-        with self.database.explained():
-            trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [trial for trial in trials if WORKER in trial.user_attrs]
+    def trials(self, count: int | None = None) -> list[FrozenTrial]:
+        """Return the first trials of all workers by number, as many as `count`; None: all."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [trial for trial in trials if WORKER in trial.user_attrs][:count]
 
     def draw(
         self, count: int, distributions: dict[str, BaseDistribution], sampler: str, seed: int
     ) -> list[dict[str, Any]]:
         """Draw the settings of `count` trials on a copy of the study in memory.
 
-        What is drawn depends on the seed, the number of trials, what is known by then, and the worker: a worker that
-        is alone with a study draws the same trials again, and workers with one seed draw different ones.
+        What is drawn depends on the seed, the trials that are known and the worker: workers with one seed draw others.
         """
         known = self.trials()
         copy, drawn = _in_memory(known), []
@@ -164,56 +129,35 @@ class SharedStudy:
         return drawn
 
     def add(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Add finished trials of this worker, each as a whole; returns them with their numbers."""
+        """Add finished trials of this worker, each as a whole; return them with their numbers."""
         for trial in trials:
             trial.set_user_attr(WORKER, self.worker)
-        with self.database.explained():
-            self.study.add_trials(trials)
-        mine = [trial for trial in self.trials() if trial.user_attrs[WORKER] == self.worker]
-        return mine[-len(trials) :]
+        self.study.add_trials(trials)
+        return [trial for trial in self.trials() if trial.user_attrs[WORKER] == self.worker][-len(trials) :]
 
-    def last_k(self) -> int | None:
-        """The largest k of the study's trials; None where no worker knows it yet."""
-        return self._noted(LAST_K)
-
-    def agree_on_last_k(self, k: int) -> int:
-        """Return the largest k of the study's trials: the first worker's, which depends on its memory."""
-        with self.database.locked():
-            if self._noted(LAST_K) is None:
-                self._note(LAST_K, k)
-            return self._noted(LAST_K)
-
-    def tested_in(self, number: int) -> str | None:
-        """Return the run that has tested this trial; None where none has."""
-        tested = self._noted(TESTED)
-        return tested["run"] if tested and tested["trial"] == number else None
+    def last_k(self, here: int | None = None) -> int | None:
+        """Return the largest k of the study's trials: the first worker's, which is `here` where none came before."""
+        with locked(self.storage.url):
+            if here is not None and LAST_K not in self.study.user_attrs:
+                self.study.set_user_attr(LAST_K, here)
+            return self.study.user_attrs.get(LAST_K)
 
     def concluded(self, num_trials: int) -> tuple[int, str] | None:
         """Return the number of the best of so many trials, and the run that tested it; None: there is more to do."""
-        trials = self.trials()[:num_trials]
-        if len(trials) < num_trials:
+        trials = self.trials(num_trials)
+        tested = self.study.user_attrs.get(TESTED)
+        if tested is None or len(trials) < num_trials:
             return None
         best = min(trials, key=lambda each: each.values[0])
-        run_id = self.tested_in(best.number)
-        return None if run_id is None else (best.number, run_id)
+        return (best.number, tested["run"]) if tested["trial"] == best.number else None
 
     def note_tested(self, number: int, run_id: str) -> None:
         """Note that a run has tested and registered this trial."""
-        self._note(TESTED, {"trial": number, "run": run_id})
+        self.study.set_user_attr(TESTED, {"trial": number, "run": run_id})
 
-    @contextmanager
-    def concluding(self) -> Iterator[None]:
+    def concluding(self) -> AbstractContextManager[None]:
         """Let no other worker test the best meanwhile; where one is killed at that, the next one may."""
-        with self.database.locked(hashlib.sha256(self.name.encode()).hexdigest()[:16]):
-            yield
-
-    def _noted(self, name: str) -> Any:
-        with self.database.explained():
-            return self.study.user_attrs.get(name)
-
-    def _note(self, name: str, value: object) -> None:
-        with self.database.explained():
-            self.study.set_user_attr(name, value)
+        return locked(self.storage.url, hashlib.sha256(self.name.encode()).hexdigest()[:16])
 
 
 def importances_of(trials: Sequence[FrozenTrial]) -> dict[str, float]:

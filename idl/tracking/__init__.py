@@ -3,7 +3,6 @@
 Importing this package does not import mlflow, which takes 1.4 s; the first call that needs it does.
 """
 
-from idl.tracking.recorder import Recorder
 from idl.tracking.registry import (
     RegisteredProbe,
     RegisteredVersion,
@@ -12,7 +11,7 @@ from idl.tracking.registry import (
     load_probe,
     registered_encoder,
 )
-from idl.tracking.runs import STUDY_TAG, WORKER_TAG, Terminated, TrialRuns, child, count_test_readers, start
+from idl.tracking.runs import STUDY_TAG, WORKER_TAG, Recorder, Terminated, child, count_test_readers, start
 from idl.tracking.store import require_reachable
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "RegisteredProbe",
     "RegisteredVersion",
     "Terminated",
-    "TrialRuns",
     "child",
     "count_test_readers",
     "fetch_weights",

@@ -2,17 +2,16 @@
 
 import json
 import math
-import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idl.errors import InputError
-from idl.tracking.store import pages, quiet, registry_file, require_reachable
+from idl.tracking.store import MISSING, pages, quiet, registry_file, require_reachable
 
 if TYPE_CHECKING:
     # They bring torch, which `import idl.tracking` does without.
@@ -32,20 +31,22 @@ PROTOCOL_FILE = "protocol.json"
 CHAMPION, CHAMPION_DATASET_TAG, VAL_LOSS_TAG, DIGEST_TAG = "champion", "champion_dataset", "val_loss", "encoder_digest"
 # Every version of a probe has these.
 REQUIRED_TAGS = ("target", "kind", "encoder", "dataset_digest", "split_digest", "protocol_digest", VAL_LOSS_TAG)
+# Tags that are words, whatever they look like.
+IDENTITY = ("dataset", "protocol", "target", "encoder", "weights", "task", "kind", "shown_range")
+IDENTITY += ("target_identity", "test_scenes")
 WAIT_S = 300
 # Each round ends with a look at what all processes wrote; more than two were never needed for four of them.
 MAX_ROUNDS = 20
-NO_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+# A model must not run code of its own when it is loaded.
+NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
     """A registered version of a model.
 
-    aliases: those that it holds. tags: of a probe what it was fitted on, how, and how well, as text.
-    source: the logged model behind it, which no other registry has.
-    created_ms: milliseconds since 1970.
-    note: right after its registration one line for people where it competed with no other version; else empty.
+    tags: of a probe what it was fitted on, how, and how well, as text. source: the logged model behind it.
+    created_ms: since 1970. note: at its registration, one line where it competed with no other version.
     """
 
     name: str
@@ -62,15 +63,23 @@ class RegisteredVersion:
         """`models:/NAME/VERSION`, which means the same for ever."""
         return f"models:/{self.name}/{self.version}"
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The tags that are finite figures, by name; no digest is, though it may look like one."""
+        found = {}
+        for name, text in self.tags.items():
+            if name not in IDENTITY and not name.endswith("_digest"):
+                with suppress(ValueError):
+                    found[name] = float(text)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
 
 @dataclass(frozen=True)
 class RegisteredProbe:
-    """A registered probe, ready to predict.
+    """A registered probe, ready to predict, with the protocol that it was measured under and its encoder's origin.
 
     module: (batch, 3, H, W) RGB in [0, 1] in; metres (batch, 1, H, W), unit normals (batch, 3, H, W) or a field out,
       on the CPU. H and W are to be multiples of `stride`, at least two each.
-    card: what the probe was fitted on and for. protocol: under which it was measured.
-    origin: the encoder's description.
     """
 
     version: RegisteredVersion
@@ -97,18 +106,15 @@ class RegisteredProbe:
 
 
 def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
-    """Export `version` from the active run `run_id`, register it, and promote it where it is the best of its kind.
-
-    The tags stand on the version from its first moment. Raises ValueError as `export.log_model` does.
-    """
+    """Export `version` from the active run, register it, and promote it where it is the best of its kind."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     from idl.tracking.export import log_model
 
-    tags = {name: str(value) for name, value in version.tags.items()}
-    if version.championship is not None:
-        tags |= {**version.championship.conditions, VAL_LOSS_TAG: repr(float(version.championship.val_loss))}
+    tags, championship = {name: str(value) for name, value in version.tags.items()}, version.championship
+    if championship is not None:
+        tags |= {**championship.conditions, VAL_LOSS_TAG: repr(float(championship.val_loss))}
     model_id = log_model(version)
     with quiet(transfer=True):
         client = mlflow.MlflowClient()
@@ -130,32 +136,22 @@ def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
         # The tag by which the UI leads from the logged model to its registered version.
         link = json.dumps([{"name": version.name, "version": created.version}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
-        number = int(created.version)
-        note = promote(client, version.name, number, version.championship) if version.championship else ""
+        note = promote(client, version.name, int(created.version), championship) if championship else ""
         return replace(_version(created, client.get_registered_model(version.name).aliases), note=note)
 
 
 def promote(client: Any, name: str, number: int, championship: "Championship") -> str:
-    """Put `champion-<dataset>` on the version with the lowest `val_loss` under equal conditions.
+    """Put `champion-<dataset>` on the version with the lowest `val_loss` under equal conditions; of equals the older.
 
-    Of equals the older one stays. Where the alias is on a version of other conditions, the new version does
-    not compete: the alias stays. The plain `champion` belongs to the first dataset that was ever registered
-    under the name, and follows that dataset's champion.
-
-    Everything is read again after each write: a process whose version was created meanwhile may have read
-    less, so that the last one to write sees all versions and has the last word.
-
-    Returns a line for people where `number` did not compete, else "".
+    Where the alias is on a version of other conditions, it stays. The plain `champion` follows the champion of the
+    first dataset that was ever registered under the name. Everything is read again after each write, so that the
+    last of several processes to write has seen all versions. Returns a line where `number` did not compete, else "".
     """
+    from mlflow.exceptions import MlflowException
+
     alias, conditions = f"{CHAMPION}-{championship.dataset}", championship.conditions
     for _ in range(MAX_ROUNDS):
         model = client.get_registered_model(name)
-        first = model.tags.get(CHAMPION_DATASET_TAG)
-        if first is None:
-            with _another_may_be_first():
-                client.set_registered_model_tag(name, CHAMPION_DATASET_TAG, championship.dataset)
-            continue
-
         ready = [each for each in pages(client.search_model_versions, f"name = '{name}'") if each.status == "READY"]
         alike = {int(each.version): each.tags for each in ready if conditions.items() <= each.tags.items()}
         holder = int(model.aliases.get(alias, 0))
@@ -166,42 +162,27 @@ def promote(client: Any, name: str, number: int, championship: "Championship") -
             )
         losses = [(float(tags.get(VAL_LOSS_TAG, "nan")), each) for each, tags in alike.items()]
         best = min(((loss, each) for loss, each in losses if math.isfinite(loss)), default=None)
-        if best is None:
-            return f"version {number} has no finite {VAL_LOSS_TAG}: {alias} stays as it is."
-
+        first = model.tags.get(CHAMPION_DATASET_TAG)
         aliases = [alias, CHAMPION] if first == championship.dataset else [alias]
-        wrong = [each for each in aliases if int(model.aliases.get(each, 0)) != best[1]]
-        if not wrong:
+        wrong = [each for each in aliases if best and int(model.aliases.get(each, 0)) != best[1]]
+        if first and best is None:
+            return f"version {number} has no finite {VAL_LOSS_TAG}: {alias} stays as it is."
+        if first and not wrong:
             return ""
-        with _another_may_be_first():
+        try:
+            if first is None:
+                client.set_registered_model_tag(name, CHAMPION_DATASET_TAG, championship.dataset)
             for each in wrong:
-                client.set_registered_model_alias(name, each, str(best[1]))
+                client.set_registered_model_alias(name, each, str(best and best[1]))
+        except MlflowException as error:
+            # Another process wrote the same since the last look, as sqlite and PostgreSQL say, or MySQL.
+            if not re.search("unique constraint|duplicate", str(error), re.IGNORECASE):
+                raise
     return f"{alias} did not settle: other processes register {name} at the same time."
 
 
-@contextmanager
-def _another_may_be_first() -> Iterator[None]:
-    """Pass over the refusal of a tag or an alias that another process wrote since the last look.
-
-    mlflow looks whether there is one and then inserts it, without a lock: the second of two is refused by
-    the database. What the first wrote is read in the next round.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        # sqlite and PostgreSQL say the one, MySQL the other.
-        if not re.search("unique constraint|duplicate", str(error), re.IGNORECASE):
-            raise
-
-
 def list_probes() -> tuple[RegisteredVersion, ...]:
-    """Return all registered probes, by name and then newest first; encoders and other models are left out.
-
-    Where the store is a sqlite file that is not there yet, none is made. Raises InputError: a registry that cannot
-    be reached.
-    """
+    """Return all registered probes, by name and then newest first; of a sqlite file that is not there yet, none."""
     import mlflow
 
     if registry_file():
@@ -210,18 +191,15 @@ def list_probes() -> tuple[RegisteredVersion, ...]:
     with quiet():
         client = mlflow.MlflowClient()
         aliases = {model.name: model.aliases for model in pages(client.search_registered_models, OURS)}
-        found = pages(client.search_model_versions, OURS)
-        probes = [_version(each, aliases[each.name]) for each in found if each.status == "READY" and _is_probe(each)]
+        found = [each for each in pages(client.search_model_versions, OURS) if each.status == "READY"]
+        probes = [_version(each, aliases[each.name]) for each in found if _kind(each) == "probes"]
     return tuple(sorted(probes, key=lambda each: (each.name, -each.version)))
 
 
 def load_probe(uri: str) -> RegisteredProbe:
-    """Return a registered probe, downloaded and loaded without pickle.
+    """Return a registered probe, `models:/NAME/VERSION` or `models:/NAME@ALIAS`, loaded without pickle.
 
-    uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-
-    Raises InputError: not such an address; no such model, version or alias (those that exist are named); a model
-    that is no probe of this project, or whose files are gone; a registry that cannot be reached.
+    Raises InputError: no such address, model, version or alias; no probe of this project; its files are gone.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -232,14 +210,11 @@ def load_probe(uri: str) -> RegisteredProbe:
 
     if not uri:
         raise InputError("model: none given. Pass model=models:/NAME@ALIAS; `idl models` lists what there is.")
-    found, aliases = _resolved(uri, "probes", _probe_names)
-    if not _is_probe(found):
+    found, aliases = _resolved(uri, "probes")
+    if _kind(found) != "probes":
         raise InputError(f"{uri}: is no probe that idl registered. `idl models` lists those.")
     version = _version(found, aliases)
-    with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
-        before = os.environ.get(NO_PICKLE)
-        # A model must not run code of its own when it is loaded.
-        os.environ[NO_PICKLE] = "false"
+    with quiet(transfer=True, forced=NO_PICKLE), tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(download_artifacts(version.uri, dst_path=folder))
             files = path / FILES_FOLDER
@@ -250,10 +225,6 @@ def load_probe(uri: str) -> RegisteredProbe:
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{uri}: its files cannot be read ({reason}). Register it again.") from error
-        finally:
-            del os.environ[NO_PICKLE]
-            if before is not None:
-                os.environ[NO_PICKLE] = before
 
 
 def registered_encoder(digest: str) -> str | None:
@@ -264,24 +235,19 @@ def registered_encoder(digest: str) -> str | None:
         found = mlflow.MlflowClient().search_model_versions(
             f"name LIKE '{ENCODER_PREFIX}%' AND tags.{DIGEST_TAG} = '{digest}'"
         )
-    if not found:
-        return None
-    oldest = min(found, key=lambda version: (version.creation_timestamp, int(version.version)))
-    return f"models:/{oldest.name}/{oldest.version}"
+    oldest = min(found, key=lambda version: (version.creation_timestamp, int(version.version)), default=None)
+    return None if oldest is None else f"models:/{oldest.name}/{oldest.version}"
 
 
 def fetch_weights(uri: str, folder: Path) -> Path:
-    """Return the path of a registered encoder's `encoder.safetensors`, downloaded into `folder`.
+    """Download a registered encoder's weights, and its `origin.json`, into `folder`; return the weights' path.
 
-    uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`. Its `origin.json`, where it has one, is put beside
-    the weights. Files appear under their names only when they are complete.
-
-    Raises InputError: not such an address; no such model, version or alias (those that exist are named); a
-    model that was not registered as an encoder; a registry that cannot be reached.
+    Files appear under their names when they are complete. Raises InputError: no such address, model, version or
+    alias; a model that was not registered as an encoder.
     """
     from mlflow.artifacts import download_artifacts, list_artifacts
 
-    found, _ = _resolved(uri, "encoders", _encoder_names)
+    found, _ = _resolved(uri, "encoders")
     source = f"models:/{found.name}/{found.version}/{FILES_FOLDER}"
     with quiet(transfer=True):
         present = {Path(entry.path).name for entry in list_artifacts(source)}
@@ -298,11 +264,8 @@ def fetch_weights(uri: str, folder: Path) -> Path:
     return folder / WEIGHTS_FILE
 
 
-def _resolved(uri: str, kind: str, names: Callable[[Any], Iterable[str]]) -> tuple[Any, Mapping[str, Any]]:
-    """Return the version (mlflow's) that an address means, and its model's aliases with the version of each.
-
-    kind: of models, for the message. names: returns those that are registered.
-    """
+def _resolved(uri: str, kind: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return the version (mlflow's) of an address, and its model's aliases. kind: of models to name instead."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -318,34 +281,27 @@ def _resolved(uri: str, kind: str, names: Callable[[Any], Iterable[str]]) -> tup
         try:
             aliases = client.get_registered_model(name).aliases
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in MISSING:
                 raise
-            known = _listed(names(client))
-            raise InputError(f"{uri}: no registered model {name}. Registered {kind}: {known}.") from None
-        versions = {str(each.version): each for each in pages(client.search_model_versions, f"name = '{name}'")}
-    number = str(aliases.get(address["alias"])) if address["alias"] else address["version"]
+            known = {each.name for each in pages(client.search_model_versions, OURS) if _kind(each) == kind}
+            raise InputError(f"{uri}: no registered model {name}. Registered {kind}: {_listed(known)}.") from None
+        versions = {int(each.version): each for each in pages(client.search_model_versions, f"name = '{name}'")}
+    number = int(address["version"] or aliases.get(address["alias"], 0))
     if number not in versions:
-        there = f"versions {_listed(sorted(map(int, versions)))}; aliases {_listed(sorted(aliases))}"
+        there = f"versions {_listed(versions)}; aliases {_listed(aliases)}"
         raise InputError(f"{uri}: {name} has no such version or alias. There are: {there}.")
     return versions[number], aliases
 
 
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values)) or "none"
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, sorted(values))) or "none"
 
 
-def _probe_names(client: Any) -> Iterable[str]:
-    return sorted({each.name for each in pages(client.search_model_versions, OURS) if _is_probe(each)})
-
-
-def _encoder_names(client: Any) -> Iterable[str]:
-    return [model.name for model in pages(client.search_registered_models, f"name LIKE '{ENCODER_PREFIX}%'")]
-
-
-def _is_probe(found: Any) -> bool:
-    """Tell a probe's version (mlflow's) from those of encoders and of other projects."""
-    is_named = found.name.startswith(PREFIX) and not found.name.startswith(ENCODER_PREFIX)
-    return is_named and all(tag in found.tags for tag in REQUIRED_TAGS)
+def _kind(found: Any) -> str:
+    """Return what a version (mlflow's) is of: "encoders", "probes", or "" of another project's models."""
+    if found.name.startswith(ENCODER_PREFIX):
+        return "encoders"
+    return "probes" if found.name.startswith(PREFIX) and all(tag in found.tags for tag in REQUIRED_TAGS) else ""
 
 
 def _version(found: Any, aliases: Mapping[str, str]) -> RegisteredVersion:

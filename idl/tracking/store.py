@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from idl.databases import is_unequivocal, locked, reason_of, sqlite_path, without_password
@@ -22,7 +22,7 @@ SETTINGS = {
 }
 # For small requests. A model's upload waits for the server's own upload, and keeps mlflow's 120 s.
 REQUEST_TIMEOUT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
-# To ask whether a server answers, or tell one a last word that is gone.
+# To see whether a server answers, or tell one a last word that is gone.
 ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 LEVELS = {
     "mlflow": logging.WARNING,
@@ -36,21 +36,30 @@ LEVELS = {
     # A traceback for each bound of a size that sympy cannot solve; the program's own sizes are looked at afterwards.
     "torch.fx.experimental.symbolic_shapes": logging.ERROR,
 }
+HARMLESS = (
+    # sqlalchemy 2.1 deprecates what mlflow 3.17's table definitions use.
+    "The ``noload`` loader strategy is deprecated",
+    # pandas 3 deprecates what mlflow's log_table requires of a table with a column of text.
+    "For backward compatibility, 'str' dtypes are included",
+    # mlflow.pyfunc warns of its own types, when it is imported.
+    ".*Any type hint is inferred as AnyType",
+)
+# How mlflow answers where there is no run or experiment of an id, or the id is none.
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 PER_PAGE = 1000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 @contextmanager
-def quiet(transfer: bool = False, one_try: bool = False) -> Iterator[None]:
+def quiet(transfer: bool = False, forced: Mapping[str, str] | None = None) -> Iterator[None]:
     """Keep mlflow's own lines off the terminal, and bound its requests, until the block ends.
 
-    transfer: files of any size are moved, so that a request may take mlflow's own 120 s. one_try: no retries and 3 s
-    a request, whatever the user has set.
+    transfer: files of any size are moved, which may take mlflow's own 120 s. forced: settings in the environment.
     """
     import mlflow  # noqa: F401  # Imported before the levels are set: importing it sets them.
 
     settings = SETTINGS if transfer else SETTINGS | REQUEST_TIMEOUT
-    chosen = {name: value for name, value in settings.items() if name not in os.environ} | (ONE_TRY if one_try else {})
+    chosen = {name: value for name, value in settings.items() if name not in os.environ} | dict(forced or {})
     before = {name: os.environ.get(name) for name in chosen}
     levels = {} if "MLFLOW_LOGGING_LEVEL" in os.environ else {name: logging.getLogger(name).level for name in LEVELS}
     os.environ.update(chosen)
@@ -58,12 +67,8 @@ def quiet(transfer: bool = False, one_try: bool = False) -> Iterator[None]:
         logging.getLogger(name).setLevel(max(LEVELS[name], level))
     try:
         with warnings.catch_warnings():
-            # sqlalchemy 2.1 deprecates what mlflow 3.17's table definitions use.
-            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-            # pandas 3 deprecates what mlflow's log_table requires of a table with a column of text.
-            warnings.filterwarnings("ignore", message="For backward compatibility, 'str' dtypes are included")
-            # mlflow.pyfunc warns of its own types, when it is imported.
-            warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+            for message in HARMLESS:
+                warnings.filterwarnings("ignore", message=message)
             yield
     finally:
         for name, level in levels.items():
@@ -99,43 +104,30 @@ def registry_file() -> str | None:
 
 
 def require_reachable(uri: str | None = None) -> None:
-    """Return where runs can be written to `uri`, within seconds; create the tables of a database that has none.
+    """Return where runs can be written to `uri` and the registry, within seconds; create the tables of a new database.
 
-    uri: of a store; None: mlflow's own choice (MLFLOW_TRACKING_URI, or mlflow.db in the working folder), together
-      with its registry where that is another one.
-
-    Raises InputError where it does not answer, does not let us in, is of another version of mlflow, or is no store.
+    uri: None: mlflow's own choice. Raises InputError where it does not answer, does not let us in, or is no store.
     """
+    import mlflow
+
     tracking, registry = (uri, uri) if uri else current_uris()
     for address, what in {registry: "model registry", tracking: "tracking store"}.items():
-        if address.startswith(DATABASES) and not is_unequivocal(address):
+        is_database = address.startswith(DATABASES)
+        if is_database and not is_unequivocal(address):
             raise InputError(
                 f"{what} {without_password(address)}: not an address. Set MLFLOW_TRACKING_URI to one such as "
                 "postgresql://user@host/name; in a password / is %2F, @ is %40."
             )
-        with quiet(one_try=True), _explained(address, what):
-            if address.startswith(DATABASES):
-                _create_tables(address)
-            else:
-                _ask(address)
+        # Several processes that create the tables of one database at once break it for good.
+        with quiet(forced=ONE_TRY), _explained(address, what), locked(address) if is_database else nullcontext():
+            if is_database:
+                from sqlalchemy import create_engine, inspect
+                from sqlalchemy.pool import NullPool
 
-
-def _create_tables(uri: str) -> None:
-    from sqlalchemy import create_engine, inspect
-    from sqlalchemy.pool import NullPool
-
-    # Several processes that create the tables of one database at once break it for good.
-    with locked(uri):
-        # Whether it can be opened shows here; mlflow would try again for 100 s.
-        inspect(create_engine(uri, poolclass=NullPool)).get_table_names()
-        _ask(uri)
-
-
-def _ask(uri: str) -> None:
-    """Build mlflow's stores of `uri`, which creates tables or checks their version, and make one small request."""
-    import mlflow
-
-    mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri).search_registered_models(max_results=1)
+                # Whether it can be opened shows here; mlflow would try again for 100 s.
+                inspect(create_engine(address, poolclass=NullPool)).get_table_names()
+            # mlflow builds its stores, which creates tables or checks their version, and makes one small request.
+            mlflow.MlflowClient(tracking_uri=address, registry_uri=address).search_registered_models(max_results=1)
 
 
 @contextmanager
@@ -153,22 +145,18 @@ def _explained(uri: str, what: str) -> Iterator[None]:
         line = f"the database's driver is not installed ({error.name}). {remedy}."
         raise InputError(f"{what} {shown}: {line}") from error
     except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
-        reason = reason_of(_cause(error) if is_server else error, uri)
-        verb = "Start it" if is_server else "See to it"
-        remedy = f"{verb}, or set MLFLOW_TRACKING_URI to another one."
+        first: BaseException = error
+        while is_server and (before := first.__cause__ or first.__context__):
+            # What the system said of the connection stands at the beginning of the chain.
+            first = before
+        reason = reason_of(first, uri)
+        remedy = f"{'Start it' if is_server else 'See to it'}, or set MLFLOW_TRACKING_URI to another one."
         if "schema" in reason:
             remedy = f"Run `mlflow db upgrade {shown}` after a backup, or set MLFLOW_TRACKING_URI to another one."
         elif "filesystem" in reason:
             remedy = "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or convert it with `mlflow migrate-filestore`."
         problem = "no answer" if is_server else "cannot be opened"
         raise InputError(f"{what} {shown}: {problem} ({reason}). {remedy}") from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the error at the beginning of a chain: what the system said of a connection."""
-    while (before := error.__cause__ or error.__context__) is not None:
-        error = before
-    return error
 
 
 def lost_store(error: BaseException) -> InputError | None:
@@ -179,8 +167,9 @@ def lost_store(error: BaseException) -> InputError | None:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DBAPIError
 
-    is_server = isinstance(error, MlflowException) and "API request to" in str(error)
-    if not is_server and not isinstance(error, DBAPIError) and not isinstance(error.__cause__, DBAPIError):
+    # Others use databases too: mlflow wraps the errors of its own.
+    is_mlflow = isinstance(error, MlflowException)
+    if not is_mlflow or not ("API request to" in str(error) or isinstance(error.__cause__, DBAPIError)):
         return None
     uri = current_uris()[0]
     line = f"tracking store {without_password(uri)}: lost while the run was logged ({reason_of(error, uri)})."

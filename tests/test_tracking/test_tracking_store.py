@@ -1,6 +1,5 @@
 """Stores and servers that do not answer are named within seconds; one that dies ends a run in one line."""
 
-import http.server
 import os
 import signal
 import socket
@@ -9,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -24,29 +23,25 @@ from idl.tracking import fetch_weights, require_reachable, start
 
 @contextmanager
 def answering(status: int | None) -> Iterator[str]:
-    """The address of a server that answers everything with a status, or accepts and never says a word."""
+    """The address of a server that answers every request with a status, or accepts and never says a word."""
+
+    def answer() -> None:
+        with suppress(OSError):
+            while True:
+                connection = server.accept()[0]
+                connection.recv(65536)
+                connection.sendall(
+                    f"HTTP/1.1 {status} Status\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                )
+                connection.close()
+
     with socket.create_server(("127.0.0.1", 0)) as server:
-        if status is None:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-            return
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+        if status is not None:
+            threading.Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        with suppress(OSError):
+            # Wakes who waits for the next connection.
+            server.shutdown(socket.SHUT_RDWR)
 
 
 def closed_port() -> int:
