@@ -10,8 +10,9 @@ import io
 import json
 import math
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
 from idl.evaluate import Model, padded
-from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
+from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise
 from idl.settings import setting
 
 RECORD_KEY = "idl"
@@ -68,28 +69,28 @@ def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
     out: the output folder; what lies in it is no input, unless it is named itself.
 
     An image keeps its path below the folder that was named, a file or a pattern's match its name; where two would
-    have the same outputs, both get as many of their folders in front as tell them apart, and the suffix if need be.
+    have the same outputs, both get the path below the folder that holds all, and the suffix if need be.
 
     Raises InputError: a place that is not there, nothing found, a file that is no image, `out` is a folder of
     images that was named.
     """
+    # What was found, as it was named, by where it really lies.
     found: dict[Path, tuple[Path, Path]] = {}
     for place in places:
         path = Path(place).expanduser()
         if path.is_dir():
             if path.resolve() == out.resolve():
                 raise InputError(f"{path}: is the output folder too. Pass another out.")
-            matches = [(path / each, Path(each)) for each in walk(path) if _is_input(path / each, path, out)]
+            matches = [(path / each, path) for each in walk(path) if _is_input(path / each, path, out)]
         elif path.is_file():
-            matches = [(path, Path(path.name))]
+            matches = [(path, path.parent)]
         else:
             hits = sorted(Path(hit) for hit in glob.glob(str(path), recursive=True))  # noqa: PTH207  (it may be absolute)
-            matches = [(hit, Path(hit.name)) for hit in hits if _is_input(hit, hit.parent, out)]
+            matches = [(hit, hit.parent) for hit in hits if _is_input(hit, hit.parent, out)]
             if not matches and not glob.has_magic(str(path)):
                 raise InputError(f"{path}: no such image or folder.")
-        for each, relative in matches:
-            # Named as it was found, known by where it really lies.
-            found.setdefault(each.resolve(), (Path(os.path.abspath(each)), relative))  # noqa: PTH100  (keeps links)
+        for each, folder in matches:
+            found.setdefault(each.resolve(), (Path(os.path.abspath(each)), each.relative_to(folder)))  # noqa: PTH100  (keeps links)
     if not found:
         named = ", ".join(places) or "no place was named"
         raise InputError(f"images: none found ({named}). Pass images, folders or a pattern such as 'walk/*.png'.")
@@ -108,25 +109,19 @@ def _is_input(path: Path, folder: Path, out: Path) -> bool:
 
 
 def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
-    """Return a key for each (absolute path, path below what was named)."""
-    num_parts = [len(relative.parts) for _, relative in found]
-    has_suffix = [False] * len(found)
+    """Return a key for each (absolute path, path below what was named): the first of three names that is its alone."""
+    above = Path(os.path.commonpath([path.parent for path, _ in found]))
+    names = [
+        [each.as_posix() for each in (relative.with_suffix(""), below.with_suffix(""), below)]
+        for relative, below in ((relative, path.relative_to(above)) for path, relative in found)
+    ]
+    level = [0] * len(found)
     while True:
-        groups: dict[str, list[int]] = defaultdict(list)
-        for number, (path, _) in enumerate(found):
-            name = path.name if has_suffix[number] else path.stem
-            groups["/".join((*path.parts[-num_parts[number] : -1], name))].append(number)
-        clashes = [numbers for numbers in groups.values() if len(numbers) > 1]
-        if not clashes:
-            # One a group: in the order of their numbers, as they were put in.
-            return list(groups)
-        for numbers in clashes:
-            is_one_folder = len({found[number][0].parent for number in numbers}) == 1
-            for number in numbers:
-                has_suffix[number] |= is_one_folder
-                if not is_one_folder:
-                    # The root is no part of a name.
-                    num_parts[number] = min(num_parts[number] + 1, len(found[number][0].parts) - 1)
+        keys = [each[at] for each, at in zip(names, level, strict=True)]
+        counts = Counter(keys)
+        if len(counts) == len(keys):
+            return keys
+        level = [min(at + (counts[key] > 1), 2) for key, at in zip(keys, level, strict=True)]
 
 
 def predict_map(
@@ -220,7 +215,10 @@ class Folder:
         values, picture = self._files(photograph)
         if not picture.exists():
             return False
-        there, record = _record_of(picture), self._record(photograph)
+        there, record = {}, self._record(photograph)
+        # Not every picture is one of ours.
+        with suppress(OSError, SyntaxError, ValueError), Image.open(picture) as image:
+            there = json.loads(image.info.get(RECORD_KEY, "{}"))
         differing = [name for name in record if there.get(name) != record[name]]
         if differing:
             raise InputError(
@@ -231,8 +229,7 @@ class Folder:
 
     def write(self, photograph: Photograph, map_: Float32[np.ndarray, "out H W"]) -> int:
         """Write one image's prediction, and return how many of its pixels were too far for the format."""
-        num_beyond = 0
-        values, picture = self._files(photograph)
+        num_beyond, (values, picture) = 0, self._files(photograph)
         values.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         if values.suffix == ".png":
@@ -240,20 +237,17 @@ class Folder:
             Image.fromarray(units).save(content, "PNG")
         else:
             np.save(content, map_[0] if len(map_) == 1 else np.ascontiguousarray(np.moveaxis(map_, 0, -1)))
-        everywhere = np.ones(map_.shape[1:], dtype=bool)
-        if self.source.kind == "normals":
-            colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
-        else:
-            # As in the pictures of runs: a field is not to be taken for a depth.
-            palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
-            colours = colourise(map_[0], everywhere, self.limits, palette)
+        # As in the pictures of runs: a field is not to be taken for a depth.
+        palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
+        shown = np.moveaxis(map_, 0, -1) if self.source.kind == "normals" else map_[0]
+        colours = colourise(shown, np.ones(shown.shape[:2], bool), self.limits, palette)
         head = PngImagePlugin.PngInfo()
         head.add_text(RECORD_KEY, json.dumps(self._record(photograph), sort_keys=True))
-        shown = io.BytesIO()
-        Image.fromarray(colours).save(shown, "PNG", pnginfo=head)
+        coloured = io.BytesIO()
+        Image.fromarray(colours).save(coloured, "PNG", pnginfo=head)
         # No other image's values may ever lie beside a picture, whenever this is broken off.
         picture.unlink(missing_ok=True)
-        for path, made in ((values, content), (picture, shown)):
+        for path, made in ((values, content), (picture, coloured)):
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
                 temporary.write_bytes(made.getvalue())
@@ -264,18 +258,16 @@ class Folder:
 
     def _record(self, photograph: Photograph) -> dict[str, object]:
         """Return what decides an image's outputs, by name."""
-        record: dict[str, object] = {
+        source, config = self.source, self.config
+        is_depth, (near, far) = source.kind == "depth", self.limits
+        return {
             "image": hashlib.sha256(photograph.path.read_bytes()).hexdigest()[:16],
-            "model": f"{self.source.model} ({self.source.logged_model})",
-            "target": self.source.target,
+            "model": f"{source.model} ({source.logged_model})",
+            "target": source.target,
+            **({"near": near, "far": far} if source.kind != "normals" else {}),
+            **({"format": config.format} if is_depth else {}),
+            **({"depth_scale": config.depth_scale} if is_depth and config.format == "png" else {}),
         }
-        if self.source.kind != "normals":
-            record |= {"near": self.limits[0], "far": self.limits[1]}
-        if self.source.kind == "depth":
-            record["format"] = self.config.format
-            if self.config.format == "png":
-                record["depth_scale"] = self.config.depth_scale
-        return record
 
     def _files(self, photograph: Photograph) -> tuple[Path, Path]:
         """Return where an image's values are, and its picture."""
@@ -292,12 +284,3 @@ def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[
     units = np.rint(depth_m.astype(np.float64) * scale)
     is_beyond = ~(units <= FARTHEST)
     return np.where(is_beyond, BEYOND, np.clip(units, NEAREST, FARTHEST)).astype(np.uint16), int(is_beyond.sum())
-
-
-def _record_of(picture: Path) -> Mapping[str, object]:
-    """Return what a picture's head says; nothing where it is not one of ours."""
-    try:
-        with Image.open(picture) as image:
-            return json.loads(image.info.get(RECORD_KEY, "{}"))
-    except (OSError, SyntaxError, ValueError):
-        return {}

@@ -6,9 +6,9 @@ No number is computed here that decides.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
-import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def probe_run(
         title=f"{target.name} from {encoder.name}: loss over k",
     )
     trained = f"{encoder.name} ({encoder.origin.weights})"
-    labels = [trained if name == PROBE else name for name in arms]
+    labelled = {trained if name == PROBE else name: loss for name, loss in losses.items()}
     report = RunReport(
         params={
             **encoder_params(encoder),
@@ -108,7 +108,7 @@ def probe_run(
         curves={"train_loss": descent.train_losses, "val_loss": descent.val_losses} if descent else {},
         figures={
             "curves/loss_over_k.png": loss_over_k,
-            "arms/test_loss.png": charts.arms_chart(labels, [*losses.values()], target.unit, highlighted=trained),
+            "arms/test_loss.png": charts.arms_chart(labelled, target.unit, trained),
         },
         panels=panels(test.panels, target, data.limits, f"{encoder.name}, k = {solution.k}"),
         tables={
@@ -290,7 +290,8 @@ def measurement_report(
 
 def _per_scene(measured: Evaluation, scenes: list[str]) -> Image:
     """Draw the mean RMSE of each scene's images, metres."""
-    rmse, of_image = measured.sums.per_image()["rmse"], np.array(scenes)
-    known = np.isfinite(rmse)
-    names = list(dict.fromkeys(of_image[known].tolist()))
-    return charts.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])
+    of_scene: dict[str, list[float]] = {}
+    for scene, rmse in zip(scenes, measured.sums.per_image()["rmse"].tolist(), strict=True):
+        if math.isfinite(rmse):
+            of_scene.setdefault(scene, []).append(rmse)
+    return charts.per_scene_error({scene: fmean(errors) for scene, errors in of_scene.items()})
