@@ -57,11 +57,9 @@ class Evaluation:
     """Some images of a store under every arm.
 
     losses: by arm, one mean squared error an image in target units squared (NaN without a valid pixel).
-    num_valid: valid pixels of each image.
-    arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres or a field's unit, or angles in
-      degrees.
-    sums: of the probe, for all metrics. Under a native protocol depth is measured at native size; losses and num_valid
-      are of the size of the fit.
+    num_valid: valid pixels of each image, at the size of the fit, as for losses.
+    arm_errors: by arm, "rmse" and "rmse_pooled" in metres or a field's unit, or angles in degrees.
+    sums: of the probe, for all metrics; at native size where the protocol has it.
     panels: images spread evenly over the split, and those that were requested.
     """
 
@@ -89,11 +87,8 @@ class Truth(NamedTuple):
 class Measure:
     """How a target is held against its truth, by its kind. Predictions are in its space, at the truth's size.
 
-    A depth is measured in metres, aligned and clamped as the protocol says, normals by angles in degrees, a field in
-    its own unit.
-
-    train_mean_m: mean of a depth over the training split, metres, which R2 is measured from.
-    train_mean: mean of the target itself, in its own space, one an output, which R2 of a field is measured from.
+    train_mean_m, train_mean: over the training split, which R2 is measured from: of a depth in metres, and of a field
+    in its own space, one an output.
     """
 
     target: Target
@@ -128,10 +123,8 @@ class Measure:
     ) -> tuple[Float64[np.ndarray, "batch arms 2"], Sums]:
         """Return every arm's errors of depth at native size, as published protocols have it, and the sums of one arm.
 
-        The prediction on the grid is upsampled to the size that it was fitted at, then to the native size, then
-        inverted to metres, cropped, aligned and clamped, and held against every native pixel that was measured.
-
-        grid: in the target's space, of the images `indices` of the store. probe: that arm.
+        The prediction is upsampled to the size of the fit, then to the native size, then inverted to metres, cropped,
+        aligned and clamped. grid: in the target's space, of the images `indices` of the store. probe: that arm.
         """
         # One at a time: seven arms of a frame of 768 x 1024 are 22 MB.
         errors, sums = [], []
@@ -159,10 +152,7 @@ class Measure:
         return truth.target[:, 0], decoded[:, 0]
 
     def averaged(self, errors: Errors, num_valid: Float64[np.ndarray, " images"]) -> dict[str, float]:
-        """Return an arm's errors by name: the mean over images, and the root over all pixels.
-
-        num_valid: valid pixels of each image.
-        """
+        """Return an arm's errors by name: the mean over images, and the root over all pixels."""
         is_angle = self.target.kind == "normals"
         of_image, pooled = ("angle_mean_deg", "angle_rmse_deg_pooled") if is_angle else ("rmse", "rmse_pooled")
         seen = num_valid > 0
@@ -176,10 +166,7 @@ def is_native(target: Target, protocol: Protocol) -> bool:
 
 
 def require_native(store: Store, target: Target, indices: Sequence[int]) -> None:
-    """Raise InputError where images to be tested lack the native depth that the store's protocol measures.
-
-    A published dataset may come without it on its training side.
-    """
+    """Raise InputError where images to be tested lack the native depth that the store's protocol measures."""
     if not is_native(target, store.protocol):
         return
     missing = store.lacking(NATIVE, indices) if NATIVE in store.layers else tuple(indices)
@@ -203,8 +190,7 @@ def evaluate(
 ) -> Evaluation:
     """Predict the test split with every arm and measure it, in one stream: the same result on every rank.
 
-    shown_names: images with a panel beside those that are spread over the split.
-    Raises InputError where no image has a valid pixel.
+    shown_names: images with a panel beside the usual ones. Raises InputError where no image has a valid pixel.
     """
     encoded, num_images = data.encoded, len(data.encoded.share("test"))
     measure = Measure(data.target, data.protocol, data.train.mean_layer, data.train.mean)
@@ -237,14 +223,11 @@ def evaluate_model(
 ) -> Evaluation:
     """Predict the images `order` of a store with `model` and measure them as a probe's run does, as the arm "model".
 
-    model: RGB in [0, 1] in; out what `target` decodes to: metres (batch, 1, H, W), unit normals (batch, 3, H, W), or
-      a field in its own unit.
-    reference: images whose mean a `r2` of 0 stands for: those of the dataset's training split, as for a probe that
-      is fitted there.
-    stride: pixels a cell of the model's grid.
+    Under a native protocol a probe's own run differs where it predicts beyond the range: a whole model clamps before it
+    is upsampled.
 
-    Pixels count where a probe of this target would count them: of depth under a native protocol, at native size. There
-    a probe's own run differs where it predicts beyond the range, since a whole model clamps before it is upsampled.
+    model: gives what `target` decodes to: metres (batch, 1, H, W), unit normals (batch, 3, H, W), or a field.
+    reference: images whose mean a `r2` of 0 stands for: the training split. stride: pixels a cell of the model's grid.
     """
     measure = Measure(target, protocol, *_means(store, reference, target, progress))
 
@@ -357,8 +340,7 @@ def _means(
     store: Store, reference: Sequence[int], target: Target, progress: Progress
 ) -> tuple[float, tuple[float, ...]]:
     """Return the mean of the layer, where it is a depth, and of the target, over the pixels where it is defined."""
-    layer_sum, count = 0.0, 0
-    target_sum = torch.zeros(target.num_outputs, dtype=torch.float64)
+    layer_sum, count, target_sum = 0.0, 0, torch.zeros(target.num_outputs, dtype=torch.float64)
     with progress("mean", len(reference)) as advance:
         for layers in batches(store, (target.layer, "valid"), reference, IMAGES_AT_A_TIME):
             truth, valid = read_target(target, layers)
@@ -374,8 +356,7 @@ def _means(
 class ShownImages:
     """A few validation images, to see what probes make of them.
 
-    truth: metres (images, H, W), normals (images, H, W, 3), or the first output of any other target (images, H, W).
-    cells: of the grid, on all columns [bias | components].
+    truth: metres, normals, or the first output of any other target. cells: on all columns [bias | components].
     """
 
     target: Target
@@ -404,11 +385,9 @@ class ShownImages:
         )
 
     def predicted(self, weights: Sequence[Float64[Tensor, "columns out"]], side: int) -> list[np.ndarray]:
-        """Predict every image with every probe, by one product.
+        """Return for each probe what `truth` is of, (images, side, side) or (images, side, side, 3), by one product.
 
         weights: on [bias | leading components], the same number of columns for all, for the target itself.
-        side: of the pictures, pixels.
-        Returns for each probe what `truth` is of, (images, side, side) or (images, side, side, 3).
         """
         if not weights:
             return []

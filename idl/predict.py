@@ -66,13 +66,11 @@ class Photograph:
 def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
     """Return the images of files, folders (with all that is below) and patterns ("walk/**/*.png"), each once.
 
-    out: the output folder; what lies in it is no input, unless it is named itself.
+    What lies in `out`, the output folder, is no input, unless it is named itself. An image's key is its path below the
+    folder that was named, a file's or a match's its name; where two would be the same, both get the path below the
+    folder that holds all images, and the suffix if need be.
 
-    An image keeps its path below the folder that was named, a file or a pattern's match its name; where two would
-    have the same outputs, both get the path below the folder that holds all, and the suffix if need be.
-
-    Raises InputError: a place that is not there, nothing found, a file that is no image, `out` is a folder of
-    images that was named.
+    Raises InputError: a place that is not there, nothing found, a file that is no image, `out` was named as a folder.
     """
     # What was found, as it was named, by where it really lies.
     found: dict[Path, tuple[Path, Path]] = {}
@@ -127,13 +125,10 @@ def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
 def predict_map(
     model: Model, rgb: UInt8[np.ndarray, "H W 3"], resolution: int, stride: int, is_direction: bool = False
 ) -> Float32[np.ndarray, "out H W"]:
-    """Return the prediction for a whole photograph, at its own size.
+    """Return what the model does for a whole photograph, at its own size: metres (1, H, W), normals (3, H, W), a field.
 
-    model: RGB in [0, 1] (batch, 3, h, w) in, its map at (h, w) out.
     resolution: side of the images that the model was fitted on, pixels: the short side is brought to it, as there.
-    stride: pixels a cell of the model's grid.
-    is_direction: the map is to have unit length everywhere.
-    Returns what the model does: metres (1, H, W), unit normals (3, H, W), or a field in its own unit.
+    stride: pixels a cell of the model's grid. is_direction: the map is to have unit length everywhere.
     """
     height, width = rgb.shape[:2]
     scale = resolution / min(height, width)
@@ -152,9 +147,8 @@ def predict_map(
 class Source:
     """What predictions come from.
 
-    model: `models:/NAME/VERSION`. logged_model: the one behind it, which no other registry has.
-    kind: of the target, "depth", "normals" or "field". unit: of a field, "1" for none.
-    shown_range: of the pictures of its run, metres or a field's unit.
+    model: `models:/NAME/VERSION`. logged_model: the one behind it, which no other registry has. kind, unit: of the
+    target. shown_range: of the pictures of its run, metres or a field's unit.
     """
 
     model: str
@@ -208,10 +202,7 @@ class Folder:
         return f"values: {source.target}{unit and f' in{unit}'}; colours: dark {near:g} to bright {far:g}{unit}"
 
     def is_done(self, photograph: Photograph) -> bool:
-        """Tell whether the outputs of an image are there.
-
-        Raises InputError where files of these names are there that come from another image, model or configuration.
-        """
+        """Tell whether an image's outputs are there. Raises InputError where they come from something else."""
         values, picture = self._files(photograph)
         if not picture.exists():
             return False
@@ -277,10 +268,7 @@ class Folder:
 
 
 def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[np.ndarray, "H W"], int]:
-    """Return depth in units of 1/scale metres, and the number of pixels that are too far for 16 bits.
-
-    Those are 65535; 0 is not used, so that both numbers stay what they are elsewhere: no depth.
-    """
+    """Return depth in units of 1/scale metres, and how many pixels are too far for 16 bits: they are 65535."""
     units = np.rint(depth_m.astype(np.float64) * scale)
     is_beyond = ~(units <= FARTHEST)
     return np.where(is_beyond, BEYOND, np.clip(units, NEAREST, FARTHEST)).astype(np.uint16), int(is_beyond.sum())

@@ -54,17 +54,17 @@ class Diagnosis:
 
     def lines(self, width: int) -> list[str]:
         """Lines of at most `width` characters, longer paths apart: a head, a row for each finding, the conclusion."""
-
-        def wrapped(text: str, start: str = "") -> list[str]:
-            return wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False)
-
-        rows: list[str] = []
+        examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
+        rows = [("", f"{self.dataset}: {self.source}"), ("", examined if self.num_images else "no image measured")]
+        rows.append(("", ""))
         for each in self.findings:
             start = f"{each.level:<7}  {each.check:<16}  "
-            rows += wrapped(each.found, start) + wrapped(each.advice, " " * len(start))
-        examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
-        head = [*wrapped(f"{self.dataset}: {self.source}"), examined if self.num_images else "no image measured"]
-        return [*head, "", *rows, "", *wrapped(self.conclusion)]
+            rows += [(start, each.found), *([(" " * len(start), each.advice)] if each.advice else [])]
+        told: list[str] = []
+        for start, text in [*rows, ("", ""), ("", self.conclusion)]:
+            rest = " " * len(start)
+            told += wrap(text, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [""]
+        return told
 
 
 def several(names: Sequence[str], noun: str) -> str:

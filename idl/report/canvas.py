@@ -124,10 +124,6 @@ class Page:
             words = words.rstrip() + "…"
         ImageDraw.Draw(self.image).text((x, y), words, font=font, fill=colour, anchor=anchor)
 
-    def title(self, words: str, x: int, y: int) -> None:
-        """Write a heading that ends before the page does."""
-        self.text(words, x, y, 18, colour=INK, bold=True, width=self.image.width - 2 * x)
-
     def paragraph(self, words: str, x: int, y: int, width: int) -> None:
         """Write words in two lines of at most `width` pixels; the second is cut with an ellipsis."""
         lines = textwrap.wrap(words, int(width / _font(13, False).getlength("n")))

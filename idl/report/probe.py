@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -42,16 +42,12 @@ def probe_run(
     descent: of a probe trained by gradient descent.
     """
     store, split, encoder, target, protocol = data.store, data.split, data.encoder, data.target, data.protocol
-    curve, solution = arms[PROBE].fit.curve, arms[PROBE].fit.solution
+    curve, solution, throughput = arms[PROBE].fit.curve, arms[PROBE].fit.solution, data.encoded.throughput
     losses, summary = {name: test.pooled_loss(name) for name in arms}, test.sums.summary()
     loss_over_null = losses[PROBE] / losses["null"] if losses["null"] > 0 else math.nan
     smallest_k = curve.smallest_k_within(ENOUGH)
     description = _description(data, arms, losses, smallest_k, loss_over_null, quality(summary, target))
-    digests = {
-        "dataset_digest": store.digest,
-        "split_digest": split.digest,
-        "protocol_digest": protocol.digest,
-    }
+    digests = {"dataset_digest": store.digest, "split_digest": split.digest, "protocol_digest": protocol.digest}
     # Two targets of one name from outside do not compete.
     identity = {"target_identity": target.identity} if target.identity else {}
     conditions = {**digests, "target": target.name, **identity}
@@ -62,26 +58,24 @@ def probe_run(
         "loss_over_null": loss_over_null,
         "rank": solution.rank,
         "smallest_k_within_1_percent": smallest_k,
+        "encoded_images": throughput.num_images,
+        **({"images_per_s": throughput.num_images / throughput.seconds} if throughput.num_images else {}),
         **{f"test_{name}": value for name, value in summary.items()},
     }
-    if descent is None:
-        # A probe by gradient descent is not cross-validated.
-        metrics["cv_loss"] = solution.cv_loss
-    else:
-        metrics |= {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
-    for name, arm in arms.items():
-        if name != PROBE:
-            of_arm = {"val_loss": arm.fit.solution.val_loss, "test_loss": losses[name]}
-            of_arm |= {f"test_{each}": value for each, value in test.arm_errors[name].items()}
-            metrics |= {f"arms/{name.replace('+', '_')}_{each}": value for each, value in of_arm.items()}
-    throughput = data.encoded.throughput
-    metrics["encoded_images"] = throughput.num_images
-    if throughput.num_images:
-        metrics["images_per_s"] = throughput.num_images / throughput.seconds
-    curve_table = {name: each.tolist() for name, each in vars(curve).items()}
+    # A probe by gradient descent is not cross-validated.
+    metrics |= (
+        {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
+        if descent
+        else {"cv_loss": solution.cv_loss}
+    )
+    rows = [_arm_row(name, arm, losses[name], test.arm_errors[name]) for name, arm in arms.items()]
+    for row in rows:
+        if row["arm"] != PROBE:
+            names = ("val_loss", "test_loss", *(f"test_{each}" for each in test.arm_errors[PROBE]))
+            metrics |= {f"arms/{str(row['arm']).replace('+', '_')}_{name}": row[name] for name in names}
     # The test split is read for the chosen k only.
+    curve_table = {name: each.tolist() for name, each in vars(curve).items()}
     curve_table["test_loss"] = [losses[PROBE] if k == solution.k else None for k in curve_table["k"]]
-    per_image = per_image_table(store, split.indices["test"], test)
     loss_over_k = charts.loss_over_k(
         # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
         *(each[1:].tolist() for each in (curve.k, curve.train_loss, curve.cv_loss)),
@@ -94,6 +88,7 @@ def probe_run(
     )
     trained = f"{encoder.name} ({encoder.origin.weights})"
     labelled = {trained if name == PROBE else name: loss for name, loss in losses.items()}
+    per_image = per_image_table(store, split.indices["test"], test)
     report = RunReport(
         params={
             **encoder_params(encoder),
@@ -113,7 +108,7 @@ def probe_run(
         panels=panels(test.panels, target, data.limits, f"{encoder.name}, k = {solution.k}"),
         tables={
             "curves/loss_over_k.csv": curve_table,
-            "arms/arms.csv": _arms_table(arms, losses, test),
+            "arms/arms.csv": {key: [row[key] for row in rows] for key in rows[0]},
             "per_image.json": per_image | {f"loss_{name}": each.tolist() for name, each in test.losses.items()},
         },
         datasets=dataset_inputs(store, split),
@@ -143,9 +138,7 @@ def probe_run(
             "shown_range": ",".join(f"{end:.4g}" for end in data.limits),
             "protocol": protocol.name,
             "k": str(solution.k),
-            "val_loss": repr(solution.val_loss),
-            "test_loss": repr(losses[PROBE]),
-            "loss_over_null": repr(loss_over_null),
+            **{name: repr(metrics[name]) for name in ("val_loss", "test_loss", "loss_over_null")},
             **{f"test_{name}": f"{summary[name]:.6g}" for name in TAGGED if name in summary},
         },
         files={
@@ -158,15 +151,15 @@ def probe_run(
     return Run(report, version)
 
 
-def _arms_table(arms: Mapping[str, ArmFit], losses: Mapping[str, float], test: Evaluation) -> dict[str, list[object]]:
-    rows = []
-    for name, arm in arms.items():
-        solution = arm.fit.solution
-        row = {"arm": name, "columns": solution.k + 1 if name == PROBE else len(arm.columns)}
-        row |= {key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")}
-        row["test_loss"] = losses[name]
-        rows.append(row | {f"test_{key}": value for key, value in test.arm_errors[name].items()})
-    return {key: [row[key] for row in rows] for key in rows[0]}
+def _arm_row(name: str, arm: ArmFit, test_loss: float, errors: Mapping[str, float]) -> dict[str, Any]:
+    solution = arm.fit.solution
+    return {
+        "arm": name,
+        "columns": solution.k + 1 if name == PROBE else len(arm.columns),
+        **{key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")},
+        "test_loss": test_loss,
+        **{f"test_{key}": value for key, value in errors.items()},
+    }
 
 
 def _description(
@@ -182,8 +175,7 @@ def _description(
     if target.kind == "depth" and protocol.is_native:
         headline += f"; {protocol.name}: at native size"
         if protocol.native_crop:
-            top, bottom, left, right = protocol.native_crop
-            headline += f", crop {top}:{bottom},{left}:{right}"
+            headline += ", crop {}:{},{}:{}".format(*protocol.native_crop)
     notes = [*data.store.notes, *filter(None, [encoder.origin.warning])]
     return (
         f"A linear probe on {fit.solution.k} of {encoder.channels} channels' components of **{encoder.name}** "
@@ -199,20 +191,21 @@ def _description(
 
 def linear_probe(data: EncodedData, weights: Float64[Tensor, "columns out"], k: int, penalty: float) -> LinearProbe:
     """Return the probe that reads `k` components, with the target's offset in the bias, which comes first."""
+    target, store, protocol, encoder = data.target, data.store, data.protocol, data.encoder
     card = ProbeCard(
-        target=data.target.name,
-        unit=data.target.unit,
+        target=target.name,
+        unit=target.unit,
         k=k,
         penalty=penalty,
-        encoder=data.encoder.name,
-        encoder_digest=data.encoder.digest,
-        dataset=data.store.name,
-        dataset_digest=data.store.digest,
-        protocol_digest=data.protocol.digest,
-        resolution=data.protocol.resolution,
-        width=data.protocol.width,
-        target_factory=data.config.target if data.target.identity else "",
-        target_identity=data.target.identity,
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        dataset=store.name,
+        dataset_digest=store.digest,
+        protocol_digest=protocol.digest,
+        resolution=protocol.resolution,
+        width=protocol.width,
+        target_factory=data.config.target if target.identity else "",
+        target_identity=target.identity,
     )
     basis, weights = data.encoded.basis, weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)
@@ -241,8 +234,7 @@ def measurement_report(
 ) -> RunReport:
     """Return everything that the measuring of a registered model leaves in MLflow.
 
-    part: which images, `order` of the store; split: with the digests `EVERYTHING`, and all scenes tested, where part is
-      "all". limits: of the panels' colours. notes: what a reader of the figures must know, a sentence each.
+    part: which images, `order` of the store. limits: of the panels' colours. notes: for readers, a sentence each.
     """
     card = model.card
     # The exported model clamps by itself: what comes out of it is never outside.

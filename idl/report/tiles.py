@@ -1,6 +1,6 @@
 """Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -139,10 +139,10 @@ def _angle_deg(a: Vectors, b: Vectors) -> Map:
 
 
 def contact_sheet(
-    rgb: Sequence[Rgb],
-    depth_m: Sequence[Map],
-    valid: Sequence[Mask],
-    normals: Sequence[Vectors] | None,
+    rgb: UInt8[np.ndarray, "images H W 3"],
+    depth_m: Float[np.ndarray, "images H W"],
+    valid: Bool[np.ndarray, "images H W"],
+    normals: Float[np.ndarray, "images H W 3"] | None,
     limits: Limits,
     names: Sequence[str],
 ) -> Rgb:
@@ -158,7 +158,7 @@ def feature_panel(rgb: Rgb, features: Float[np.ndarray, "channels h w"], title: 
     """Draw the image and its leading feature maps, at most 23, as a grid of tiles.
 
     Each map has its own scale: its median is white, and orange (above) and purple (below) are saturated where
-    the 2 % farthest from the median begin. Cells are drawn as squares of their own, not interpolated.
+    the 2 % farthest from the median begin.
     """
     size = _size(160, rgb)
     tiles = _photographs([rgb], size)
@@ -190,7 +190,7 @@ def cue_strip(
     """Draw each image under every edit in a row, and beneath each what the probe makes of it.
 
     labels: of the edits. names, rgb, predictions: one an image; predictions in `unit`, coloured over `limits`, or
-    normals, of which neither counts. Of several outputs of a field the first is shown.
+    normals. Of several outputs of a field the first is shown.
     """
     size, is_normals = _size(128, rgb[0][0]), kind == "normals"
     colours = DEPTH_MAP if kind == "depth" else FIELD_MAP
@@ -207,28 +207,18 @@ def trial_sheet(
     truth: Float[np.ndarray, "images H W *three"],
     valid: Bool[np.ndarray, "images H W"],
     limits: Limits,
-) -> Rgb:
-    """Draw images above their truth, with an empty row below for what a trial predicts.
+) -> Callable[[Float[np.ndarray, "images side side *three"], str], Rgb]:
+    """Return what draws a trial's predictions, TILE_SIDE pixels wide, under its title, the images and their truth.
 
-    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share this page: `with_predictions`
-    fills it in, in a tenth of the time.
+    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share the tiles of both.
     """
     size = (TILE_SIDE, TILE_SIDE)
-    empty = [np.full((*size, 3), 255, np.uint8)] * len(rgb)
-    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits), "prediction": empty}
-    return _sheet([Band(rows)], " ").pixels()
+    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits)}
 
+    def draw(prediction: np.ndarray, title: str) -> Rgb:
+        return _sheet([Band(rows | {"prediction": _coloured(prediction, None, size, limits)})], title).pixels()
 
-def with_predictions(
-    sheet: Rgb, prediction: Float[np.ndarray, "images side side *three"], limits: Limits, title: str
-) -> Rgb:
-    """Return a `trial_sheet` with a trial's predictions: metres or normals, TILE_SIDE pixels wide."""
-    page = Page(Image.fromarray(sheet))
-    page.title(title, MARGIN, MARGIN - 2)
-    top = MARGIN + TITLE_HEIGHT + 2 * (TILE_SIDE + GAP)
-    for i, pixels in enumerate(_coloured(prediction, None, (TILE_SIDE, TILE_SIDE), limits)):
-        page.tile(pixels, MARGIN + LABEL_WIDTH + i * (TILE_SIDE + GAP), top)
-    return page.pixels()
+    return draw
 
 
 def reconstructions(rgb: Sequence[Rgb], made: Sequence[Rgb]) -> Rgb:
@@ -300,7 +290,7 @@ def _sheet(
     """Draw bands of tiles, all of one size, one below the other.
 
     heads: over the columns of all bands. bar: limits, colour map and unit of the key to the colours, at the bottom.
-    foot: pixels to leave free at the bottom.
+    foot: pixels to leave free there.
     """
     height, width = next(iter(bands[0].rows.values()))[0].shape[:2]
     is_labelled = any(any(band.rows) for band in bands)
@@ -311,7 +301,7 @@ def _sheet(
     across = max(columns * (width + GAP) - GAP, 120)
     size = (left + across + MARGIN, top + tall + BAR_HEIGHT * bool(bar) + foot + MARGIN - GAP)
     page = Page(Image.new("RGB", size, PAPER))
-    page.title(title, MARGIN, MARGIN - 2)
+    page.text(title, MARGIN, MARGIN - 2, 18, colour=INK, bold=True, width=page.image.width - 2 * MARGIN)
     for column, words in enumerate(heads):
         page.text(words, left + column * (width + GAP), top - LINE - 2, 14, width=width)
     for rows, names in bands:

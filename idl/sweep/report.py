@@ -46,7 +46,7 @@ class TrialPages:
             encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, tiles.TILE_SIDE)
             for (trial, result), of_target, prediction in zip(here, weights, shown, strict=True):
                 title = f"trial {trial.number}: k {trial.trial.k}, lr {trial.trial.lr:.2g}, loss {trial.val_loss:.4g}"
-                sheet = tiles.with_predictions(self._sheets[stage], prediction, encoded.limits, title)
+                sheet = self._sheets[stage](prediction, title)
                 penalty = trial.trial.weight_decay * of_target.shape[1] / 2
                 files = {
                     "probe.safetensors": linear_probe(encoded, of_target, trial.trial.k, penalty).to_bytes(),
