@@ -214,7 +214,7 @@ class Folder:
         if differing:
             raise InputError(
                 f"{picture}: is there already, from another {' and '.join(differing)}. "
-                "Pass --overwrite, or another out."
+                "Pass --overwrite true, or another out."
             )
         return values.exists()
 

@@ -233,23 +233,19 @@ def test_pictures_of_a_short_split_are_all_of_it(encoded: EncodedDataset) -> Non
     assert shown.predicted([], 64) == []
 
 
-def test_the_range_holds_98_percent_of_the_training_truth(store: Store, split: Split, tmp_path: Path) -> None:
-    low, high = views.shown_range(store, split, Smooth(), tmp_path)
+def test_the_range_holds_98_percent_of_the_training_truth_and_is_kept(
+    store: Store, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = first = views.shown_range(store, split, Smooth(), tmp_path)
     read = store.read(("depth", "valid"), split.indices["train"])
     truth = read["depth"][read["valid"]]
     assert np.mean((truth >= low) & (truth <= high)) == pytest.approx(0.98, abs=0.005)
     assert np.mean(truth < low) == pytest.approx(0.01, abs=0.003)
-
-
-def test_the_range_is_kept_and_found_again(
-    store: Store, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = views.shown_range(store, split, Smooth(), tmp_path)
     (kept,) = tmp_path.iterdir()
-    monkeypatch.setattr(views, "_percentiles", None)
-    assert views.shown_range(store, split, Smooth(), tmp_path) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "_percentiles", None)
+        assert views.shown_range(store, split, Smooth(), tmp_path) == first
     kept.write_bytes(kept.read_bytes()[:-1])
-    monkeypatch.undo()
     assert views.shown_range(store, split, Smooth(), tmp_path) == first
 
 

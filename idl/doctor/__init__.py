@@ -35,12 +35,12 @@ def diagnose(
         if not Path(source).expanduser().exists():
             raise InputError(f"{source}: no such file or folder. Pass the path of the data, or of a prepared store.")
     _ = config.build_protocol()
-    examination = Examination(config, sample, checksums, progress, kind, str(Path(source).expanduser()))
-    findings: list[Finding] = []
+    told = Diagnosis(kind, str(Path(source).expanduser()))
+    examination = Examination(config, sample, checksums, progress, told)
     try:
         for finding in EXAMINERS[kind](examination):
-            findings.append(finding)  # noqa: PERF402  (those before an error stay)
+            told.findings.append(finding)
     except InputError as error:
-        findings.append(Finding("layout", "bad", str(error)))
-    num_measured = len(examination.measured)
-    return Diagnosis(examination.dataset, examination.source, examination.num_images, num_measured, findings)
+        told.findings.append(Finding("layout", "bad", str(error)))
+    told.num_looked_at = len(examination.measured)
+    return told

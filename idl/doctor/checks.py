@@ -83,25 +83,25 @@ def measure(
     lower = slice(rgb.shape[0] // 3, None)
     red, blue = (float(rgb[lower, :, channel][~white[lower]].sum(dtype=np.float64)) for channel in (0, 2))
     rows, columns = white.mean(axis=1), white.mean(axis=0)
-    frame = (_leading(rows), _leading(rows[::-1]), _leading(columns), _leading(columns[::-1]))
-    warmth = (red - blue) / (red + blue) if red + blue else 0.0
-    depths = (float(low), float(median), float(high))
-    fit = best_fit(grey, depth_m, valid)
-    return Measured(name, rgb.shape[:2], float(valid.mean()), depths, frame, warmth, float(grey.std()), fit)
-
-
-def _leading(white_shares: np.ndarray) -> int:
-    """Return how many rows are white before the first that is not; 0 where all are."""
-    return int((white_shares < _WHITE_SHARE).argmax())
+    # Rows before the first that is not white; 0 where all are.
+    edges = (rows, rows[::-1], columns, columns[::-1])
+    top, bottom, left, right = (int((shares < _WHITE_SHARE).argmax()) for shares in edges)
+    return Measured(
+        name=name,
+        size=rgb.shape[:2],
+        valid_share=float(valid.mean()),
+        depth_m=(float(low), float(median), float(high)),
+        frame=(top, bottom, left, right),
+        warmth=(red - blue) / (red + blue) if red + blue else 0.0,
+        spread=float(grey.std()),
+        fit=best_fit(grey, depth_m, valid),
+    )
 
 
 def sample_of(num_images: int, sample: int) -> tuple[int, ...]:
     """Return indices of at most `sample` images, evenly spread from the first to the last; 0: all."""
-    if not sample or sample >= num_images:
-        return tuple(range(num_images))
-    if sample == 1:
-        return (num_images // 2,)
-    return tuple(round(step * (num_images - 1) / (sample - 1)) for step in range(sample))
+    num = min(sample or num_images, num_images)
+    return (num_images // 2,) if num == 1 else tuple(np.linspace(0, num_images - 1, num).round().astype(int).tolist())
 
 
 def scenes_and_split(
@@ -167,20 +167,21 @@ def repeated(
 
 
 def of_images(
-    images: Sequence[Measured],
+    measured: Mapping[int, Measured],
     protocol: Protocol,
     expected: Expected,
-    doubt: Callable[[], UnitsDoubt | None] | None = None,
+    doubt: Callable[[Sequence[int]], UnitsDoubt | None] | None = None,
 ) -> Iterator[Finding]:
     """Yield what images together tell: sizes, units, range and holes of depth, frame, colours, registration.
 
-    doubt: what the reader itself says of the units of these images.
+    measured: by index. doubt: what the reader itself says of the units of some indices.
     """
+    images = [*measured.values()]
     if not images:
         return
     kept_m = (protocol.min_depth_m, protocol.max_depth_m)
     depths_m = [image.depth_m for image in images if image.valid_share > 0]
-    doubtful = doubt() if doubt else doubt_units(depths_m, expected.median_m, kept_m)
+    doubtful = doubt([*measured]) if doubt else doubt_units(depths_m, expected.median_m, kept_m)
     if doubtful is not None:
         yield Finding("units", "bad" if doubtful.is_fatal else "doubt", doubtful.problem, doubtful.remedy)
     else:

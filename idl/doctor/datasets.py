@@ -17,9 +17,8 @@ from idl.data.images import PICTURE_SUFFIXES, within_range
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
 from idl.data.reader import Native
 from idl.data.store import Store
-from idl.data.units import UnitsDoubt
 from idl.doctor.checks import Expected, Measured, measure, of_images, repeated, sample_of, scenes_and_split
-from idl.doctor.findings import Finding, several
+from idl.doctor.findings import Diagnosis, Finding, several
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -43,18 +42,13 @@ _MOST_ROOMS = 2
 
 @dataclass
 class Examination:
-    """One examination: what was asked for, and what is known so far of the dataset beside the findings.
-
-    sample: images to measure; 0: all. dataset, source: in words. num_images: that are there. measured: by index.
-    """
+    """What was asked for, and what is known so far. sample: images to measure; 0: all. measured: by index."""
 
     config: DatasetConfig
     sample: int
     checksums: bool
     progress: Progress
-    dataset: str
-    source: str
-    num_images: int = 0
+    told: Diagnosis
     measured: dict[int, Measured] = field(default_factory=dict)
 
     def measure(
@@ -83,16 +77,9 @@ class Examination:
             yield Finding("reading", "bad", f"{count}{refused[0]}")
 
     def images(
-        self,
-        dataset: FolderReader | NyuReader | DiodeReader,
-        expected: Expected,
-        more: str = "",
-        doubt: Callable[[Sequence[int]], UnitsDoubt | None] | None = None,
+        self, dataset: FolderReader | NyuReader | DiodeReader, expected: Expected, more: str = ""
     ) -> Iterator[Finding]:
-        """Yield what the images of a dataset tell.
-
-        more: words behind the scenes. doubt: what the reader says of the units of some images.
-        """
+        """Yield what the images of a dataset tell. more: words behind the number of scenes."""
         protocol, groups = dataset.protocol, dataset.groups
         names, image_scenes = [group.names[0] for group in groups], [group.scene for group in groups]
 
@@ -105,21 +92,22 @@ class Examination:
         yield from scenes_and_split(image_scenes, dataset.is_sequential, sides, more)
         yield from self.measure(dataset.native, names, truth)
         yield from repeated(dataset.rgb, names, image_scenes, self.progress)
-        asked = (lambda: doubt([*self.measured])) if doubt else None
-        yield from of_images([*self.measured.values()], protocol, expected, asked)
+        # A folder's own reader knows more of its units.
+        doubt = dataset.doubt_units if isinstance(dataset, FolderReader) else None
+        yield from of_images(self.measured, protocol, expected, doubt)
 
 
 def examine_folder(on: Examination) -> Iterator[Finding]:
     """Examine the pairs, and name images that are in none."""
-    root = Path(on.config.data or on.config.pairs).expanduser()
+    root = Path(on.told.source) if Path(on.told.source).is_dir() else Path(on.told.source).parent
     dataset = reader(on.config)
     assert isinstance(dataset, FolderReader)
-    on.num_images = len(dataset.groups)
+    on.told.num_images = len(dataset.groups)
     layout = "" if dataset.layout_name == "plain" else f", read as {dataset.layout_name}"
-    yield Finding("pairs", "ok", f"{on.num_images} of RGB and depth{layout}")
+    yield Finding("pairs", "ok", f"{on.told.num_images} of RGB and depth{layout}")
     if dataset.alone:
-        told = f"without depth: {several(dataset.alone, 'images')}"
-        yield Finding("images alone", "doubt", told, "They are not read.")
+        alone = several(dataset.alone, "images")
+        yield Finding("images alone", "doubt", f"without depth: {alone}", "They are not read.")
     used = {root / name for name in dataset.alone}
     used |= {path for pair in dataset.pairs for path in (pair.rgb, pair.depth, pair.mask) if path}
     others = [name for name in walk(root) if Path(name).suffix.lower() in PICTURE_SUFFIXES and root / name not in used]
@@ -127,24 +115,24 @@ def examine_folder(on: Examination) -> Iterator[Finding]:
         yield Finding("other pictures", "note", f"in no pair: {several(others, 'pictures')}")
     more = ", consecutive frames" if dataset.is_sequential else ""
     expected = Expected(dataset.plausible_median_m, _FOLDER_RANGE_M)
-    yield from on.images(dataset, expected, more, dataset.doubt_units)
+    yield from on.images(dataset, expected, more)
 
 
 def examine_nyu(on: Examination) -> Iterator[Finding]:
     """Examine the labelled set, its split, and some of its images."""
-    data = Path(on.source)
+    data = Path(on.told.source)
     path = data / FILE if data.is_dir() else data
     yield from _leftovers(path.parent, "nyu")
     if not path.is_file():
         yield Finding("file", "bad", f"{data}: no {FILE} in it", "Pass --download true to `prepare`, to fetch it.")
         return
-    on.source, splits = str(path), path.with_name(SPLITS_FILE)
+    on.told.source, splits = str(path), path.with_name(SPLITS_FILE)
     for each, name in ((path, "labeled"), (splits, "splits")):
         if each.is_file():
             yield from _file(each, PUBLISHED["nyu"][name], on)
     dataset = reader(on.config)
     assert isinstance(dataset, NyuReader)
-    on.num_images = num = len(dataset.groups)
+    on.told.num_images = num = len(dataset.groups)
     yield Finding("layout", "ok", "MATLAB v7.3, axes reversed as they should be: images, columns, rows")
     is_sensor, is_whole = on.config.depths == "sensor", num == _NYU_IMAGES
     if is_whole:
@@ -194,14 +182,14 @@ def _inpainted(path: Path, indices: Sequence[int]) -> Finding:
 
 def examine_diode(on: Examination) -> Iterator[Finding]:
     """Examine the frames of a tree."""
-    path = Path(on.source)
+    path = Path(on.told.source)
     yield from _leftovers(path if path.is_dir() else path.parent, "diode")
     dataset = DiodeReader(path, on.config.build_protocol(), on.config.subset)
     # Before the frames are asked for, which ends with the first thing that is wrong.
     if dataset.found:
         yield from _layout(dataset)
-    frames, on.source = dataset.frames, str(dataset.root)
-    on.num_images = len(frames)
+    frames, on.told.source = dataset.frames, str(dataset.root)
+    on.told.num_images = len(frames)
     # From the shortest to the longest that the scanner measured.
     expected = Expected(dataset.plausible_median_m, (0.6, 350.0), (768, 1024), has_holes=True)
     yield from on.images(dataset, expected, f", in {len({frame.scan_path for frame in frames})} scans")
@@ -262,25 +250,15 @@ def _is_whole(path: Path) -> bool:
 
 
 def _arrays(files: Sequence[Mapping[str, Path]], tree: DiodeReader) -> Iterator[Finding]:
-    """Yield what masks hold, and the axes of normals, held against the depth, and their length.
-
-    files: of frames that the reader has read.
-    """
-    masks = {each["mask"].name: np.load(each["mask"], allow_pickle=False) for each in files}
-    if masks:
-        types = Counter(str(mask.dtype) for mask in masks.values()).most_common()
-        told = ", ".join(f"{name} in {count}" for name, count in types)
-        yield Finding("mask types", "ok", f"{told}: all are compared with 0")
-    if odd := [name for name, mask in masks.items() if not np.isin(mask, (0, 1)).all()]:
+    """Yield what masks hold, and the axes of normals, held against the depth. files: that the reader has read."""
+    odd = [each["mask"].name for each in files if not np.isin(np.load(each["mask"], allow_pickle=False), (0, 1)).all()]
+    if odd:
         yield Finding("mask values", "doubt", f"other than 0 and 1: {several(odd, 'masks')}", "What is above 0 counts.")
     agreements: list[Mapping[Axes, float]] = []
-    lengths: list[float] = []
     for each in files[:: max(1, -(-len(files) // _MOST_NORMALS))]:
         if "normals" in each:
             native = read_frame({part: each[part] for part in NEEDED}, tree.protocol)
             stored = np.nan_to_num(np.load(each["normals"], allow_pickle=False).astype(np.float32))
-            length = np.linalg.norm(stored, axis=-1)
-            lengths += [float(np.median(length[length > 0]))] if (length > 0).any() else []
             check = axes_by_depth(stored, native.depth_m, native.valid)
             agreements += [check.agreement] if check.num_pixels else []
     if not agreements:
@@ -292,15 +270,12 @@ def _arrays(files: Sequence[Mapping[str, Path]], tree: DiodeReader) -> Iterator[
         yield Finding("normals' axes", "doubt", f"{told}, {best:.2f} in other axes", "Not x right, y up, z backward?")
     else:
         yield Finding("normals' axes", "ok", f"x right, y up, z backward: {told}")
-    if lengths and not 0.98 < float(np.median(lengths)) < 1.02:
-        told = f"median {np.median(lengths):.3g}, expected 1"
-        yield Finding("normals' length", "doubt", told, "They are normalised.")
 
 
 def examine_store(on: Examination) -> Iterator[Finding]:
     """Examine a prepared dataset: what it says of itself, and some of its images."""
-    store = Store.open(Path(on.source))
-    on.dataset, on.num_images, protocol = f"store of {store.name}", store.num_images, store.protocol
+    store = Store.open(Path(on.told.source))
+    on.told.dataset, on.told.num_images, protocol = f"store of {store.name}", store.num_images, store.protocol
 
     def native(index: int) -> Native:
         read = store.read(("rgb", "depth", "valid"), [index])
@@ -315,17 +290,17 @@ def examine_store(on: Examination) -> Iterator[Finding]:
     yield from scenes_and_split(store.scenes, store.is_sequential, store.sides)
     yield from on.measure(native, store.names)
     yield from repeated(store.rgb, store.names, store.scenes, on.progress)
-    of_pixels = of_images([*on.measured.values()], protocol, Expected(_ANY_M, has_colours=False))
+    of_pixels = of_images(on.measured, protocol, Expected(_ANY_M, has_colours=False))
     yield from (each for each in of_pixels if each.check != "units")
 
 
 def examine_rooms(on: Examination) -> Iterator[Finding]:
     """Render one or two rooms, and examine their images."""
     dataset = reader(on.config)
-    on.source, groups = dataset.source, dataset.groups
+    on.told.source, groups = dataset.source, dataset.groups
     chosen = sample_of(len(groups), min(on.sample or _MOST_ROOMS, _MOST_ROOMS))
     image_scenes = [group.scene for group in groups for _ in group.names]
-    on.num_images = len(image_scenes)
+    on.told.num_images = len(image_scenes)
     yield Finding("recipe", "ok", f"{dataset.source}; made when it is first used")
     yield from scenes_and_split(image_scenes, dataset.is_sequential)
     with on.progress("render", len(chosen), unit="rooms") as advance:
@@ -334,7 +309,7 @@ def examine_rooms(on: Examination) -> Iterator[Finding]:
                 on.measured[len(on.measured)] = measure(each.name, each.rgb, each.depth_m, each.valid)
             advance(1)
     expected = Expected(dataset.plausible_median_m, has_colours=False)
-    yield from of_images([*on.measured.values()], on.config.build_protocol(), expected)
+    yield from of_images(on.measured, on.config.build_protocol(), expected)
 
 
 EXAMINERS: Mapping[str, Callable[[Examination], Iterator[Finding]]] = {

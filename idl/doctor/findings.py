@@ -1,7 +1,7 @@
 """What a check says of a dataset, and what all of them come to: rows of a table for people."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from textwrap import wrap
 from typing import Literal
 
@@ -19,19 +19,18 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnosis:
-    """All findings on a dataset.
+    """What was examined, and all findings on it.
 
-    source: what was examined. num_images: that are there, 0 where that is not known; num_looked_at: whose pixels
-    were measured.
+    source: in words. num_images: that are there, 0 where that is not known; num_looked_at: whose pixels were measured.
     """
 
     dataset: str
     source: str
-    num_images: int
-    num_looked_at: int
-    findings: Sequence[Finding]
+    num_images: int = 0
+    num_looked_at: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def reason(self) -> str:

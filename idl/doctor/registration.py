@@ -47,11 +47,7 @@ _Pair = Float[np.ndarray, "2 H W"]
 
 @dataclass(frozen=True)
 class Fit:
-    """How depth fits its image best.
-
-    turn: AS_IS or one of TURNS. scale: by how much it has to be enlarged about its centre. down, across: how far it
-    has to be moved then, in shares of the longer side.
-    """
+    """How depth fits its image best: turned, enlarged about its centre, and moved by shares of the longer side."""
 
     turn: str
     scale: float
@@ -66,8 +62,8 @@ def best_fit(grey: _Map, depth_m: _Map, valid: Bool[np.ndarray, "H W"]) -> Fit |
     """Return the fit of the highest correlation; None where there are no edges, few pixels, or it lies further off.
 
     A highest correlation at the largest shift is none: it is there in 37 to 55 % of frames with another frame's depth.
-    Edges are compared by direction, as vectors of twice their angle, which are equal for dark to bright and bright to
-    dark: by strength alone, 23 % instead of 34 % of the time-of-flight camera's frames fit best where they should be.
+    Edges are compared as vectors of twice their angle, equal for dark to bright and bright to dark: by strength alone,
+    23 % instead of 34 % of the time-of-flight camera's frames fit best where they should be.
     """
     longer = max(grey.shape)
     height, width = (max(1, round(side * min(1, _SIDE / longer))) for side in grey.shape)
@@ -161,13 +157,11 @@ def _hypotheses(edges: _Pair, known: _Map) -> Iterator[tuple[str, float, _Pair, 
 
 
 def registration(fits: Sequence[Fit | None], longer: int) -> Finding:
-    """Whether depth lies where its image is: each image votes for how its depth would fit it best.
+    """Return whether depth lies where its image is: each image votes for how its depth would fit it best.
 
-    Depth that was taken at another time, or of something else, fits differently in each image: a note says that this
-    cannot be told, as where images and depth share few edges. What is called ok may still be shifted by 1.6 % of the
-    longer side or of a focal length 5 % off, or be the next frame's of a camera that hardly moves.
-
-    fits: one an image, None where it cannot be told. longer: pixels of an image's longer side.
+    Depth of another time or thing fits differently in each image, which is a note. What is called ok may still be
+    shifted by 1.6 % of the longer side or of a focal length 5 % off, or be the next frame's of a camera that hardly
+    moves. fits: one an image, None where it cannot be told. longer: pixels of an image's longer side.
     """
     known = [fit for fit in fits if fit is not None]
     there = [fit for fit in known if _are_near(fit, _REGISTERED)]

@@ -43,9 +43,8 @@ BAR_HEIGHT = 12
 def colourise(values: Map | Vectors, visible: Mask, limits: Limits, name: str) -> Rgb:
     """Colour a map by matplotlib's `name` over `limits`; what lies outside takes the colour of the nearer end.
 
-    Normals (x right, y down, z forward) of any length have the usual colours instead: red right, green up, blue to the
-    camera. What is not `visible`, NaN or without a direction is hatched in grey. Raises InputError where the range is
-    empty.
+    Normals (x right, y down, z forward) of any length are red right, green up and blue to the camera instead. What is
+    not `visible`, NaN or without a direction is hatched in grey. Raises InputError where the range is empty.
     """
     if values.ndim == 3:
         length = np.linalg.norm(values.astype(np.float32), axis=2)

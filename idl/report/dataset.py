@@ -8,6 +8,7 @@ from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.probes.exact import Solution
+from idl.protocol import Protocol
 from idl.report import DatasetInput, RunReport, charts, tiles
 from idl.targets import Target
 
@@ -25,6 +26,12 @@ def dataset_inputs(store: Store, split: Split, names: tuple[str, ...] = tuple(CO
         DatasetInput(store.name, store.digest, store.source, CONTEXTS[name], len(indices), len(split.scenes[name]))
         for name, indices in ((name, split.indices[name]) for name in names)
     )
+
+
+def dataset_tags(store: Store, split: Split, protocol: Protocol) -> dict[str, str]:
+    """Return the tags that tell on what a run was made."""
+    digests = {"dataset_digest": store.digest, "split_digest": split.digest, "protocol_digest": protocol.digest}
+    return {"dataset": store.name, **digests, "idl.version": __version__}
 
 
 def prepare_report(store: Store, split: Split, target: Target, constant: Solution) -> RunReport:
@@ -49,12 +56,5 @@ def prepare_report(store: Store, split: Split, target: Target, constant: Solutio
         panels={"contact_sheet": sheet},
         datasets=dataset_inputs(store, split),
         description=description + "".join(f"\n\n> {note}" for note in store.notes),
-        tags={
-            "dataset": store.name,
-            "dataset_digest": store.digest,
-            "protocol_digest": store.protocol.digest,
-            "split_digest": split.digest,
-            "store": str(store.path),
-            "idl.version": __version__,
-        },
+        tags=dataset_tags(store, split, store.protocol) | {"store": str(store.path)},
     )

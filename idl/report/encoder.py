@@ -170,6 +170,5 @@ def encoder_version(
             "stride": str(encoder.stride),
             "channels": str(encoder.channels),
         },
-        files={"encoder.safetensors": save(state, metadata=metadata), "origin.json": origin_json(encoder)}
-        | dict(files),
+        files={"origin.json": origin_json(encoder), "encoder.safetensors": save(state, metadata=metadata), **files},
     )

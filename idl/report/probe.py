@@ -12,7 +12,6 @@ from typing import Any, Literal
 from jaxtyping import Float64
 from torch import Tensor
 
-from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation
@@ -22,7 +21,7 @@ from idl.probes.gradient_fit import TrainResult
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.protocol import Protocol
 from idl.report import Championship, DatasetInput, Image, ModelVersion, Run, RunReport, charts
-from idl.report.dataset import CONTEXTS, dataset_inputs
+from idl.report.dataset import CONTEXTS, dataset_inputs, dataset_tags
 from idl.report.encoder import encoder_params, encoder_tags, example, model_slug, origin_json, run_tags
 from idl.report.views import panels, per_image_table, quality
 from idl.targets import Target
@@ -47,7 +46,7 @@ def probe_run(
     loss_over_null = losses[PROBE] / losses["null"] if losses["null"] > 0 else math.nan
     smallest_k = curve.smallest_k_within(ENOUGH)
     description = _description(data, arms, losses, smallest_k, loss_over_null, quality(summary, target))
-    digests = {"dataset_digest": store.digest, "split_digest": split.digest, "protocol_digest": protocol.digest}
+    digests = {name: tag for name, tag in dataset_tags(store, split, protocol).items() if name.endswith("_digest")}
     # Two targets of one name from outside do not compete.
     identity = {"target_identity": target.identity} if target.identity else {}
     conditions = {**digests, "target": target.name, **identity}
@@ -249,13 +248,8 @@ def measurement_report(
     )
     context = "testing" if part == "all" else CONTEXTS[part]
     return RunReport(
-        params={
-            "num_images": len(order),
-            "fitted_on": card.dataset,
-            "k_read": card.k,
-            "dataset_digest": store.digest,
-            "protocol_digest": protocol.digest,
-        },
+        params={"num_images": len(order), "fitted_on": card.dataset, "k_read": card.k}
+        | {"dataset_digest": store.digest, "protocol_digest": protocol.digest},
         metrics={f"{part}_{name}": value for name, value in summary.items()},
         figures={"per_scene.png": _per_scene(measured, scenes)} if target.kind == "depth" else {},
         panels=panels(measured.panels, target, limits, f"{card.encoder}, k = {card.k}"),
@@ -264,18 +258,14 @@ def measurement_report(
         description=description + "".join(f"\n\n> {note}" for note in notes),
         tags={
             **model.tags,
+            **dataset_tags(store, split, protocol),
             "model": model.uri,
             "target": target.name,
-            "dataset": store.name,
-            "dataset_digest": store.digest,
             "protocol": protocol.name,
-            "protocol_digest": protocol.digest,
-            "split_digest": split.digest,
             # Of those that were read: the other parts leave the test images alone.
             **(split.test_tags(store) if part in ("test", "all") else {}),
             "fitted_on_digest": card.dataset_digest,
             "fitted_protocol_digest": card.protocol_digest,
-            "idl.version": __version__,
         },
     )
 

@@ -61,10 +61,9 @@ def _percentiles(store: Store, indices: Sequence[int], target: Target) -> tuple[
 
 
 def panels(shown: Iterable[PanelValues], target: Target, limits: tuple[float, float], caption: str) -> dict[str, Image]:
-    """Return a picture an image: itself, its truth, its prediction and the error.
+    """Return a picture an image by its key, which is equal where two runs' panels may stand side by side.
 
-    Keys are equal where two runs' panels may stand side by side: depth and log-depth are both in metres, while two
-    fields of one layer have different units. limits: of the colours, see `shown_range`.
+    Depth and log-depth are both in metres, while two fields of one layer have different units. limits: `shown_range`.
     """
     kind, (low, high) = target.kind, limits
     folder, what, unit = target.layer, "", "m"
