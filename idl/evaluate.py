@@ -1,10 +1,12 @@
 """Predictions measured image by image: every arm on the test split, a whole model on images, many probes at once.
 
-Measuring is the same for all of them: see `idl.measures`. The test split is read here, once.
+The test split is read here, once.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,19 +16,22 @@ from torch import Tensor
 
 from idl.data.loading import batches, images_of
 from idl.data.store import Store
-from idl.distributed import ALONE, World
+from idl.errors import InputError
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
-from idl.measures import Measure, Truth, is_native
-from idl.metrics import Sums
+from idl.metrics import Sums, aligned_and_clamped, depth_metrics, field_metrics, normals_metrics
 from idl.probe_config import EncodedData
-from idl.probes.grid import upsample
+from idl.probes.grid import upsample, upsampling
 from idl.progress import Progress, silent
-from idl.protocol import Protocol
+from idl.protocol import NATIVE, Protocol
 from idl.targets import Target
 
 # RGB in [0, 1] (batch, 3, h, w) to a map at (h, w).
 Model = Callable[[Tensor], Tensor]
+# Position of the first image in its order, predictions (batch, arms * out, h, w) in the target's space, the layers.
+Predicted = tuple[int, Tensor, Mapping[str, Tensor]]
+# Of each image: the mean error, and the mean squared error; NaN without a valid pixel.
+Errors = Float64[np.ndarray, "images 2"]
 # The one arm of a whole model.
 MODEL = "model"
 NUM_PANELS = 12
@@ -38,7 +43,7 @@ MIN_CELLS = 2
 
 @dataclass(frozen=True)
 class PanelValues:
-    """One image with truth and prediction: metres or a field's unit (H, W), or unit normals (3, H, W)."""
+    """One image with truth and prediction: metres or a field's unit (H, W), or unit normals (H, W, 3)."""
 
     name: str
     rgb: UInt8[np.ndarray, "H W 3"]
@@ -52,11 +57,9 @@ class Evaluation:
     """Some images of a store under every arm.
 
     losses: by arm, one mean squared error an image in target units squared (NaN without a valid pixel).
-    num_valid: valid pixels of each image.
-    arm_errors: by arm, its error in both averages: "rmse" and "rmse_pooled" in metres or a field's unit, or angles in
-      degrees.
-    sums: of the probe, for all metrics. Under a native protocol depth is measured at native size; losses and num_valid
-      are of the size of the fit.
+    num_valid: valid pixels of each image, at the size of the fit, as for losses.
+    arm_errors: by arm, "rmse" and "rmse_pooled" in metres or a field's unit, or angles in degrees.
+    sums: of the probe, for all metrics; at native size where the protocol has it.
     panels: images spread evenly over the split, and those that were requested.
     """
 
@@ -67,9 +70,119 @@ class Evaluation:
     panels: tuple[PanelValues, ...]
 
     def pooled_loss(self, arm: str) -> float:
-        """Mean squared error over all valid pixels and outputs, target units squared."""
+        """Return the mean squared error over all valid pixels and outputs, target units squared."""
         seen = self.num_valid > 0
         return float((self.losses[arm][seen] * self.num_valid[seen]).sum() / self.num_valid.sum())
+
+
+class Truth(NamedTuple):
+    """A few images. target: in its space, 0 where not defined. layer: as stored. valid: where it is defined."""
+
+    target: Float[Tensor, "batch out H W"]
+    layer: Tensor
+    valid: Bool[Tensor, "batch H W"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a target is held against its truth, by its kind. Predictions are in its space, at the truth's size.
+
+    train_mean_m, train_mean: over the training split, which R2 is measured from: of a depth in metres, and of a field
+    in its own space, one an output.
+    """
+
+    target: Target
+    protocol: Protocol
+    train_mean_m: float
+    train_mean: tuple[float, ...]
+
+    def sums(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> Sums:
+        """Return what all metrics follow from."""
+        decoded = self.target.decode(prediction)
+        if self.target.kind == "depth":
+            return depth_metrics(decoded[:, 0], truth.layer, truth.valid, self.protocol, self.train_mean_m)
+        if self.target.kind == "normals":
+            return normals_metrics(decoded, truth.target, truth.valid)
+        return field_metrics(decoded, truth.target, truth.valid, self.train_mean)
+
+    def errors(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> Errors:
+        """Return the mean error and mean squared error of each image: root mean squares, or angles in degrees."""
+        if self.target.kind == "depth":
+            # Without the other sums, which the control arms do not need.
+            layer, metres = self.shown(prediction, truth)
+            squared = (metres - layer).mul_(truth.valid.float()).square_().sum(dim=(1, 2), dtype=torch.float64)
+            squared = (squared / truth.valid.sum(dim=(1, 2), dtype=torch.float64)).numpy()
+            return np.stack([np.sqrt(squared), squared], axis=1)
+        per_image = self.sums(prediction, truth).per_image()
+        if self.target.kind == "field":
+            return np.stack([per_image["rmse"], per_image["mse"]], axis=1)
+        return np.stack([per_image["angle_mean_deg"], per_image["angle_rmse_deg"] ** 2], axis=1)
+
+    def native(
+        self, store: Store, grid: Float[Tensor, "batch arms h w"], indices: Sequence[int], probe: int
+    ) -> tuple[Float64[np.ndarray, "batch arms 2"], Sums]:
+        """Return every arm's errors of depth at native size, as published protocols have it, and the sums of one arm.
+
+        The prediction is upsampled to the size of the fit, then to the native size, then inverted to metres, cropped,
+        aligned and clamped. grid: in the target's space, of the images `indices` of the store. probe: that arm.
+        """
+        # One at a time: seven arms of a frame of 768 x 1024 are 22 MB.
+        errors, sums = [], []
+        for cells, index in zip(grid, indices, strict=True):
+            whole = torch.from_numpy(store.read((NATIVE,), [index])[NATIVE][0])
+            top, bottom, left, right = self.protocol.native_crop or (0, whole.shape[0], 0, whole.shape[1])
+            # Cropped before the products: a pixel does not depend on another.
+            rows = _twice_upsampling(cells.shape[1], self.protocol.resolution, whole.shape[0])[top:bottom]
+            columns = _twice_upsampling(cells.shape[2], self.protocol.width, whole.shape[1])[left:right]
+            prediction = (rows @ cells @ columns.T)[:, None]
+            layer = whole[top:bottom, left:right].expand(len(cells), -1, -1)
+            valid = (layer >= self.protocol.min_depth_m) & (layer <= self.protocol.max_depth_m)
+            errors.append(self.errors(prediction, Truth(layer[:, None], layer, valid)))
+            one = slice(probe, probe + 1)
+            sums.append(self.sums(prediction[one], Truth(layer[one, None], layer[one], valid[one])))
+        return np.stack(errors), Sums.concatenate(sums)
+
+    def shown(self, prediction: Float[Tensor, "batch out H W"], truth: Truth) -> tuple[Tensor, Tensor]:
+        """Return truth and prediction as a picture shows them: unit normals, metres, or the first output of a field."""
+        decoded = self.target.decode(prediction)
+        if self.target.kind == "depth":
+            return truth.layer, aligned_and_clamped(decoded[:, 0], truth.layer, truth.valid, self.protocol)
+        if self.target.kind == "normals":
+            return truth.target.movedim(1, -1), decoded.movedim(1, -1)
+        return truth.target[:, 0], decoded[:, 0]
+
+    def averaged(self, errors: Errors, num_valid: Float64[np.ndarray, " images"]) -> dict[str, float]:
+        """Return an arm's errors by name: the mean over images, and the root over all pixels."""
+        is_angle = self.target.kind == "normals"
+        of_image, pooled = ("angle_mean_deg", "angle_rmse_deg_pooled") if is_angle else ("rmse", "rmse_pooled")
+        seen = num_valid > 0
+        squared = (errors[seen, 1] * num_valid[seen]).sum() / num_valid.sum()
+        return {of_image: float(errors[seen, 0].mean()), pooled: float(np.sqrt(squared))}
+
+
+def is_native(target: Target, protocol: Protocol) -> bool:
+    """Return whether metrics are taken at native size, which only those of a depth are."""
+    return protocol.is_native and (target.kind, target.layer) == ("depth", "depth")
+
+
+def require_native(store: Store, target: Target, indices: Sequence[int]) -> None:
+    """Raise InputError where images to be tested lack the native depth that the store's protocol measures."""
+    if not is_native(target, store.protocol):
+        return
+    missing = store.lacking(NATIVE, indices) if NATIVE in store.layers else tuple(indices)
+    if missing:
+        raise InputError(
+            f"split: {len(missing)} of {len(indices)} images that are tested under it, {store.names[missing[0]]} among "
+            f"them, have no native depth, which protocol {store.protocol.name} measures. Pass split=auto, or "
+            "protocol=idl."
+        )
+
+
+@lru_cache(maxsize=16)
+def _twice_upsampling(num_cells: int, num_pixels: int, num_native: int) -> Float[Tensor, "native cells"]:
+    """Matrix of bilinear upsampling to the size of the fit, and from there to the native size."""
+    wide = torch.float64
+    return (upsampling(num_pixels, num_native, wide) @ upsampling(num_cells, num_pixels, wide)).float()
 
 
 def evaluate(
@@ -77,22 +190,23 @@ def evaluate(
 ) -> Evaluation:
     """Predict the test split with every arm and measure it, in one stream: the same result on every rank.
 
-    shown_names: images with a panel beside those that are spread over the split.
-    Raises InputError where no image has a valid pixel.
+    shown_names: images with a panel beside the usual ones. Raises InputError where no image has a valid pixel.
     """
-    encoded, target = data.encoded, data.target
-    share = encoded.share("test")
-    means = (data.train.mean_layer, data.train.mean)
-    order = data.split.indices["test"]
-    collector = _Collector(data.store, order, target, data.protocol, means, tuple(arms), len(share), shown_names)
+    encoded, num_images = data.encoded, len(data.encoded.share("test"))
+    measure = Measure(data.target, data.protocol, data.train.mean_layer, data.train.mean)
     weights = encoded.columns.side_by_side([(arm.columns, arm.weights) for arm in arms.values()])
     weights = weights.float().to(encoded.device)
-    with progress("test", len(share)) as advance:
-        for batch in encoded.stream("test", (target.layer, "valid")):
-            cells = encoded.columns.assemble(batch.maps.to(encoded.device)).permute(0, 2, 3, 1)
-            collector.add(batch.position, (cells @ weights).permute(0, 3, 1, 2).cpu(), batch.layers)
-            advance(len(batch.maps))
-    return collector.evaluation(encoded.world)
+
+    def predicted() -> Iterator[Predicted]:
+        with progress("test", num_images) as advance:
+            for batch in encoded.stream("test", (data.target.layer, "valid")):
+                cells = encoded.columns.assemble(batch.maps.to(encoded.device)).permute(0, 2, 3, 1)
+                yield batch.position, (cells @ weights).permute(0, 3, 1, 2).cpu(), batch.layers
+                advance(len(batch.maps))
+
+    order = data.split.indices["test"]
+    part = _collected(predicted(), measure, data.store, order, tuple(arms), num_images, shown_names)
+    return _evaluation(encoded.world.gather(part), measure, tuple(arms))
 
 
 def evaluate_model(
@@ -109,30 +223,106 @@ def evaluate_model(
 ) -> Evaluation:
     """Predict the images `order` of a store with `model` and measure them as a probe's run does, as the arm "model".
 
-    model: RGB in [0, 1] in; out what `target` decodes to: metres (batch, 1, H, W), unit normals (batch, 3, H, W), or
-      a field in its own unit.
-    reference: images whose mean a `r2` of 0 stands for: those of the dataset's training split, as for a probe that
-      is fitted there.
-    stride: pixels a cell of the model's grid.
+    Under a native protocol a probe's own run differs where it predicts beyond the range: a whole model clamps before it
+    is upsampled.
 
-    Pixels count where a probe of this target would count them: of depth under a native protocol, at native size. There
-    a probe's own run differs where it predicts beyond the range, since a whole model clamps before it is upsampled.
+    model: gives what `target` decodes to: metres (batch, 1, H, W), unit normals (batch, 3, H, W), or a field.
+    reference: images whose mean a `r2` of 0 stands for: the training split. stride: pixels a cell of the model's grid.
     """
-    means = _means(store, reference, target, progress)
-    collector = _Collector(store, order, target, protocol, means, (MODEL,), len(order))
-    position = 0
-    with progress(label, len(order)) as advance:
-        for layers in batches(store, ("rgb", target.layer, "valid"), order, IMAGES_AT_A_TIME):
-            with torch.inference_mode():
-                output = padded(model, images_of(layers["rgb"]), stride)
+    measure = Measure(target, protocol, *_means(store, reference, target, progress))
+
+    def predicted() -> Iterator[Predicted]:
+        position = 0
+        with progress(label, len(order)) as advance:
+            for layers in batches(store, ("rgb", target.layer, "valid"), order, IMAGES_AT_A_TIME):
+                with torch.inference_mode():
+                    output = padded(model, images_of(layers["rgb"]), stride)
                 if target.kind == "depth":
                     # Measures take what decodes to it; unit normals and fields stay what they are under `decode`.
                     metres = output[:, 0]
                     output, _ = target.encode(metres, torch.ones_like(metres, dtype=torch.bool))
-                collector.add(position, output, layers)
-            position += len(output)
-            advance(len(output))
-    return collector.evaluation(ALONE)
+                yield position, output, layers
+                position += len(output)
+                advance(len(output))
+
+    part = _collected(predicted(), measure, store, order, (MODEL,), len(order))
+    return _evaluation([part], measure, (MODEL,))
+
+
+# By name what there is of each image, and what is added up over them; some images as they are shown.
+_Part = tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[PanelValues]]
+
+
+def _collected(
+    predicted: Iterable[Predicted],
+    measure: Measure,
+    store: Store,
+    order: Sequence[int],
+    arms: Sequence[str],
+    num_images: int,
+    shown_names: Collection[str] = (),
+) -> _Part:
+    """Measure images of a store while they stream by, in order. num_images: that this rank measures."""
+    target, probe = measure.target, arms.index(PROBE) if PROBE in arms else 0
+    spread = np.linspace(0, len(order) - 1, min(NUM_PANELS, len(order))).round().astype(int).tolist()
+    shown = {order[place] for place in spread} | {index for index in order if store.names[index] in shown_names}
+    rows: dict[str, np.ndarray] = {}
+    totals: dict[str, np.ndarray] = {}
+    panels: list[PanelValues] = []
+    num_added = 0
+    for first, grids, all_layers in predicted:
+        for start in range(0, len(grids), IMAGES_AT_A_TIME):
+            part = slice(start, start + IMAGES_AT_A_TIME)
+            grid, layers = grids[part], {name: values[part] for name, values in all_layers.items()}
+            indices = order[first + start : first + start + len(grid)]
+            in_space, valid = read_target(target, layers)
+            truth, size = Truth(in_space, layers[target.layer], valid), in_space.shape[2:]
+            # A whole model's maps are the finest of grids.
+            predictions = grid if grid.shape[2:] == size else upsample(grid.contiguous(), *size)
+            by_arm = predictions.unflatten(1, (len(arms), target.num_outputs)).unbind(1)
+            count = valid.sum(dim=(1, 2), dtype=torch.float64)
+            # Normals that do not exist (an edge, a hole) are zero; everything else is a plain mask.
+            mask = valid[:, None].float()
+            squared = [(each - in_space).mul_(mask).square_().sum((1, 2, 3), dtype=torch.float64) for each in by_arm]
+            losses = torch.stack(squared, dim=1) / (count * target.num_outputs)[:, None]
+            if is_native(target, measure.protocol):
+                errors, sums = measure.native(store, grid, indices, probe)
+            else:
+                errors = np.stack([measure.errors(each, truth) for each in by_arm], axis=1)
+                sums = measure.sums(by_arm[probe], truth)
+            of_images = {"pixels": count.numpy(), "losses": losses.numpy(), "errors": errors, **sums.rows}
+            for name, values in of_images.items():
+                # Arrays made once: small ones that stay between large ones that come and go would leave holes in the
+                # heap into which no batch fits, 0.2 MB an image.
+                if name not in rows:
+                    rows[name] = np.full((num_images, *values.shape[1:]), np.nan)
+                rows[name][num_added : num_added + len(values)] = values
+            num_added += len(grid)
+            totals = {name: values + totals.get(name, 0) for name, values in sums.totals.items()}
+            for row, index in enumerate(indices):
+                if index in shown:
+                    one = Truth(*(each[row : row + 1] for each in truth))
+                    pair = measure.shown(by_arm[probe][row : row + 1], one)
+                    rgb = store.read(("rgb",), [index])["rgb"][0]
+                    # Copies: a view of one row would keep its whole batch.
+                    maps = (each[0].numpy().copy() for each in (*pair, one.valid))
+                    panels.append(PanelValues(store.names[index], rgb, *maps))
+    return rows, totals, panels
+
+
+def _evaluation(parts: Sequence[_Part], measure: Measure, arms: Sequence[str]) -> Evaluation:
+    """Join what all ranks have measured; their shares follow each other in the split's order."""
+    # A rank without images has no rows.
+    parts = [part for part in parts if part[0]]
+    rows = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    totals = {name: np.sum([part[1][name] for part in parts], axis=0) for name in parts[0][1]}
+    num_valid, losses, errors = (rows.pop(name) for name in ("pixels", "losses", "errors"))
+    sums = Sums(measure.target.kind, rows, totals)
+    sums.summary()  # raises InputError where nothing was measured
+    counted = sums.num_valid if is_native(measure.target, measure.protocol) else num_valid
+    named = {arm: measure.averaged(errors[:, number], counted) for number, arm in enumerate(arms)}
+    panels = tuple(panel for part in parts for panel in part[2])
+    return Evaluation(dict(zip(arms, losses.T.copy(), strict=True)), num_valid, named, sums, panels)
 
 
 def padded(model: Model, rgb: Float[Tensor, "batch 3 H W"], stride: int) -> Float[Tensor, "batch out H W"]:
@@ -150,8 +340,7 @@ def _means(
     store: Store, reference: Sequence[int], target: Target, progress: Progress
 ) -> tuple[float, tuple[float, ...]]:
     """Return the mean of the layer, where it is a depth, and of the target, over the pixels where it is defined."""
-    layer_sum, count = 0.0, 0
-    target_sum = torch.zeros(target.num_outputs, dtype=torch.float64)
+    layer_sum, count, target_sum = 0.0, 0, torch.zeros(target.num_outputs, dtype=torch.float64)
     with progress("mean", len(reference)) as advance:
         for layers in batches(store, (target.layer, "valid"), reference, IMAGES_AT_A_TIME):
             truth, valid = read_target(target, layers)
@@ -163,107 +352,11 @@ def _means(
     return layer_sum / max(count, 1), tuple((target_sum / max(count, 1)).tolist())
 
 
-class _Collector:
-    """Measures images of a store while they stream by, in order, and keeps a row an image.
-
-    means: of a depth in metres and of the target, over the training split. num_images: that this rank adds.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        order: Sequence[int],
-        target: Target,
-        protocol: Protocol,
-        means: tuple[float, tuple[float, ...]],
-        arms: tuple[str, ...],
-        num_images: int,
-        shown_names: Collection[str] = (),
-    ) -> None:
-        self._store, self._order, self._target, self._arms = store, order, target, arms
-        self._measure = Measure(target, protocol, *means)
-        self._is_native = is_native(target, protocol)
-        self._probe = arms.index(PROBE) if PROBE in arms else 0
-        spread = np.linspace(0, len(order) - 1, min(NUM_PANELS, len(order))).round().astype(int)
-        self._shown = {*spread.tolist(), *(p for p, index in enumerate(order) if store.names[index] in shown_names)}
-        self._num_images, self._num_added = num_images, 0
-        self._rows: dict[str, np.ndarray] = {}
-        self._totals: dict[str, np.ndarray] = {}
-        self._panels: list[PanelValues] = []
-
-    def add(self, position: int, grid: Float[Tensor, "batch arms_out h w"], layers: Mapping[str, Tensor]) -> None:
-        """Measure images. position: of the first in the order. grid: predictions in the target's space.
-
-        layers: the store's of these images, the target's and "valid" among them.
-        """
-        for first in range(0, len(grid), IMAGES_AT_A_TIME):
-            part = slice(first, first + IMAGES_AT_A_TIME)
-            self._add(position + first, grid[part], {name: values[part] for name, values in layers.items()})
-
-    def _add(self, position: int, grid: Tensor, layers: Mapping[str, Tensor]) -> None:
-        target = self._target
-        in_space, valid = read_target(target, layers)
-        truth = Truth(in_space, layers[target.layer], valid)
-        size = in_space.shape[2:]
-        # A whole model's maps are the finest of grids.
-        predictions = grid if grid.shape[2:] == size else upsample(grid.contiguous(), *size)
-        by_arm = predictions.unflatten(1, (len(self._arms), target.num_outputs)).unbind(1)
-        count = valid.sum(dim=(1, 2), dtype=torch.float64)
-        # Normals that do not exist (an edge, a hole) are zero; everything else is a plain mask.
-        mask = valid[:, None].float()
-        squared = [(each - in_space).mul_(mask).square_().sum((1, 2, 3), dtype=torch.float64) for each in by_arm]
-        if self._is_native:
-            indices = self._order[position : position + len(grid)]
-            errors, sums = self._measure.native(self._store, grid, indices, self._probe)
-        else:
-            errors = np.stack([self._measure.errors(each, truth) for each in by_arm], axis=1)
-            sums = self._measure.sums(by_arm[self._probe], truth)
-        losses = torch.stack(squared, dim=1) / (count * target.num_outputs)[:, None]
-        self._put({"pixels": count.numpy(), "losses": losses.numpy(), "errors": errors, **sums.rows})
-        self._totals = {name: values + self._totals.get(name, 0) for name, values in sums.totals.items()}
-        for row in range(len(grid)):
-            if position + row in self._shown:
-                one = slice(row, row + 1)
-                seen = Truth(in_space[one], truth.layer[one], valid[one])
-                self._panels.append(self._panel(self._order[position + row], by_arm[self._probe][one], seen))
-
-    def _panel(self, index: int, prediction: Tensor, truth: Truth) -> PanelValues:
-        rgb = self._store.read(("rgb",), [index])["rgb"][0]
-        # Copies: a view of one row would keep its whole batch.
-        values = (each[0].numpy().copy() for each in (*self._measure.shown(prediction, truth), truth.valid))
-        return PanelValues(self._store.names[index], rgb, *values)
-
-    def _put(self, rows: Mapping[str, np.ndarray]) -> None:
-        # Arrays made once: small ones that stay between large ones that come and go would leave holes in the heap
-        # into which no batch fits, 0.2 MB an image.
-        first = self._num_added
-        for name, values in rows.items():
-            if name not in self._rows:
-                self._rows[name] = np.full((self._num_images, *values.shape[1:]), np.nan)
-            self._rows[name][first : first + len(values)] = values
-        self._num_added = first + len(rows["pixels"])
-
-    def evaluation(self, world: World) -> Evaluation:
-        """Return what all ranks have collected; their shares follow each other in the split's order."""
-        # A rank without images has no rows.
-        parts = [each for each in world.gather((self._rows, self._totals, self._panels)) if each[0]]
-        rows = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
-        totals = {name: np.sum([part[1][name] for part in parts], axis=0) for name in parts[0][1]}
-        num_valid, losses, errors = (rows.pop(name) for name in ("pixels", "losses", "errors"))
-        sums = Sums(self._target.kind, rows, totals)
-        sums.summary()  # raises InputError where nothing was measured
-        counted = sums.num_valid if self._is_native else num_valid
-        named = {arm: self._measure.averaged(errors[:, number], counted) for number, arm in enumerate(self._arms)}
-        panels = tuple(panel for part in parts for panel in part[2])
-        return Evaluation(dict(zip(self._arms, losses.T.copy(), strict=True)), num_valid, named, sums, panels)
-
-
 @dataclass(frozen=True)
 class ShownImages:
     """A few validation images, to see what probes make of them.
 
-    truth: metres (images, H, W), normals (images, H, W, 3), or the first output of any other target (images, H, W).
-    cells: of the grid, on all columns [bias | components].
+    truth: metres, normals, or the first output of any other target. cells: on all columns [bias | components].
     """
 
     target: Target
@@ -292,11 +385,9 @@ class ShownImages:
         )
 
     def predicted(self, weights: Sequence[Float64[Tensor, "columns out"]], side: int) -> list[np.ndarray]:
-        """Predict every image with every probe, by one product.
+        """Return for each probe what `truth` is of, (images, side, side) or (images, side, side, 3), by one product.
 
         weights: on [bias | leading components], the same number of columns for all, for the target itself.
-        side: of the pictures, pixels.
-        Returns for each probe what `truth` is of, (images, side, side) or (images, side, side, 3).
         """
         if not weights:
             return []

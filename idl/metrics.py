@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from idl.errors import InputError
@@ -23,8 +23,6 @@ DELTA_RATIOS = (1.25, 1.25**2, 1.25**3)
 LIMITS_DEG = (5.0, 7.5, 11.25, 22.5, 30.0)
 BINS_PER_DEGREE = 100
 NUM_BINS = 180 * BINS_PER_DEGREE
-# Two cores, 256 x 256: 1.0 ms an image with the maps of 8 images in the caches, 2.3 ms with those of 64.
-IMAGES_AT_A_TIME = 8
 # Spread of a float32 map that should be constant, relative to its mean: below it there is no scale to fit.
 RELATIVE_SPREAD_OF_A_CONSTANT = 1e-6
 
@@ -61,14 +59,17 @@ class Sums:
         """
         rows = {name: values.sum(axis=0, keepdims=True) for name, values in self.rows.items()}
         if self.kind == "normals":
-            rows["median_angle"] = np.array([_histogram_median(self.totals["histogram"])])
+            cumulative, count = np.cumsum(self.totals["histogram"]), int(self.totals["histogram"].sum())
+            # The pixel of rank r, from 0, lies in the first bin up to which more than r pixels were counted.
+            middle = np.searchsorted(cumulative, [(count - 1) // 2, count // 2], side="right")
+            rows["median_angle"] = np.array([(middle + 0.5).mean() / BINS_PER_DEGREE if count else np.nan])
         return replace(self, rows=rows)
 
     def per_image(self) -> dict[str, PerImage]:
         """Return every metric of every image by name; NaN where no pixel counts.
 
-        Depth in metres: rmse, mae, sq_rel; in square metres: mse; silog is times 100. A field's rmse and mae are in its
-        own unit. Names that end in `_deg` are degrees, save `under_5_deg` and so on: shares of pixels.
+        In metres, or a field's unit: rmse, mae, sq_rel; squared: mse; silog is times 100. Names that end in `_deg` are
+        degrees, save `under_5_deg` and so on: shares of pixels.
         """
         rows, count = self.rows, np.where(self.num_valid > 0, self.num_valid, np.nan)
         if self.kind == "normals":
@@ -128,11 +129,10 @@ def depth_metrics(
     protocol: Protocol,
     train_mean_m: float,
 ) -> Sums:
-    """Return the sums of predicted against true depth, both in metres.
+    """Return the sums of predicted against true depth, both in metres, where `valid` and the truth is in the range.
 
-    Pixels count where `valid` and the truth lies in the protocol's range. The prediction is aligned as the
-    protocol says and then clamped to its range; infinity and NaN become its far end, for the inverse of a
-    vanishing inverse depth is farther than anything.
+    The prediction is aligned as the protocol says and then clamped to its range; infinity and NaN become its far end,
+    for the inverse of a vanishing inverse depth is farther than anything.
     train_mean_m: mean depth of the training split, which `r2` is measured from.
     Raises InputError where the protocol's range or `train_mean_m` does not allow ratios and logarithms, and
     ValueError where the shapes differ.
@@ -143,22 +143,14 @@ def depth_metrics(
     if not 0.0 < train_mean_m < np.inf:
         raise InputError(f"metrics: the training split's mean depth is {train_mean_m} m, expected more than 0.")
     _require_shapes(prediction_m, truth_m, valid, tuple(valid.shape))
-    chunks = zip(*(each.split(IMAGES_AT_A_TIME) for each in (prediction_m, truth_m, valid)), strict=True)
-    return Sums.concatenate([_depth_sums(p, d, mask, protocol, train_mean_m) for p, d, mask in chunks])
-
-
-def _depth_sums(p: Tensor, d: Tensor, valid: Tensor, protocol: Protocol, train_mean_m: float) -> Sums:
-    """With d the truth and p the prediction, in metres, after alignment and clamping; g = ln p - ln d."""
-    near, far = protocol.min_depth_m, protocol.max_depth_m
-    counted = valid & (d >= near) & (d <= far)
-    aligned = align(p, d, counted, protocol.alignment)
+    counted = valid & (truth_m >= near) & (truth_m <= far)
+    aligned = align(prediction_m, truth_m, counted, protocol.alignment)
     clamped = counted & ~((aligned >= near) & (aligned <= far))  # NaN is in no range
-    # What does not count becomes a pixel that is average and right: it adds nothing to any sum below.
-    p = _clamp(aligned, protocol).masked_fill(~counted, train_mean_m)
-    d = d.masked_fill(~counted, train_mean_m)
+    # With d the truth and p the prediction; what does not count becomes a pixel that is average and right: it adds
+    # nothing to any sum below.
+    p, d = (each.masked_fill(~counted, train_mean_m) for each in (_clamp(aligned, protocol), truth_m))
     error = p - d
-    size = error.abs()
-    relative = size / d
+    relative = error.abs() / d
     log_ratio = p.log() - d.log()
     # The ratio itself, and not |g| < ln 1.25: a division rounds 5 / 4 to 1.25 exactly, so that "strictly"
     # holds at the edge; the difference of two rounded logarithms falls to either side.
@@ -167,10 +159,10 @@ def _depth_sums(p: Tensor, d: Tensor, valid: Tensor, protocol: Protocol, train_m
         "num_valid": _total(counted),
         "num_clamped": _total(clamped),  # predictions outside the protocol's range, NaN among them
         "squared_error": _total_square(error),  # (d - p)^2
-        "absolute_error": _total(size),  # |d - p|
+        "absolute_error": _total(error.abs()),  # |d - p|
         "relative_error": _total(relative),  # |d - p| / d
-        "relative_squared_error": _total(relative * size),  # (d - p)^2 / d
-        "log_ratio": _total(log_ratio),  # g
+        "relative_squared_error": _total(relative * error.abs()),  # (d - p)^2 / d
+        "log_ratio": _total(log_ratio),  # g = ln p - ln d
         "squared_log_ratio": _total_square(log_ratio),  # g^2
         "absolute_log_ratio": _total(log_ratio.abs()),  # |g|
         # Pixels with max(d/p, p/d) >= 1.25, 1.25^2, 1.25^3.
@@ -194,14 +186,14 @@ def field_metrics(
     _require_shapes(prediction, truth, valid, (len(valid), len(train_mean), *valid.shape[1:]))
     mask = valid[:, None]
     # Selected, not multiplied: infinity times zero is NaN.
-    error = torch.where(mask, prediction - truth, 0.0).double()
+    error = torch.where(mask, prediction - truth, 0.0)
     mean = torch.tensor(train_mean, dtype=torch.float64, device=truth.device)[:, None, None]
     deviation = torch.where(mask, truth - mean, 0.0)
     rows = {
-        "num_valid": valid.sum(dim=(1, 2), dtype=torch.float64) * truth.shape[1],
-        "squared_error": error.square().sum(dim=(1, 2, 3)),
-        "absolute_error": error.abs().sum(dim=(1, 2, 3)),
-        "squared_deviation": deviation.square().sum(dim=(1, 2, 3)),  # each output from its own mean
+        "num_valid": _total(valid) * truth.shape[1],
+        "squared_error": _total_square(error),
+        "absolute_error": _total(error.abs()),
+        "squared_deviation": _total_square(deviation),  # each output from its own mean
     }
     return Sums("field", _arrays(rows))
 
@@ -214,8 +206,8 @@ def normals_metrics(
     """Return the sums of the angles between predicted and true normals, of any length, in degrees.
 
     Pixels count where `valid` and the true normal is not zero. A prediction without a direction (zero or NaN)
-    is 90 degrees off. The total "histogram" holds the angles of all images in bins of 0.01 degrees: its size does not
-    grow with the images. Raises ValueError where the shapes differ.
+    is 90 degrees off. The total "histogram" holds the angles of all images in bins of 0.01 degrees.
+    Raises ValueError where the shapes differ.
     """
     _require_shapes(prediction, truth, valid, (len(valid), 3, *valid.shape[1:]))
     squared_length = truth.square().sum(dim=1)
@@ -244,10 +236,7 @@ def aligned_and_clamped(
     valid: Bool[Tensor, "batch H W"],
     protocol: Protocol,
 ) -> Float[Tensor, "batch H W"]:
-    """Return what `depth_metrics` measures: the prediction, aligned as the protocol says and clamped to its range.
-
-    valid: pixels that count, whose truth lies in that range.
-    """
+    """Return what `depth_metrics` measures: the prediction, aligned as the protocol says and clamped to its range."""
     return _clamp(align(prediction_m, truth_m, valid, protocol.alignment), protocol)
 
 
@@ -259,12 +248,9 @@ def align(
 ) -> Float[Tensor, "batch H W"]:
     """Bring each prediction to the scale (and shift) of its truth; both in metres.
 
-    "none" returns the prediction itself. "median" multiplies by median truth / median prediction; the
-    prediction stays as it is where that is no positive number. "affine" applies the scale and shift of least
-    squares; a constant prediction becomes the mean of the truth.
-
-    The fit is over the valid pixels whose prediction is finite; predictions that are not finite stay as they
-    are. An image without such a pixel stays as it is.
+    "median" multiplies by median truth / median prediction, where that is a positive number. "affine" applies the scale
+    and shift of least squares; a constant prediction becomes the mean of the truth. The fit is over the valid pixels
+    whose prediction is finite; other predictions, and images without such a pixel, stay as they are.
     """
     if alignment == "none":
         return prediction
@@ -307,8 +293,7 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 def _angle_deg(a: Float[Tensor, "batch 3 H W"], b: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch H W"]:
     """Return atan2(|a x b|, a . b) in degrees: the angle of acos(clamp(a . b)) for unit vectors.
 
-    It needs no unit length, and no clamp. In float32, acos is blind under 0.03 degrees: the dot product of
-    unit vectors steps by 6e-8 next to 1.
+    In float32, acos is blind under 0.03 degrees: the dot product of unit vectors steps by 6e-8 next to 1.
     """
     ax, ay, az = a.unbind(dim=1)
     bx, by, bz = b.unbind(dim=1)
@@ -319,22 +304,11 @@ def _angle_deg(a: Float[Tensor, "batch 3 H W"], b: Float[Tensor, "batch 3 H W"])
     return torch.where(dot.abs() + cross > 0, angle, 90.0)
 
 
-def _histogram_median(histogram: Int64[np.ndarray, " bins"]) -> float:
-    """Return the mean of the centres of the bins that hold the middle two angles; NaN where all are empty."""
-    cumulative = np.cumsum(histogram)
-    count = int(cumulative[-1])
-    if count == 0:
-        return float("nan")
-    # The pixel of rank r, from 0, lies in the first bin up to which more than r pixels were counted.
-    middle = np.searchsorted(cumulative, [(count - 1) // 2, count // 2], side="right")
-    return float((middle + 0.5).mean() / BINS_PER_DEGREE)
-
-
-def _total(values: Float[Tensor, "batch H W"] | Bool[Tensor, "batch H W"]) -> Float64[Tensor, " batch"]:
+def _total(values: Float[Tensor, "  batch *map"] | Bool[Tensor, "  batch *map"]) -> Float64[Tensor, " batch"]:
     return values.flatten(1).double().sum(1)
 
 
-def _total_square(values: Float[Tensor, "batch H W"]) -> Float64[Tensor, " batch"]:
+def _total_square(values: Float[Tensor, "  batch *map"]) -> Float64[Tensor, " batch"]:
     # Squared after the conversion: mean g^2 - (mean g)^2 cancels, and float32 squares of a constant
     # log ratio of ln 2 would leave a silog of 0.02 where there is none.
     wide = values.flatten(1).double()

@@ -13,10 +13,9 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.distributed import ALONE, World
 from idl.encoders import Encoder
-from idl.evaluate import evaluate
+from idl.evaluate import evaluate, require_native
 from idl.features import EncodedDataset, features_key
 from idl.fitting import PROBE, ArmFit, arm_of, fit_arms, read_target, split_statistics, train_trials, training_set
-from idl.measures import require_native
 from idl.probe_config import EXACT, EncodedData, ProbeConfig, check, components_of, split_of
 from idl.probes.exact import Solution, fit
 from idl.probes.gradient_fit import TrainResult

@@ -10,8 +10,9 @@ import io
 import json
 import math
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
 from idl.evaluate import Model, padded
-from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise, normals_to_rgb
+from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise
 from idl.settings import setting
 
 RECORD_KEY = "idl"
@@ -66,31 +67,29 @@ class Photograph:
 def find(places: Sequence[str], out: Path) -> tuple[Photograph, ...]:
     """Return the images of files, folders (with all that is below) and patterns ("walk/**/*.png"), each once.
 
-    out: the output folder; what lies in it is no input, unless it is named itself.
+    What lies in `out`, the output folder, is no input, unless it is named itself. An image's key is its path below the
+    folder that was named, a file's or a match's its name; where two would be the same, both get the path below the
+    folder that holds all images, and the suffix if need be.
 
-    An image keeps its path below the folder that was named, a file or a pattern's match its name; where two would
-    have the same outputs, both get as many of their folders in front as tell them apart, and the suffix if need be.
-
-    Raises InputError: a place that is not there, nothing found, a file that is no image, `out` is a folder of
-    images that was named.
+    Raises InputError: a place that is not there, nothing found, a file that is no image, `out` was named as a folder.
     """
+    # What was found, as it was named, by where it really lies.
     found: dict[Path, tuple[Path, Path]] = {}
     for place in places:
         path = Path(place).expanduser()
         if path.is_dir():
             if path.resolve() == out.resolve():
                 raise InputError(f"{path}: is the output folder too. Pass another out.")
-            matches = [(path / each, Path(each)) for each in walk(path) if _is_input(path / each, path, out)]
+            matches = [(path / each, path) for each in walk(path) if _is_input(path / each, path, out)]
         elif path.is_file():
-            matches = [(path, Path(path.name))]
+            matches = [(path, path.parent)]
         else:
             hits = sorted(Path(hit) for hit in glob.glob(str(path), recursive=True))  # noqa: PTH207  (it may be absolute)
-            matches = [(hit, Path(hit.name)) for hit in hits if _is_input(hit, hit.parent, out)]
+            matches = [(hit, hit.parent) for hit in hits if _is_input(hit, hit.parent, out)]
             if not matches and not glob.has_magic(str(path)):
                 raise InputError(f"{path}: no such image or folder.")
-        for each, relative in matches:
-            # Named as it was found, known by where it really lies.
-            found.setdefault(each.resolve(), (Path(os.path.abspath(each)), relative))  # noqa: PTH100  (keeps links)
+        for each, folder in matches:
+            found.setdefault(each.resolve(), (Path(os.path.abspath(each)), each.relative_to(folder)))  # noqa: PTH100  (keeps links)
     if not found:
         named = ", ".join(places) or "no place was named"
         raise InputError(f"images: none found ({named}). Pass images, folders or a pattern such as 'walk/*.png'.")
@@ -109,37 +108,28 @@ def _is_input(path: Path, folder: Path, out: Path) -> bool:
 
 
 def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
-    """Return a key for each (absolute path, path below what was named)."""
-    num_parts = [len(relative.parts) for _, relative in found]
-    has_suffix = [False] * len(found)
+    """Return a key for each (absolute path, path below what was named): the first of three names that is its alone."""
+    above = Path(os.path.commonpath([path.parent for path, _ in found]))
+    names = [
+        [each.as_posix() for each in (relative.with_suffix(""), below.with_suffix(""), below)]
+        for relative, below in ((relative, path.relative_to(above)) for path, relative in found)
+    ]
+    level = [0] * len(found)
     while True:
-        groups: dict[str, list[int]] = defaultdict(list)
-        for number, (path, _) in enumerate(found):
-            name = path.name if has_suffix[number] else path.stem
-            groups["/".join((*path.parts[-num_parts[number] : -1], name))].append(number)
-        clashes = [numbers for numbers in groups.values() if len(numbers) > 1]
-        if not clashes:
-            # One a group: in the order of their numbers, as they were put in.
-            return list(groups)
-        for numbers in clashes:
-            is_one_folder = len({found[number][0].parent for number in numbers}) == 1
-            for number in numbers:
-                has_suffix[number] |= is_one_folder
-                if not is_one_folder:
-                    # The root is no part of a name.
-                    num_parts[number] = min(num_parts[number] + 1, len(found[number][0].parts) - 1)
+        keys = [each[at] for each, at in zip(names, level, strict=True)]
+        counts = Counter(keys)
+        if len(counts) == len(keys):
+            return keys
+        level = [min(at + (counts[key] > 1), 2) for key, at in zip(keys, level, strict=True)]
 
 
 def predict_map(
     model: Model, rgb: UInt8[np.ndarray, "H W 3"], resolution: int, stride: int, is_direction: bool = False
 ) -> Float32[np.ndarray, "out H W"]:
-    """Return the prediction for a whole photograph, at its own size.
+    """Return what the model does for a whole photograph, at its own size: metres (1, H, W), normals (3, H, W), a field.
 
-    model: RGB in [0, 1] (batch, 3, h, w) in, its map at (h, w) out.
     resolution: side of the images that the model was fitted on, pixels: the short side is brought to it, as there.
-    stride: pixels a cell of the model's grid.
-    is_direction: the map is to have unit length everywhere.
-    Returns what the model does: metres (1, H, W), unit normals (3, H, W), or a field in its own unit.
+    stride: pixels a cell of the model's grid. is_direction: the map is to have unit length everywhere.
     """
     height, width = rgb.shape[:2]
     scale = resolution / min(height, width)
@@ -158,9 +148,8 @@ def predict_map(
 class Source:
     """What predictions come from.
 
-    model: `models:/NAME/VERSION`. logged_model: the one behind it, which no other registry has.
-    kind: of the target, "depth", "normals" or "field". unit: of a field, "1" for none.
-    shown_range: of the pictures of its run, metres or a field's unit.
+    model: `models:/NAME/VERSION`. logged_model: the one behind it, which no other registry has. kind, unit: of the
+    target. shown_range: of the pictures of its run, metres or a field's unit.
     """
 
     model: str
@@ -214,26 +203,25 @@ class Folder:
         return f"values: {source.target}{unit and f' in{unit}'}; colours: dark {near:g} to bright {far:g}{unit}"
 
     def is_done(self, photograph: Photograph) -> bool:
-        """Tell whether the outputs of an image are there.
-
-        Raises InputError where files of these names are there that come from another image, model or configuration.
-        """
+        """Tell whether an image's outputs are there. Raises InputError where they come from something else."""
         values, picture = self._files(photograph)
         if not picture.exists():
             return False
-        there, record = _record_of(picture), self._record(photograph)
+        there, record = {}, self._record(photograph)
+        # Not every picture is one of ours.
+        with suppress(OSError, SyntaxError, ValueError), Image.open(picture) as image:
+            there = json.loads(image.info.get(RECORD_KEY, "{}"))
         differing = [name for name in record if there.get(name) != record[name]]
         if differing:
             raise InputError(
                 f"{picture}: is there already, from another {' and '.join(differing)}. "
-                "Pass --overwrite, or another out."
+                "Pass --overwrite true, or another out."
             )
         return values.exists()
 
     def write(self, photograph: Photograph, map_: Float32[np.ndarray, "out H W"]) -> int:
         """Write one image's prediction, and return how many of its pixels were too far for the format."""
-        num_beyond = 0
-        values, picture = self._files(photograph)
+        num_beyond, (values, picture) = 0, self._files(photograph)
         values.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         if values.suffix == ".png":
@@ -241,37 +229,32 @@ class Folder:
             Image.fromarray(units).save(content, "PNG")
         else:
             np.save(content, map_[0] if len(map_) == 1 else np.ascontiguousarray(np.moveaxis(map_, 0, -1)))
-        everywhere = np.ones(map_.shape[1:], dtype=bool)
-        if self.source.kind == "normals":
-            colours = normals_to_rgb(np.moveaxis(map_, 0, -1), everywhere)
-        else:
-            # As in the pictures of runs: a field is not to be taken for a depth.
-            palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
-            colours = colourise(map_[0], everywhere, self.limits, palette)
+        # As in the pictures of runs: a field is not to be taken for a depth.
+        palette = DEPTH_MAP if self.source.kind == "depth" else FIELD_MAP
+        shown = np.moveaxis(map_, 0, -1) if self.source.kind == "normals" else map_[0]
+        colours = colourise(shown, np.ones(shown.shape[:2], bool), self.limits, palette)
         head = PngImagePlugin.PngInfo()
         head.add_text(RECORD_KEY, json.dumps(self._record(photograph), sort_keys=True))
-        shown = io.BytesIO()
-        Image.fromarray(colours).save(shown, "PNG", pnginfo=head)
+        coloured = io.BytesIO()
+        Image.fromarray(colours).save(coloured, "PNG", pnginfo=head)
         # No other image's values may ever lie beside a picture, whenever this is broken off.
         picture.unlink(missing_ok=True)
-        for path, made in ((values, content), (picture, shown)):
+        for path, made in ((values, content), (picture, coloured)):
             replace_file(path, made.getvalue())
         return num_beyond
 
     def _record(self, photograph: Photograph) -> dict[str, object]:
         """Return what decides an image's outputs, by name."""
-        record: dict[str, object] = {
+        source, config = self.source, self.config
+        is_depth, (near, far) = source.kind == "depth", self.limits
+        return {
             "image": hashlib.sha256(photograph.path.read_bytes()).hexdigest()[:16],
-            "model": f"{self.source.model} ({self.source.logged_model})",
-            "target": self.source.target,
+            "model": f"{source.model} ({source.logged_model})",
+            "target": source.target,
+            **({"near": near, "far": far} if source.kind != "normals" else {}),
+            **({"format": config.format} if is_depth else {}),
+            **({"depth_scale": config.depth_scale} if is_depth and config.format == "png" else {}),
         }
-        if self.source.kind != "normals":
-            record |= {"near": self.limits[0], "far": self.limits[1]}
-        if self.source.kind == "depth":
-            record["format"] = self.config.format
-            if self.config.format == "png":
-                record["depth_scale"] = self.config.depth_scale
-        return record
 
     def _files(self, photograph: Photograph) -> tuple[Path, Path]:
         """Return where an image's values are, and its picture."""
@@ -281,19 +264,7 @@ class Folder:
 
 
 def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[np.ndarray, "H W"], int]:
-    """Return depth in units of 1/scale metres, and the number of pixels that are too far for 16 bits.
-
-    Those are 65535; 0 is not used, so that both numbers stay what they are elsewhere: no depth.
-    """
+    """Return depth in units of 1/scale metres, and how many pixels are too far for 16 bits: they are 65535."""
     units = np.rint(depth_m.astype(np.float64) * scale)
     is_beyond = ~(units <= FARTHEST)
     return np.where(is_beyond, BEYOND, np.clip(units, NEAREST, FARTHEST)).astype(np.uint16), int(is_beyond.sum())
-
-
-def _record_of(picture: Path) -> Mapping[str, object]:
-    """Return what a picture's head says; nothing where it is not one of ours."""
-    try:
-        with Image.open(picture) as image:
-            return json.loads(image.info.get(RECORD_KEY, "{}"))
-    except (OSError, SyntaxError, ValueError):
-        return {}

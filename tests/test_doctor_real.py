@@ -38,7 +38,7 @@ def nyu() -> list[Native]:
 
 
 def levels(images: list[Measured]) -> dict[str, Finding]:
-    return {each.check: each for each in of_images(images, Protocol(), Expected((0.1, 200.0)))}
+    return {each.check: each for each in of_images(dict(enumerate(images)), Protocol(), Expected((0.1, 200.0)))}
 
 
 def registration(frames: list[Native], depths: list[Native], across: int = 0) -> Finding:

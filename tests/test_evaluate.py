@@ -13,9 +13,8 @@ from torch import Tensor
 from idl.data.preparation import prepare
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
-from idl.distributed import ALONE, World
 from idl.encoders import Encoder, Origin
-from idl.evaluate import Evaluation, ShownImages, _Collector, evaluate_model, padded
+from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, padded
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, split_statistics
 from idl.progress import silent
@@ -61,19 +60,8 @@ class Smooth(Target):
 TARGETS = (target("depth"), target("log-depth"), target("normals"), Smooth())
 
 
-class Gathering(World):
-    """A world whose ranks have collected `parts`."""
-
-    def __init__(self, parts: list[_Collector]) -> None:
-        super().__init__()
-        object.__setattr__(self, "parts", parts)
-
-    def gather(self, value: object) -> list:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return [(part._rows, part._totals, part._panels) for part in self.parts]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def collected(store: Store, wanted: Target, sizes: list[int], first: int = 0) -> _Collector:
-    """Measure planted images from `first` on, the third without a valid pixel, in batches of these sizes."""
+def collected(store: Store, wanted: Target, shares: list[list[int]]) -> Evaluation:
+    """Measure planted images, the third without a valid pixel, by ranks of which each has batches of these sizes."""
     generator = torch.Generator().manual_seed(5)
     shape = (NUM_IMAGES, SIDE, SIDE)
     layer = 1 + 3 * torch.rand(shape, generator=generator)
@@ -82,43 +70,38 @@ def collected(store: Store, wanted: Target, sizes: list[int], first: int = 0) ->
     valid = torch.rand(shape, generator=generator) < 0.8
     valid[2] = False
     grid = 1 + torch.rand(NUM_IMAGES, len(ARMS) * wanted.num_outputs, CELLS, CELLS, generator=generator)
-    means = (2.5, (2.5,) * wanted.num_outputs)
-    result = _Collector(store, range(NUM_IMAGES), wanted, Protocol(resolution=SIDE), means, ARMS, sum(sizes))
-    for size in sizes:
-        part = slice(first, first + size)
-        result.add(first, grid[part], {wanted.layer: layer[part], "valid": valid[part]})
-        first += size
-    return result
-
-
-@pytest.mark.parametrize("wanted", TARGETS, ids=lambda each: each.name)
-@pytest.mark.parametrize("shares", [[[3, 4]], [[2, 1], [4]], [[7], []], [[], [7]]])
-def test_batches_and_ranks_change_nothing(store: Store, wanted: Target, shares: list[list[int]]) -> None:
-    one = collected(store, wanted, [NUM_IMAGES]).evaluation(ALONE)
+    measure = Measure(wanted, Protocol(resolution=SIDE), 2.5, (2.5,) * wanted.num_outputs)
     parts, first = [], 0
     for sizes in shares:
-        parts.append(collected(store, wanted, sizes, first))
-        first += sum(sizes)
-    other = parts[0].evaluation(Gathering(parts))
-    for arm in ARMS:
-        np.testing.assert_array_equal(one.losses[arm], other.losses[arm])
-        assert one.arm_errors[arm] == other.arm_errors[arm]
-    assert repr(one.sums.summary()) == repr(other.sums.summary())
-    np.testing.assert_equal(one.sums.per_image(), other.sums.per_image())
-    assert [panel.name for panel in one.panels] == [panel.name for panel in other.panels] == list(store.names[:7])
+        batches = []
+        for size in sizes:
+            part = slice(first, first + size)
+            batches.append((first, grid[part], {wanted.layer: layer[part], "valid": valid[part]}))
+            first += size
+        parts.append(_collected(batches, measure, store, range(NUM_IMAGES), ARMS, sum(sizes)))
+    return _evaluation(parts, measure, ARMS)
 
 
 @pytest.mark.parametrize("wanted", TARGETS, ids=lambda each: each.name)
-def test_the_probe_s_error_is_the_same_as_an_arm_and_in_its_metrics(store: Store, wanted: Target) -> None:
-    found = collected(store, wanted, [NUM_IMAGES]).evaluation(ALONE)
-    summary = found.sums.summary()
-    for name, value in found.arm_errors[PROBE].items():
+def test_batches_and_ranks_change_nothing(store: Store, wanted: Target) -> None:
+    """And the probe's error is the same as an arm and in its metrics."""
+    one = collected(store, wanted, [[NUM_IMAGES]])
+    summary = one.sums.summary()
+    for name, value in one.arm_errors[PROBE].items():
         assert summary[name] == pytest.approx(value, rel=1e-6)
+    for shares in ([[3, 4]], [[2, 1], [4]], [[7], []], [[], [7]]):
+        other = collected(store, wanted, shares)
+        for arm in ARMS:
+            np.testing.assert_array_equal(one.losses[arm], other.losses[arm])
+            assert one.arm_errors[arm] == other.arm_errors[arm]
+        assert repr(summary) == repr(other.sums.summary())
+        np.testing.assert_equal(one.sums.per_image(), other.sums.per_image())
+        assert [panel.name for panel in one.panels] == [panel.name for panel in other.panels] == list(store.names[:7])
 
 
 def test_a_depth_as_a_field_has_the_error_of_depth(store: Store) -> None:
     """Predictions of 1 to 2 m are inside the range, so that nothing is clamped."""
-    depth, field = (collected(store, each, [7]).evaluation(ALONE).sums.summary() for each in (TARGETS[0], Smooth()))
+    depth, field = (collected(store, each, [[7]]).sums.summary() for each in (TARGETS[0], Smooth()))
     for name in ("mse", "rmse", "mae", "mse_pooled", "rmse_pooled", "mae_pooled", "r2"):
         assert field[name] == pytest.approx(depth[name], rel=1e-6)
 
@@ -250,23 +233,19 @@ def test_pictures_of_a_short_split_are_all_of_it(encoded: EncodedDataset) -> Non
     assert shown.predicted([], 64) == []
 
 
-def test_the_range_holds_98_percent_of_the_training_truth(store: Store, split: Split, tmp_path: Path) -> None:
-    low, high = views.shown_range(store, split, Smooth(), tmp_path)
+def test_the_range_holds_98_percent_of_the_training_truth_and_is_kept(
+    store: Store, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = first = views.shown_range(store, split, Smooth(), tmp_path)
     read = store.read(("depth", "valid"), split.indices["train"])
     truth = read["depth"][read["valid"]]
     assert np.mean((truth >= low) & (truth <= high)) == pytest.approx(0.98, abs=0.005)
     assert np.mean(truth < low) == pytest.approx(0.01, abs=0.003)
-
-
-def test_the_range_is_kept_and_found_again(
-    store: Store, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = views.shown_range(store, split, Smooth(), tmp_path)
     (kept,) = tmp_path.iterdir()
-    monkeypatch.setattr(views, "_percentiles", None)
-    assert views.shown_range(store, split, Smooth(), tmp_path) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "_percentiles", None)
+        assert views.shown_range(store, split, Smooth(), tmp_path) == first
     kept.write_bytes(kept.read_bytes()[:-1])
-    monkeypatch.undo()
     assert views.shown_range(store, split, Smooth(), tmp_path) == first
 
 

@@ -17,8 +17,7 @@ from idl.data.splits import split_store
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.errors import InputError
-from idl.evaluate import evaluate_model
-from idl.measures import Measure, is_native
+from idl.evaluate import Measure, evaluate_model, is_native
 from idl.pipeline import probe
 from idl.probe_config import ProbeConfig
 from idl.probes.linear_probe import LinearProbe

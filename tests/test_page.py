@@ -25,7 +25,7 @@ from idl.encoders import Origin
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
-from idl.report.tiles import depth_panel
+from idl.report.tiles import panel
 from idl.targets import Target
 from idl.verdict.baselines import ArmsAtK, ArmsResult, FittedArm, MeasuredArm, TwinRecord
 from idl.verdict.cues import Cue, CueFinding, CueTable, EditLoss, Reading
@@ -167,7 +167,7 @@ def study() -> Study:
 def content(study: Study) -> PageContent:
     valid, depth = np.ones((256, 256), bool), np.ones((256, 256), np.float32)
     panels = {
-        f"depth/{name}": depth_panel(_noise(place), depth, depth + place, valid, (0.0, 8.0), 2.0, name)
+        f"depth/{name}": panel(_noise(place), depth, depth + place, valid, (0.0, 8.0), 2.0, name)
         for place, name in enumerate(SHOWN)
     }
     cues = cues_part(_cues(), {"cues/two_losses.png": _noise(8), "cues/two_examples.png": _noise(9)})

@@ -47,12 +47,6 @@ def test_the_map_has_the_size_of_the_photograph_and_one_colour_gives_one_depth(
     np.testing.assert_allclose(depth, 2.0, atol=1e-5)
 
 
-def test_an_image_of_the_fitted_size_is_predicted_as_it_is() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    image = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    np.testing.assert_allclose(predict_map(red_in_cells, rgb, 64, STRIDE), red_in_cells(image)[0].numpy(), atol=1e-6)
-
-
 @pytest.mark.parametrize("size", [(300, 500), (500, 300), (40, 67), (64, 64)])
 def test_depth_stays_where_it_was_seen(size: tuple[int, int]) -> None:
     """A ramp of red comes back as a ramp of depth at the same pixels, from larger and from smaller images."""
@@ -127,16 +121,6 @@ def test_depth_is_written_with_a_picture_that_says_its_range(tmp_path: Path, pho
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_metres_and_normals_are_written_as_they_are(tmp_path: Path, photograph: Photograph) -> None:
-    Folder(tmp_path / "metres", DEPTH, PredictionConfig(format="npy")).write(photograph, MAP)
-    np.testing.assert_array_equal(np.load(tmp_path / "metres/walk/room_depth.npy"), MAP[0])
-    up = np.zeros((3, 2, 2), np.float32)
-    up[1] = -1
-    Folder(tmp_path / "normals", NORMALS, PredictionConfig()).write(photograph, up)
-    assert np.load(tmp_path / "normals/walk/room_normals.npy")[0, 0].tolist() == [0, -1, 0]
-    assert Image.open(tmp_path / "normals/walk/room_colour.png").getpixel((0, 0)) == (128, 255, 128)
-
-
 def test_outputs_of_something_else_are_not_taken_for_these(tmp_path: Path, photograph: Photograph) -> None:
     folder = Folder(tmp_path / "out", DEPTH, PredictionConfig())
     folder.write(photograph, MAP)
@@ -158,33 +142,40 @@ def test_outputs_of_something_else_are_not_taken_for_these(tmp_path: Path, photo
         folder.is_done(photograph)
 
 
-def test_a_field_is_written_in_its_own_unit(tmp_path: Path, photograph: Photograph) -> None:
-    folder = Folder(tmp_path / "out", FIELD, PredictionConfig())
-    folder.write(photograph, -MAP)
-    np.testing.assert_array_equal(np.load(tmp_path / "out/walk/room_edge.npy"), -MAP[0])
-    assert folder.is_done(photograph)
-    assert "dark -2 to bright 4 px" in folder.legend
-    # Three outputs that are no direction keep their lengths.
-    rgb = np.full((20, 20, 3), 51, np.uint8)
-    np.testing.assert_allclose(predict_map(lambda image: image * 5, rgb, 16, STRIDE), 1.0, atol=1e-5)
-
-
-def lightness(picture: Path) -> list[int]:
-    """Of the pixels of a picture's one row."""
-    grey = Image.open(picture).convert("L")
-    return [int(grey.getpixel((x, 0))) for x in range(grey.width)]  # pyright: ignore[reportArgumentType]
-
-
-def test_depth_darkens_and_a_field_brightens_over_a_range_that_may_end_at_zero(
-    tmp_path: Path, photograph: Photograph
+@pytest.mark.parametrize(
+    ("source", "config", "name", "values"),
+    [
+        (DEPTH, PredictionConfig(format="npy"), "depth", MAP),
+        (FIELD, PredictionConfig(), "edge", -MAP),
+        (NORMALS, PredictionConfig(), "normals", np.tile(np.array([0, -1, 0], np.float32)[:, None, None], (1, 2, 2))),
+    ],
+)
+def test_what_is_no_png_is_written_as_it_is(
+    tmp_path: Path, photograph: Photograph, source: Source, config: PredictionConfig, name: str, values: np.ndarray
 ) -> None:
-    below = np.array([[[-2.0, -1.0, 0.0, 4.0]]], np.float32)
-    Folder(tmp_path / "out", FIELD, PredictionConfig(near=0.0)).write(photograph, below)
-    seen = lightness(tmp_path / "out/walk/room_colour.png")
-    assert seen[0] == seen[1] == seen[2] < seen[3]
-    Folder(tmp_path / "far", FIELD, PredictionConfig(far=0.0)).write(photograph, below)
-    seen = lightness(tmp_path / "far/walk/room_colour.png")
-    assert seen[0] < seen[1] < seen[2] == seen[3]
-    Folder(tmp_path / "depth", DEPTH, PredictionConfig(near=0.0, far=4.0)).write(photograph, 2 + below)
-    seen = lightness(tmp_path / "depth/walk/room_colour.png")
-    assert seen[0] > seen[1] > seen[2] > seen[3]
+    folder = Folder(tmp_path / "out", source, config)
+    folder.write(photograph, values)
+    assert folder.is_done(photograph)
+    found = np.load(tmp_path / f"out/walk/room_{name}.npy")
+    np.testing.assert_array_equal(found, values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
+    if source is NORMALS:
+        assert Image.open(tmp_path / "out/walk/room_colour.png").getpixel((0, 0)) == (128, 255, 128)
+    if source is FIELD:
+        assert "dark -2 to bright 4 px" in folder.legend
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "signs"),
+    [
+        # Depth darkens and a field brightens, over a range that may end at zero.
+        (FIELD, PredictionConfig(near=0.0), [0, 0, 1]),
+        (FIELD, PredictionConfig(far=0.0), [1, 1, 0]),
+        (DEPTH, PredictionConfig(near=-2.0, far=4.0), [-1, -1, -1]),
+    ],
+)
+def test_colours_run_over_the_range(
+    tmp_path: Path, photograph: Photograph, source: Source, config: PredictionConfig, signs: list[int]
+) -> None:
+    Folder(tmp_path / "out", source, config).write(photograph, np.array([[[-2.0, -1.0, 0.0, 4.0]]], np.float32))
+    grey = np.asarray(Image.open(tmp_path / "out/walk/room_colour.png").convert("L"), int)[0]
+    assert np.sign(np.diff(grey)).tolist() == signs

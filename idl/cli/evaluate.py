@@ -13,8 +13,7 @@ from idl.cli.setup import RunSettings, Settings
 from idl.data.splits import EVERYTHING, Split, require_rule, split_store
 from idl.data.store import Store
 from idl.errors import InputError
-from idl.evaluate import evaluate_model
-from idl.measures import require_native
+from idl.evaluate import evaluate_model, require_native
 from idl.probe_config import ProbeConfig
 from idl.progress import terminal
 from idl.report.probe import MeasuredModel, Part, measurement_report

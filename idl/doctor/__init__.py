@@ -6,7 +6,7 @@ Nothing is changed; what is not sure is called a doubt or a guess.
 from pathlib import Path
 
 from idl.data.datasets import READERS, DatasetConfig
-from idl.doctor.datasets import EXAMINERS, examine_store
+from idl.doctor.datasets import EXAMINERS, Examination
 from idl.doctor.findings import Diagnosis, Finding
 from idl.errors import InputError
 from idl.progress import Progress, silent
@@ -24,16 +24,23 @@ def diagnose(
     sample: images whose pixels are measured, spread over the dataset; 0: all. checksums: whole files are read for them.
     Raises InputError where there is no such dataset, or nothing at the path.
     """
-    if config.dataset.endswith(".h5"):
-        if not Path(config.dataset).expanduser().exists():
-            raise InputError(f"{config.dataset}: no such file. Pass the path of a prepared store.")
-        return examine_store(config, sample, checksums, progress)
-    if config.dataset not in EXAMINERS:
+    kind, source = config.dataset, config.data or config.pairs
+    if kind.endswith(".h5"):
+        kind, source = "store", kind
+    if kind not in EXAMINERS or config.dataset == "store":
         raise InputError(f"dataset={config.dataset}: expected {', '.join(READERS)}, or the path of a store (.h5).")
-    if config.dataset != "rooms":
-        if not config.data:
+    if kind != "rooms":
+        if not source:
             raise InputError(f"dataset={config.dataset}: no data given. Pass the path of the data behind it.")
-        if not Path(config.data).expanduser().exists():
-            raise InputError(f"{config.data}: no such file or folder. Pass the path of the data.")
+        if not Path(source).expanduser().exists():
+            raise InputError(f"{source}: no such file or folder. Pass the path of the data, or of a prepared store.")
     _ = config.build_protocol()
-    return EXAMINERS[config.dataset](config, sample, checksums, progress)
+    told = Diagnosis(kind, str(Path(source).expanduser()))
+    examination = Examination(config, sample, checksums, progress, told)
+    try:
+        for finding in EXAMINERS[kind](examination):
+            told.findings.append(finding)
+    except InputError as error:
+        told.findings.append(Finding("layout", "bad", str(error)))
+    told.num_looked_at = len(examination.measured)
+    return told

@@ -1,7 +1,7 @@
 """What a check says of a dataset, and what all of them come to: rows of a table for people."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from textwrap import wrap
 from typing import Literal
 
@@ -19,19 +19,18 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Diagnosis:
-    """All findings on a dataset.
+    """What was examined, and all findings on it.
 
-    source: what was examined. num_images: that are there, 0 where that is not known; num_looked_at: whose pixels
-    were measured.
+    source: in words. num_images: that are there, 0 where that is not known; num_looked_at: whose pixels were measured.
     """
 
     dataset: str
     source: str
-    num_images: int
-    num_looked_at: int
-    findings: Sequence[Finding]
+    num_images: int = 0
+    num_looked_at: int = 0
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def reason(self) -> str:
@@ -54,17 +53,17 @@ class Diagnosis:
 
     def lines(self, width: int) -> list[str]:
         """Lines of at most `width` characters, longer paths apart: a head, a row for each finding, the conclusion."""
-
-        def wrapped(text: str, start: str = "") -> list[str]:
-            return wrap(text, width, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False)
-
-        rows: list[str] = []
+        examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
+        rows = [("", f"{self.dataset}: {self.source}"), ("", examined if self.num_images else "no image measured")]
+        rows.append(("", ""))
         for each in self.findings:
             start = f"{each.level:<7}  {each.check:<16}  "
-            rows += wrapped(each.found, start) + wrapped(each.advice, " " * len(start))
-        examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
-        head = [*wrapped(f"{self.dataset}: {self.source}"), examined if self.num_images else "no image measured"]
-        return [*head, "", *rows, "", *wrapped(self.conclusion)]
+            rows += [(start, each.found), *([(" " * len(start), each.advice)] if each.advice else [])]
+        told: list[str] = []
+        for start, text in [*rows, ("", ""), ("", self.conclusion)]:
+            rest = " " * len(start)
+            told += wrap(text, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [""]
+        return told
 
 
 def several(names: Sequence[str], noun: str) -> str:

@@ -1,4 +1,8 @@
-"""Whether depth lies where its image is: the move that fits each map's edges to its image best, and a vote."""
+"""Whether depth lies where its image is: the move that fits each map's edges to its image best, and a vote.
+
+The figures below are of benchmarks/registration_calibration.py, on rooms, NYU and a head-worn time-of-flight camera
+that is registered to 6 of 540 pixels.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,9 +20,8 @@ AS_IS, TURNS = "as it is", ("mirrored", "upside down", "turned by 180 degrees")
 # What is tried: each of these sizes, shifted by up to 11 % of the longer side, and each turn, shifted by as much.
 _SCALES = (1 / 1.3, 1 / 1.2, 1 / 1.1, 1.0, 1.1, 1.2, 1.3)
 _MOST_SHIFT = 0.11
-# Pixels of the longer side. Of the 125 frames of a head-worn time-of-flight camera, registered to 6 of 540 pixels, so
-# many fit best within 2 % of where they should: 14 % at 96 pixels, 23 at 128, 34 at 160; of 100 of NYU's 68, 85 and
-# 90 %. 256 pixels gain nothing more.
+# Pixels of the longer side. Of the camera's frames 14 % fit best within 2 % of where they should at 96 pixels, 23 at
+# 128, 34 at 160; of NYU's 68, 85 and 90 %. 256 pixels gain nothing more.
 _SIDE = 160
 # Of smaller images one pixel is more than the tolerance of registration.
 _LEAST_SIDE = 96
@@ -29,12 +32,10 @@ _STEEPEST, _JUMP = 0.8, 0.1
 # Of the energy of all edges: a shift that lets fewer overlap is compared as if so many did.
 _LEAST_OVERLAP = 0.5
 # Votes that decide: for depth where it is, which is one place, and for one of thousands of others; of the images; and
-# how many times as many as for the other. By benchmarks/registration_calibration.py, samples of 24 images (of 6):
-# registered depth is called ok in 100 % (100) of the samples of rooms and of NYU and in 97 (62) of a head-worn
-# time-of-flight camera's, and doubted in none (0.1 %). Shifted by 2 to 10 % of the width, of a focal length 1.1 to 1.3
-# times as long or short, or both, it is called ok in none (at most 0.4 %) and doubted in 99.6 to 100 % (95 to 100, of
-# the time-of-flight camera's 19 to 43). Another frame's is called ok in none and doubted in at most 0.7 %. Of a focal
-# length 1.05 times as long it is called ok in 0 to 12 % (0 to 32).
+# how many times as many as for the other. In samples of 24 images registered depth is called ok in 97 to 100 %, and
+# doubted in none; shifted by 2 to 10 % of the width, or of a focal length 1.1 to 1.3 times as long or short, it is
+# called ok in none and doubted in 99.6 to 100 % (19 to 43 of the camera's in samples of 6); another frame's is called
+# ok in none and doubted in at most 0.7 %. Of a focal length 1.05 times as long it is called ok in 0 to 12 %.
 _LEAST_THERE, _LEAST_ELSEWHERE, _LEAST_SHARE, _LEAST_RATIO = 2, 3, 1 / 8, 2
 # Of the longer side: fits within it are one. Registered to 6 of 540 pixels is within, a shift of 2 % is not.
 _NEAR = 0.016
@@ -46,11 +47,7 @@ _Pair = Float[np.ndarray, "2 H W"]
 
 @dataclass(frozen=True)
 class Fit:
-    """How depth fits its image best.
-
-    turn: AS_IS or one of TURNS. scale: by how much it has to be enlarged about its centre. down, across: how far it
-    has to be moved then, in shares of the longer side.
-    """
+    """How depth fits its image best: turned, enlarged about its centre, and moved by shares of the longer side."""
 
     turn: str
     scale: float
@@ -65,8 +62,8 @@ def best_fit(grey: _Map, depth_m: _Map, valid: Bool[np.ndarray, "H W"]) -> Fit |
     """Return the fit of the highest correlation; None where there are no edges, few pixels, or it lies further off.
 
     A highest correlation at the largest shift is none: it is there in 37 to 55 % of frames with another frame's depth.
-    Edges are compared by direction, as vectors of twice their angle, which are equal for dark to bright and bright to
-    dark: by strength alone, 23 % instead of 34 % of the time-of-flight camera's frames fit best where they should be.
+    Edges are compared as vectors of twice their angle, equal for dark to bright and bright to dark: by strength alone,
+    23 % instead of 34 % of the time-of-flight camera's frames fit best where they should be.
     """
     longer = max(grey.shape)
     height, width = (max(1, round(side * min(1, _SIDE / longer))) for side in grey.shape)
@@ -106,9 +103,9 @@ def best_fit(grey: _Map, depth_m: _Map, valid: Bool[np.ndarray, "H W"]) -> Fit |
 
 
 def _of_image(grey: _Map, height: int, width: int) -> tuple[_Pair, _Map]:
-    """Edges (2, height, width) without those at the border, and 1 where they count."""
+    """Return edges (2, height, width) without those at the border, and 1 where they count."""
     small = Image.fromarray(grey.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
-    gradient = _gradient(gaussian_filter(np.asarray(small), 0.7))
+    gradient = np.array(np.gradient(gaussian_filter(np.asarray(small), 0.7)))
     edges = _doubled(gradient, float(np.quantile(np.hypot(*gradient), _STEEPEST)))
     window = np.zeros((height, width), np.float32)
     y, x = round(height * _BORDER), round(width * _BORDER)
@@ -117,29 +114,20 @@ def _of_image(grey: _Map, height: int, width: int) -> tuple[_Pair, _Map]:
 
 
 def _of_depth(depth_m: _Map, valid: Bool[np.ndarray, "H W"], height: int, width: int) -> tuple[_Pair, _Map]:
-    """Edges (2, height, width) of log depth, 0 where they are not known, and 1 where they are."""
-    rows, columns = (
-        ((np.arange(small) + 0.5) * side / small).astype(int)
-        for small, side in zip((height, width), depth_m.shape, strict=True)
-    )
-    at = np.ix_(rows, columns)
+    """Return edges (2, height, width) of log depth, 0 where they are not known, and 1 where they are."""
+    sides = zip((height, width), depth_m.shape, strict=True)
+    at = np.ix_(*(((np.arange(small) + 0.5) * side / small).astype(int) for small, side in sides))
     known = valid[at] & (depth_m[at] > 0)
     # Smoothed before and after, over what is known: a third of a time-of-flight camera's pixels are holes.
-    gradient = _gradient(_smoothed(np.log(np.where(known, depth_m[at], 1)), known))
+    gradient = np.array(np.gradient(_smoothed(np.log(np.where(known, depth_m[at], 1)), known)))
     known = np.isfinite(gradient[0] + gradient[1])
-    edges = _doubled(np.where(known, gradient, 0), _JUMP)
-    smooth = np.stack([_smoothed(part, known) for part in edges])
+    smooth = np.stack([_smoothed(part, known) for part in _doubled(np.where(known, gradient, 0), _JUMP)])
     # The smoothed edges are unknown at known pixels too, where these are few among holes.
     return np.where(known, np.nan_to_num(smooth), 0).astype(np.float32), known.astype(np.float32)
 
 
-def _gradient(values: _Map) -> _Pair:
-    """Return the differences (down, across)."""
-    return np.stack([np.gradient(values, axis=0), np.gradient(values, axis=1)])
-
-
 def _doubled(gradient: _Pair, limit: float) -> _Pair:
-    """Return vectors of a gradient's strength, up to a limit, and of twice its angle."""
+    """Return vectors of a gradient's (down, across) strength, up to a limit, and of twice its angle."""
     down, across = gradient
     strength = np.hypot(down, across)
     factor = np.minimum(strength, limit) / np.maximum(strength, 1e-9) ** 2
@@ -147,7 +135,7 @@ def _doubled(gradient: _Pair, limit: float) -> _Pair:
 
 
 def _smoothed(values: _Map, known: Bool[np.ndarray, "H W"]) -> _Map:
-    """Gaussian average of the known values only; nan where hardly any is near."""
+    """Return the Gaussian average of the known values only; nan where hardly any is near."""
     weight = gaussian_filter(known.astype(np.float32), 1)
     total = gaussian_filter(np.where(known, values, 0).astype(np.float32), 1)
     return np.where(weight > 0.3, total / np.maximum(weight, 1e-9), np.nan)
@@ -169,13 +157,11 @@ def _hypotheses(edges: _Pair, known: _Map) -> Iterator[tuple[str, float, _Pair, 
 
 
 def registration(fits: Sequence[Fit | None], longer: int) -> Finding:
-    """Whether depth lies where its image is: each image votes for how its depth would fit it best.
+    """Return whether depth lies where its image is: each image votes for how its depth would fit it best.
 
-    Depth that was taken at another time, or of something else, fits differently in each image: a note says that this
-    cannot be told, as where images and depth share few edges. What is called ok may still be shifted by 1.6 % of the
-    longer side or of a focal length 5 % off, or be the next frame's of a camera that hardly moves.
-
-    fits: one an image, None where it cannot be told. longer: pixels of an image's longer side.
+    Depth of another time or thing fits differently in each image, which is a note. What is called ok may still be
+    shifted by 1.6 % of the longer side or of a focal length 5 % off, or be the next frame's of a camera that hardly
+    moves. fits: one an image, None where it cannot be told. longer: pixels of an image's longer side.
     """
     known = [fit for fit in fits if fit is not None]
     there = [fit for fit in known if _are_near(fit, _REGISTERED)]
@@ -186,20 +172,12 @@ def registration(fits: Sequence[Fit | None], longer: int) -> Finding:
         told = f"the depth's edges fit the image best where they are, in {len(there)} of {len(fits)} images"
         return Finding("registration", "ok", told)
     if len(elsewhere) >= max(_LEAST_ELSEWHERE, least, _LEAST_RATIO * len(there)):
-        told = f"the depth's edges fit the image better {_move(elsewhere, longer)}"
-        return Finding(
-            "registration",
-            "doubt",
-            f"{told}, in {len(elsewhere)} of {len(fits)} images",
-            "Look at a pair side by side; register the depth to the RGB camera.",
-        )
-    return Finding(
-        "registration",
-        "note",
-        f"not to be told: of {len(fits)} images the edges fit the depth's in {len(there)} where they are, and "
-        f"in {len(elsewhere)} by one other move",
-        "If these come from two cameras, look at pairs side by side.",
-    )
+        told = f"the depth's edges fit the image better {_move(elsewhere, longer)}, in {len(elsewhere)} of {len(fits)}"
+        advice = "Look at a pair side by side; register the depth to the RGB camera."
+        return Finding("registration", "doubt", f"{told} images", advice)
+    told = f"not to be told: of {len(fits)} images the edges fit the depth's in {len(there)} where they are, and in"
+    advice = "If these come from two cameras, look at pairs side by side."
+    return Finding("registration", "note", f"{told} {len(elsewhere)} by one other move", advice)
 
 
 def _are_near(one: Fit, other: Fit) -> bool:

@@ -34,14 +34,10 @@ class RunReport:
     params: what the run came to, by names that no option has; the command line adds what was asked for.
     metrics: final figures, by name (`test_loss`, ...).
     curves: figures epoch by epoch, from epoch 1, by name; a name that is in `metrics` too ends with that value.
-    figures: pictures by artifact path ("curves/loss_over_k.png").
-    panels: pictures of one kind for MLflow's image grid, by key ("depth/kitchen_0012"): every run of the same
-      dataset uses the same keys, so that runs stand side by side.
+    figures, texts: pictures and documents by artifact path ("curves/loss_over_k.png", "verdict.html").
+    panels: pictures for MLflow's image grid, by key ("depth/kitchen_0012"), the same in every run of a dataset.
     tables: columns by artifact path; ".csv" is written as CSV, ".json" as an MLflow table.
-    texts: further documents by artifact path ("verdict.html", "verdict.json").
-    datasets: what was read.
     description: Markdown for the run's page.
-    tags: by name.
     config: the whole resolved configuration, by name; it becomes `config.json`.
     """
 
@@ -74,13 +70,11 @@ class Championship:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A model on its way to the registry.
+    """A model on its way to the registry. name: registered name, "idl-depth-convnext".
 
-    name: registered name, "idl-depth-convnext".
     module: in eval mode on the CPU; (batch, 3, H, W) RGB in [0, 1] in, one tensor out.
     example: input that it is exported with; batch 2 so that the batch size stays dynamic.
-    tags: deciding metrics and digests.
-    files: further artifacts by name: bytes (safetensors, JSON).
+    files: further artifacts by name.
     """
 
     name: str

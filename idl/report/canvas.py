@@ -11,6 +11,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from idl.errors import InputError
@@ -34,59 +36,37 @@ Mask = Bool[np.ndarray, "H W"]
 Limits = tuple[float, float]
 Colour = tuple[int, int, int]
 PAPER, INK, FAINT = (255, 255, 255), (33, 37, 41), (108, 117, 125)
-HATCH_LIGHT, HATCH_DARK, HATCH_PERIOD = (226, 226, 226), (196, 196, 196), 8
+HATCH_LIGHT, HATCH_DARK, HATCH_PERIOD = 226, 196, 8
 BAR_HEIGHT = 12
 
 
-@cache
-def _table(name: str) -> UInt8[np.ndarray, "256 3"]:
-    colours = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
-    colours.setflags(write=False)
-    return colours
+def colourise(values: Map | Vectors, visible: Mask, limits: Limits, name: str) -> Rgb:
+    """Colour a map by matplotlib's `name` over `limits`; what lies outside takes the colour of the nearer end.
 
-
-def colourise(values: Map, visible: Mask, limits: Limits, name: str) -> Rgb:
-    """Colour `values` by matplotlib's map `name` over `limits`; what lies outside takes the colour of the nearer end.
-
-    Pixels that are not `visible`, and NaN, are hatched in grey. Raises InputError where the range is empty.
+    Normals (x right, y down, z forward) of any length are red right, green up and blue to the camera instead. What is
+    not `visible`, NaN or without a direction is hatched in grey. Raises InputError where the range is empty.
     """
-    low, high = limits
-    if not low < high:
-        raise InputError(f"figure: the colour range {low} to {high} is empty. Give the lower end first.")
-    known = visible & ~np.isnan(values)
-    share = (np.where(known, values, low) - low) / (high - low)
-    index = (np.clip(share, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
-    return np.where(known[..., None], _table(name)[index], _hatching(*values.shape))
-
-
-def normals_to_rgb(normals: Vectors, visible: Mask) -> Rgb:
-    """Colour normals (x right, y down, z forward) in the usual way: red right, green up, blue to the camera.
-
-    Lengths do not matter. Pixels that are not `visible` or have no direction are hatched in grey.
-    """
-    vectors = normals.astype(np.float32)
-    length = np.sqrt(np.square(vectors).sum(axis=2))
-    known = visible & (length > 0) & np.isfinite(length)
-    unit = vectors / np.where(known, length, 1.0)[..., None]
-    facing = unit * np.array([1.0, -1.0, -1.0], dtype=np.float32)
-    colours = np.where(known[..., None], facing, 0.0) * 127.5 + 128.0
-    return np.where(known[..., None], np.clip(colours, 0, 255).astype(np.uint8), _hatching(*length.shape))
-
-
-@cache
-def _hatching(height: int, width: int) -> Rgb:
-    rows, columns = np.ogrid[:height, :width]
-    is_dark = (rows + columns) % HATCH_PERIOD < HATCH_PERIOD // 4
-    stripes = np.where(is_dark[..., None], np.array(HATCH_DARK, np.uint8), np.array(HATCH_LIGHT, np.uint8))
-    stripes.setflags(write=False)
-    return stripes
+    if values.ndim == 3:
+        length = np.linalg.norm(values.astype(np.float32), axis=2)
+        known = visible & (length > 0) & np.isfinite(length)
+        unit = np.where(known[..., None], values, 0.0) / np.where(known, length, 1.0)[..., None]
+        colours = np.clip(unit * (1.0, -1.0, -1.0) * 127.5 + 128.0, 0, 255).astype(np.uint8)
+    else:
+        low, high = limits
+        if not low < high:
+            raise InputError(f"figure: the colour range {low} to {high} is empty. Give the lower end first.")
+        known = visible & ~np.isnan(values)
+        share = Normalize(low, high, clip=True)(np.where(known, values, low))
+        colours = matplotlib.colormaps[name](share, bytes=True)[..., :3]
+    rows, columns = np.ogrid[: values.shape[0], : values.shape[1]]
+    hatching = np.where((rows + columns) % HATCH_PERIOD < HATCH_PERIOD // 4, HATCH_DARK, HATCH_LIGHT)
+    return np.where(known[..., None], colours, hatching.astype(np.uint8)[..., None])
 
 
 def resized(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return values with rows and columns repeated or dropped: every pixel keeps its exact value."""
-    rows = np.arange(height) * values.shape[0] // height
-    columns = np.arange(width) * values.shape[1] // width
-    return values[rows[:, None], columns]
+    rows, columns = (np.arange(n) * old // n for n, old in zip((height, width), values.shape, strict=False))
+    return values[np.ix_(rows, columns)]
 
 
 def photograph(rgb: Rgb, height: int, width: int) -> Rgb:
@@ -96,13 +76,10 @@ def photograph(rgb: Rgb, height: int, width: int) -> Rgb:
 
 def ticks(low: float, high: float, at_most: int = 6) -> list[float]:
     """Return multiples of a round step (1, 2, 2.5, 5 times a power of ten) between two ends, a few."""
-    power = 10.0 ** np.floor(np.log10((high - low) / at_most))
-    steps = (each * power for each in (1.0, 2.0, 2.5, 5.0, 10.0))
-    step = next((each for each in steps if (high - low) / each <= at_most - 1), 10.0 * power)
+    places = MaxNLocator(at_most - 1, steps=[1, 2, 2.5, 5, 10], min_n_ticks=1).tick_values(low, high)
     # The slack, less than a pixel, admits 0 to a range from 0.001 m, and 0.3 to one that ends a bit below it.
     slack = 1e-3 * (high - low)
-    first, last = np.ceil((low - slack) / step), np.floor((high + slack) / step)
-    return [float(f"{i * step:.6g}") + 0.0 for i in np.arange(first, last + 1)]
+    return [float(f"{each:.6g}") + 0.0 for each in places if low - slack <= each <= high + slack]
 
 
 @cache
@@ -117,11 +94,6 @@ class Page:
     """A page of its own pixels; drawing changes this page and nothing else."""
 
     image: Image.Image
-
-    @classmethod
-    def blank(cls, width: int, height: int) -> "Page":
-        """Return a white page, in pixels."""
-        return cls(Image.new("RGB", (width, height), PAPER))
 
     def pixels(self) -> Rgb:
         """Return a copy of the page."""
@@ -141,30 +113,23 @@ class Page:
         colour: Colour = FAINT,
         bold: bool = False,
         anchor: str = "la",
-        width: int | None = None,
+        width: float = float("inf"),
     ) -> None:
         """Write one line at (x, y), `anchor` as in pillow, cut with an ellipsis beyond `width` pixels."""
         font = _font(size, bold)
-        if width is not None and font.getlength(words) > width:
+        if font.getlength(words) > width:
             while words and font.getlength(words + "…") > width:
                 words = words[:-1]
             words = words.rstrip() + "…"
         ImageDraw.Draw(self.image).text((x, y), words, font=font, fill=colour, anchor=anchor)
 
-    def title(self, words: str, x: int, y: int) -> None:
-        """Write a heading that ends before the page does."""
-        self.text(words, x, y, 18, colour=INK, bold=True, width=self.image.width - 2 * x)
+    def paragraph(self, words: str, x: int, y: int, width: int) -> None:
+        """Write words in two lines of at most `width` pixels; the second is cut with an ellipsis."""
+        lines = textwrap.wrap(words, int(width / _font(13, False).getlength("n")))
+        self.text(lines[0] if lines else "", x, y, width=width)
+        self.text(" ".join(lines[1:]), x, y + 18, width=width)
 
-    def paragraph(self, words: str, x: int, y: int, width: int, max_lines: int) -> None:
-        """Write words in lines of at most `width` pixels; the last line is cut with an ellipsis."""
-        characters = int(width / _font(13, False).getlength("n"))
-        lines = [line for each in words.splitlines() for line in textwrap.wrap(each, characters)]
-        for i, line in enumerate([*lines[: max_lines - 1], " ".join(lines[max_lines - 1 :])]):
-            self.text(line, x, y + 18 * i, width=width)
-
-    def colour_bar(
-        self, x: int, y: int, width: int, limits: Limits, name: str, unit: str, signed: bool = False
-    ) -> None:
+    def colour_bar(self, x: int, y: int, width: int, limits: Limits, name: str, unit: str) -> None:
         """Draw a horizontal bar of the map `name` over `limits`, with ticks below; the last has the unit."""
         low, high = limits
         ramp = np.broadcast_to(np.linspace(low, high, width), (BAR_HEIGHT, width))
@@ -174,7 +139,8 @@ class Page:
         for value in places:
             at = x + round(min(max((value - low) / (high - low), 0.0), 1.0) * (width - 1))
             draw.line((at, bottom, at, bottom + 3), fill=FAINT)
-            label = (f"{value:+g}" if signed and value else f"{value:g}").replace("-", "\N{MINUS SIGN}")
+            is_signed = name == ERROR_MAP and value
+            label = (f"{value:+g}" if is_signed else f"{value:g}").replace("-", "\N{MINUS SIGN}")
             label += f" {unit}" if value == places[-1] else ""
             # Labels at the ends stay over the bar, so that they do not run into the neighbour's.
             half = _font(13, False).getlength(label) / 2

@@ -8,6 +8,7 @@ from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.probes.exact import Solution
+from idl.protocol import Protocol
 from idl.report import DatasetInput, RunReport, charts, tiles
 from idl.targets import Target
 
@@ -22,30 +23,25 @@ CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
 def dataset_inputs(store: Store, split: Split, names: tuple[str, ...] = tuple(CONTEXTS)) -> tuple[DatasetInput, ...]:
     """Return the splits that a run read."""
     return tuple(
-        DatasetInput(
-            store.name,
-            store.digest,
-            store.source,
-            CONTEXTS[name],
-            len(split.indices[name]),
-            len(split.scenes[name]),
-        )
-        for name in names
+        DatasetInput(store.name, store.digest, store.source, CONTEXTS[name], len(indices), len(split.scenes[name]))
+        for name, indices in ((name, split.indices[name]) for name in names)
     )
+
+
+def dataset_tags(store: Store, split: Split, protocol: Protocol) -> dict[str, str]:
+    """Return the tags that tell on what a run was made."""
+    digests = {"dataset_digest": store.digest, "split_digest": split.digest, "protocol_digest": protocol.digest}
+    return {"dataset": store.name, **digests, "idl.version": __version__}
 
 
 def prepare_report(store: Store, split: Split, target: Target, constant: Solution) -> RunReport:
     """Return what a dataset looks like: a contact sheet, its numbers, and the losses of a constant prediction."""
     order = split.indices["train"][:NUM_SHEET_IMAGES]
-    shown = store.read([layer for layer in ("rgb", "depth", "valid", "normals") if layer in store.layers], order)
-    sheet = tiles.contact_sheet(
-        list(shown["rgb"]),
-        list(shown["depth"]),
-        list(shown["valid"]),
-        list(shown["normals"].astype(np.float32)) if "normals" in shown else None,
-        (0.0, store.shown_depth_m),
-        names=tuple(store.names[index] for index in order),
-    )
+    has_normals = "normals" in store.layers
+    shown = store.read(("rgb", "depth", "valid", *(("normals",) if has_normals else ())), order)
+    normals = shown["normals"].astype(np.float32) if has_normals else None
+    names, limits = [store.names[index] for index in order], (0.0, store.shown_depth_m)
+    sheet = tiles.contact_sheet(shown["rgb"], shown["depth"], shown["valid"], normals, limits, names)
     counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
     description = (
         f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
@@ -55,21 +51,10 @@ def prepare_report(store: Store, split: Split, target: Target, constant: Solutio
     )
     return RunReport(
         params={**counts, **{f"num_{name}_scenes": len(scenes) for name, scenes in split.scenes.items()}},
-        metrics={
-            "train_loss": constant.train_loss,
-            "val_loss": constant.val_loss,
-            "num_images": store.num_images,
-        },
+        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss, "num_images": store.num_images},
         figures={"contact_sheet.png": sheet},
         panels={"contact_sheet": sheet},
         datasets=dataset_inputs(store, split),
         description=description + "".join(f"\n\n> {note}" for note in store.notes),
-        tags={
-            "dataset": store.name,
-            "dataset_digest": store.digest,
-            "protocol_digest": store.protocol.digest,
-            "split_digest": split.digest,
-            "store": str(store.path),
-            "idl.version": __version__,
-        },
+        tags=dataset_tags(store, split, store.protocol) | {"store": str(store.path)},
     )

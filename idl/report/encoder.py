@@ -53,12 +53,8 @@ def encoder_params(encoder: Encoder) -> dict[str, object]:
 def encoder_tags(encoder: Encoder) -> dict[str, str]:
     """Return the tags that tell what an encoder is."""
     origin = encoder.origin
-    return {
-        "encoder": encoder.name,
-        "encoder_digest": encoder.digest,
-        "weights": origin.weights,
-        "task": origin.task,
-    }
+    named = {"encoder": encoder.name, "encoder_digest": encoder.digest}
+    return {**named, "weights": origin.weights, "task": origin.task}
 
 
 def run_tags(store: Store, encoder: Encoder) -> dict[str, str]:
@@ -82,13 +78,10 @@ def encoder_run(store: Store, split: Split, target: Target, encoder: Encoder, co
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """What a training came to. encoder: of the kept weights. step, num_steps: done, and planned.
 
-    encoder: of the trained weights. step, num_steps: steps done, and those that were planned.
-    is_converged: it ended before its last step.
-    metrics: of the kept weights on the validation images, by name; untrained: the same before the first step.
-    images_per_s: training throughput; None where nothing was left to train.
-    files: weights and their card, by name.
+    metrics: on the validation images, by name; untrained: the same before the first step. images_per_s: None where
+    nothing was left to train. files: weights and their card, by name.
     """
 
     encoder: Encoder
@@ -106,21 +99,17 @@ def training_run(store: Store, split: Split, config: Mapping[str, object], resul
 
     The curves were logged while it trained. config: its settings as they were resolved.
     """
-    encoder = result.encoder
+    encoder, untrained = result.encoder, result.untrained
     metrics = {f"best_val_{name}": value for name, value in result.metrics.items()}
-    metrics |= {f"untrained_val_{name}": value for name, value in result.untrained.items()}
+    metrics |= {f"untrained_val_{name}": value for name, value in untrained.items()}
     metrics["num_steps"] = result.step
     if result.images_per_s is not None:
         metrics["images_per_s_overall"] = result.images_per_s
-    end = (
-        f"It had converged after {result.step} of {result.num_steps} steps"
-        if result.is_converged
-        else f"It ended after all of its {result.step} steps"
-    )
-    named = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4g} (untrained {result.untrained[name]:.4g})"
-        for name, value in result.metrics.items()
-    )
+    end = f"It ended after all of its {result.step} steps"
+    if result.is_converged:
+        end = f"It had converged after {result.step} of {result.num_steps} steps"
+    pairs = ((name, value, untrained[name]) for name, value in result.metrics.items())
+    named = ", ".join(f"{name.replace('_', ' ')} {kept:.4g} (untrained {first:.4g})" for name, kept, first in pairs)
     description = (
         f"**{encoder.name}** ({encoder.origin.architecture}), trained for {encoder.origin.task} on "
         f"{len(split.indices['train'])} images of {store.name} ({store.source}). {end}. "
@@ -181,9 +170,5 @@ def encoder_version(
             "stride": str(encoder.stride),
             "channels": str(encoder.channels),
         },
-        files={
-            "encoder.safetensors": save(state, metadata=metadata),
-            "origin.json": origin_json(encoder),
-            **files,
-        },
+        files={"origin.json": origin_json(encoder), "encoder.safetensors": save(state, metadata=metadata), **files},
     )

@@ -6,13 +6,12 @@ No number is computed here that decides.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
-import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
-from idl import __version__
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation
@@ -22,7 +21,7 @@ from idl.probes.gradient_fit import TrainResult
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.protocol import Protocol
 from idl.report import Championship, DatasetInput, Image, ModelVersion, Run, RunReport, charts
-from idl.report.dataset import CONTEXTS, dataset_inputs
+from idl.report.dataset import CONTEXTS, dataset_inputs, dataset_tags
 from idl.report.encoder import encoder_params, encoder_tags, example, model_slug, origin_json, run_tags
 from idl.report.views import panels, per_image_table, quality
 from idl.targets import Target
@@ -42,16 +41,12 @@ def probe_run(
     descent: of a probe trained by gradient descent.
     """
     store, split, encoder, target, protocol = data.store, data.split, data.encoder, data.target, data.protocol
-    curve, solution = arms[PROBE].fit.curve, arms[PROBE].fit.solution
+    curve, solution, throughput = arms[PROBE].fit.curve, arms[PROBE].fit.solution, data.encoded.throughput
     losses, summary = {name: test.pooled_loss(name) for name in arms}, test.sums.summary()
     loss_over_null = losses[PROBE] / losses["null"] if losses["null"] > 0 else math.nan
     smallest_k = curve.smallest_k_within(ENOUGH)
     description = _description(data, arms, losses, smallest_k, loss_over_null, quality(summary, target))
-    digests = {
-        "dataset_digest": store.digest,
-        "split_digest": split.digest,
-        "protocol_digest": protocol.digest,
-    }
+    digests = {name: tag for name, tag in dataset_tags(store, split, protocol).items() if name.endswith("_digest")}
     # Two targets of one name from outside do not compete.
     identity = {"target_identity": target.identity} if target.identity else {}
     conditions = {**digests, "target": target.name, **identity}
@@ -62,26 +57,24 @@ def probe_run(
         "loss_over_null": loss_over_null,
         "rank": solution.rank,
         "smallest_k_within_1_percent": smallest_k,
+        "encoded_images": throughput.num_images,
+        **({"images_per_s": throughput.num_images / throughput.seconds} if throughput.num_images else {}),
         **{f"test_{name}": value for name, value in summary.items()},
     }
-    if descent is None:
-        # A probe by gradient descent is not cross-validated.
-        metrics["cv_loss"] = solution.cv_loss
-    else:
-        metrics |= {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
-    for name, arm in arms.items():
-        if name != PROBE:
-            of_arm = {"val_loss": arm.fit.solution.val_loss, "test_loss": losses[name]}
-            of_arm |= {f"test_{each}": value for each, value in test.arm_errors[name].items()}
-            metrics |= {f"arms/{name.replace('+', '_')}_{each}": value for each, value in of_arm.items()}
-    throughput = data.encoded.throughput
-    metrics["encoded_images"] = throughput.num_images
-    if throughput.num_images:
-        metrics["images_per_s"] = throughput.num_images / throughput.seconds
-    curve_table = {name: each.tolist() for name, each in vars(curve).items()}
+    # A probe by gradient descent is not cross-validated.
+    metrics |= (
+        {"excess_loss": descent.excess_loss, "best_epoch": descent.best_epoch}
+        if descent
+        else {"cv_loss": solution.cv_loss}
+    )
+    rows = [_arm_row(name, arm, losses[name], test.arm_errors[name]) for name, arm in arms.items()]
+    for row in rows:
+        if row["arm"] != PROBE:
+            names = ("val_loss", "test_loss", *(f"test_{each}" for each in test.arm_errors[PROBE]))
+            metrics |= {f"arms/{str(row['arm']).replace('+', '_')}_{name}": row[name] for name in names}
     # The test split is read for the chosen k only.
+    curve_table = {name: each.tolist() for name, each in vars(curve).items()}
     curve_table["test_loss"] = [losses[PROBE] if k == solution.k else None for k in curve_table["k"]]
-    per_image = per_image_table(store, split.indices["test"], test)
     loss_over_k = charts.loss_over_k(
         # k = 0 is the constant arm, which is drawn as a line; a logarithmic axis has no place for it.
         *(each[1:].tolist() for each in (curve.k, curve.train_loss, curve.cv_loss)),
@@ -93,7 +86,8 @@ def probe_run(
         title=f"{target.name} from {encoder.name}: loss over k",
     )
     trained = f"{encoder.name} ({encoder.origin.weights})"
-    labels = [trained if name == PROBE else name for name in arms]
+    labelled = {trained if name == PROBE else name: loss for name, loss in losses.items()}
+    per_image = per_image_table(store, split.indices["test"], test)
     report = RunReport(
         params={
             **encoder_params(encoder),
@@ -108,12 +102,12 @@ def probe_run(
         curves={"train_loss": descent.train_losses, "val_loss": descent.val_losses} if descent else {},
         figures={
             "curves/loss_over_k.png": loss_over_k,
-            "arms/test_loss.png": charts.arms_chart(labels, [*losses.values()], target.unit, highlighted=trained),
+            "arms/test_loss.png": charts.arms_chart(labelled, target.unit, trained),
         },
         panels=panels(test.panels, target, data.limits, f"{encoder.name}, k = {solution.k}"),
         tables={
             "curves/loss_over_k.csv": curve_table,
-            "arms/arms.csv": _arms_table(arms, losses, test),
+            "arms/arms.csv": {key: [row[key] for row in rows] for key in rows[0]},
             "per_image.json": per_image | {f"loss_{name}": each.tolist() for name, each in test.losses.items()},
         },
         datasets=dataset_inputs(store, split),
@@ -143,9 +137,7 @@ def probe_run(
             "shown_range": ",".join(f"{end:.4g}" for end in data.limits),
             "protocol": protocol.name,
             "k": str(solution.k),
-            "val_loss": repr(solution.val_loss),
-            "test_loss": repr(losses[PROBE]),
-            "loss_over_null": repr(loss_over_null),
+            **{name: repr(metrics[name]) for name in ("val_loss", "test_loss", "loss_over_null")},
             **{f"test_{name}": f"{summary[name]:.6g}" for name in TAGGED if name in summary},
         },
         files={
@@ -158,15 +150,15 @@ def probe_run(
     return Run(report, version)
 
 
-def _arms_table(arms: Mapping[str, ArmFit], losses: Mapping[str, float], test: Evaluation) -> dict[str, list[object]]:
-    rows = []
-    for name, arm in arms.items():
-        solution = arm.fit.solution
-        row = {"arm": name, "columns": solution.k + 1 if name == PROBE else len(arm.columns)}
-        row |= {key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")}
-        row["test_loss"] = losses[name]
-        rows.append(row | {f"test_{key}": value for key, value in test.arm_errors[name].items()})
-    return {key: [row[key] for row in rows] for key in rows[0]}
+def _arm_row(name: str, arm: ArmFit, test_loss: float, errors: Mapping[str, float]) -> dict[str, Any]:
+    solution = arm.fit.solution
+    return {
+        "arm": name,
+        "columns": solution.k + 1 if name == PROBE else len(arm.columns),
+        **{key: getattr(solution, key) for key in ("rank", "penalty", "train_loss", "val_loss", "cv_loss")},
+        "test_loss": test_loss,
+        **{f"test_{key}": value for key, value in errors.items()},
+    }
 
 
 def _description(
@@ -182,8 +174,7 @@ def _description(
     if target.kind == "depth" and protocol.is_native:
         headline += f"; {protocol.name}: at native size"
         if protocol.native_crop:
-            top, bottom, left, right = protocol.native_crop
-            headline += f", crop {top}:{bottom},{left}:{right}"
+            headline += ", crop {}:{},{}:{}".format(*protocol.native_crop)
     notes = [*data.store.notes, *filter(None, [encoder.origin.warning])]
     return (
         f"A linear probe on {fit.solution.k} of {encoder.channels} channels' components of **{encoder.name}** "
@@ -199,20 +190,21 @@ def _description(
 
 def linear_probe(data: EncodedData, weights: Float64[Tensor, "columns out"], k: int, penalty: float) -> LinearProbe:
     """Return the probe that reads `k` components, with the target's offset in the bias, which comes first."""
+    target, store, protocol, encoder = data.target, data.store, data.protocol, data.encoder
     card = ProbeCard(
-        target=data.target.name,
-        unit=data.target.unit,
+        target=target.name,
+        unit=target.unit,
         k=k,
         penalty=penalty,
-        encoder=data.encoder.name,
-        encoder_digest=data.encoder.digest,
-        dataset=data.store.name,
-        dataset_digest=data.store.digest,
-        protocol_digest=data.protocol.digest,
-        resolution=data.protocol.resolution,
-        width=data.protocol.width,
-        target_factory=data.config.target if data.target.identity else "",
-        target_identity=data.target.identity,
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        dataset=store.name,
+        dataset_digest=store.digest,
+        protocol_digest=protocol.digest,
+        resolution=protocol.resolution,
+        width=protocol.width,
+        target_factory=data.config.target if target.identity else "",
+        target_identity=target.identity,
     )
     basis, weights = data.encoded.basis, weights.float()
     return LinearProbe(basis.feature_mean, basis.projection[:, :k], weights[1 : 1 + k].T, weights[0], card)
@@ -241,8 +233,7 @@ def measurement_report(
 ) -> RunReport:
     """Return everything that the measuring of a registered model leaves in MLflow.
 
-    part: which images, `order` of the store; split: with the digests `EVERYTHING`, and all scenes tested, where part is
-      "all". limits: of the panels' colours. notes: what a reader of the figures must know, a sentence each.
+    part: which images, `order` of the store. limits: of the panels' colours. notes: for readers, a sentence each.
     """
     card = model.card
     # The exported model clamps by itself: what comes out of it is never outside.
@@ -257,13 +248,8 @@ def measurement_report(
     )
     context = "testing" if part == "all" else CONTEXTS[part]
     return RunReport(
-        params={
-            "num_images": len(order),
-            "fitted_on": card.dataset,
-            "k_read": card.k,
-            "dataset_digest": store.digest,
-            "protocol_digest": protocol.digest,
-        },
+        params={"num_images": len(order), "fitted_on": card.dataset, "k_read": card.k}
+        | {"dataset_digest": store.digest, "protocol_digest": protocol.digest},
         metrics={f"{part}_{name}": value for name, value in summary.items()},
         figures={"per_scene.png": _per_scene(measured, scenes)} if target.kind == "depth" else {},
         panels=panels(measured.panels, target, limits, f"{card.encoder}, k = {card.k}"),
@@ -272,25 +258,22 @@ def measurement_report(
         description=description + "".join(f"\n\n> {note}" for note in notes),
         tags={
             **model.tags,
+            **dataset_tags(store, split, protocol),
             "model": model.uri,
             "target": target.name,
-            "dataset": store.name,
-            "dataset_digest": store.digest,
             "protocol": protocol.name,
-            "protocol_digest": protocol.digest,
-            "split_digest": split.digest,
             # Of those that were read: the other parts leave the test images alone.
             **(split.test_tags(store) if part in ("test", "all") else {}),
             "fitted_on_digest": card.dataset_digest,
             "fitted_protocol_digest": card.protocol_digest,
-            "idl.version": __version__,
         },
     )
 
 
 def _per_scene(measured: Evaluation, scenes: list[str]) -> Image:
     """Draw the mean RMSE of each scene's images, metres."""
-    rmse, of_image = measured.sums.per_image()["rmse"], np.array(scenes)
-    known = np.isfinite(rmse)
-    names = list(dict.fromkeys(of_image[known].tolist()))
-    return charts.per_scene_error(names, [float(rmse[known & (of_image == name)].mean()) for name in names])
+    of_scene: dict[str, list[float]] = {}
+    for scene, rmse in zip(scenes, measured.sums.per_image()["rmse"].tolist(), strict=True):
+        if math.isfinite(rmse):
+            of_scene.setdefault(scene, []).append(rmse)
+    return charts.per_scene_error({scene: fmean(errors) for scene, errors in of_scene.items()})

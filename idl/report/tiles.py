@@ -1,14 +1,13 @@
 """Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from idl.errors import InputError
 from idl.report.canvas import (
     ANGLE_MAP,
     DEPTH_MAP,
@@ -16,6 +15,7 @@ from idl.report.canvas import (
     FEATURE_MAP,
     FIELD_MAP,
     INK,
+    PAPER,
     Colour,
     Limits,
     Map,
@@ -24,10 +24,10 @@ from idl.report.canvas import (
     Rgb,
     Vectors,
     colourise,
-    normals_to_rgb,
     photograph,
     resized,
 )
+from idl.targets import Kind
 
 MARGIN, GAP, LABEL_WIDTH, LINE = 16, 10, 100, 20
 TITLE_HEIGHT, BAR_HEIGHT, BAR_WIDTH = 34, 46, 360
@@ -67,152 +67,103 @@ class Band(NamedTuple):
 
 
 def panel_parts(panel: Rgb) -> PanelParts:
-    """Take any of the panels below apart, to be laid out anew."""
+    """Take a panel apart, to be laid out anew."""
     width = (panel.shape[1] - 2 * MARGIN - 3 * GAP) // 4
     lefts = [MARGIN + i * (width + GAP) for i in range(4)]
-    rgb, truth, prediction, error = (panel[PANEL_TOP:, left : left + width][:PANEL_HEIGHT].copy() for left in lefts)
+    tiles = (panel[PANEL_TOP : PANEL_TOP + PANEL_HEIGHT, left : left + width].copy() for left in lefts)
     keys = panel[BAR_TOP - 2 : BAR_TOP + BAR_HEIGHT - 2]
-    value_key, error_key = (keys[:, lefts[i] : lefts[j] + width].copy() for i, j in ((1, 2), (3, 3)))
-    return PanelParts(rgb, truth, prediction, error, value_key, error_key)
+    return PanelParts(*tiles, *(keys[:, lefts[i] : lefts[j] + width].copy() for i, j in ((1, 2), (3, 3))))
 
 
-def depth_panel(
+def panel(
     rgb: Rgb,
-    truth_m: Map,
-    prediction_m: Map,
+    truth: Map | Vectors,
+    prediction: Map | Vectors,
     valid: Mask,
-    depth_range_m: Limits,
-    error_range_m: float,
-    title: str,
-    caption: str = "",
-) -> Rgb:
-    """Draw RGB, true depth, predicted depth and the signed error, prediction - truth, all in metres; near is bright."""
-    return field_panel(
-        rgb, truth_m, prediction_m, valid, depth_range_m, error_range_m, "m", title, caption, is_depth=True
-    )
-
-
-def field_panel(
-    rgb: Rgb,
-    truth: Map,
-    prediction: Map,
-    valid: Mask,
-    value_range: Limits,
+    limits: Limits,
     error_range: float,
-    unit: str,
     title: str,
     caption: str = "",
-    *,
-    is_depth: bool = False,
+    kind: Kind = "depth",
+    unit: str = "m",
 ) -> Rgb:
-    """Draw RGB, truth, prediction and the signed error, prediction - truth, of a field in `unit`; high is bright.
+    """Draw an image, its truth, a prediction and the error in a row; of a depth near is bright, of a field high.
 
-    Both share `value_range`; the error runs from -error_range (blue, too low) to +error_range (red, too high). The
-    caller fixes the ranges, never the image, so that panels stand side by side. Truth and error are hatched where not
-    `valid`; the prediction is shown everywhere. unit: "" for none. is_depth: near is bright.
+    Values share the colours of `limits`; the error, prediction - truth, runs from -error_range (blue, too near or low)
+    to +error_range (red, too far or high). That of normals, in camera coordinates and of any length, is the angle, from
+    0 to error_range degrees. The caller fixes the ranges, never the image, so that panels stand side by side. Truth and
+    error are hatched where not `valid`; the prediction is shown everywhere. unit: "" for none.
     """
-    height, width = _size(PANEL_HEIGHT, truth)
-    true, predicted, mask = (resized(each, height, width) for each in (truth, prediction, valid))
-    # Two infinities have no difference; NaN is hatched.
-    with np.errstate(invalid="ignore"):
-        error = predicted - true
-    colours, error_limits = DEPTH_MAP if is_depth else FIELD_MAP, (-error_range, error_range)
-    tiles = {
-        "truth": colourise(true, mask, value_range, colours),
-        "prediction": colourise(predicted, np.ones_like(mask), value_range, colours),
-        f"error: blue too {'near' if is_depth else 'low'}, red too {'far' if is_depth else 'high'}": colourise(
-            error, mask, error_limits, ERROR_MAP
-        ),
-    }
-    page, lefts = _panel(rgb, tiles, title, caption)
-    page.colour_bar(lefts[1], BAR_TOP, 2 * width + GAP, value_range, colours, unit)
-    page.colour_bar(lefts[3], BAR_TOP, width, error_limits, ERROR_MAP, unit, signed=True)
+    size = _size(PANEL_HEIGHT, truth)
+    width = size[1]
+    truth, prediction, valid = (resized(each, *size) for each in (truth, prediction, valid))
+    colours, lefts = DEPTH_MAP if kind == "depth" else FIELD_MAP, [MARGIN + i * (width + GAP) for i in range(4)]
+    if kind == "normals":
+        valid = valid & np.any(truth != 0, axis=2)
+        error, error_limits, error_map, unit = _angle_deg(truth, prediction), (0.0, error_range), ANGLE_MAP, "°"
+        names = ["image", "true normals", "prediction", "angle between them"]
+    else:
+        # Two infinities have no difference; NaN is hatched.
+        with np.errstate(invalid="ignore"):
+            error, error_limits, error_map = prediction - truth, (-error_range, error_range), ERROR_MAP
+        low, high = ("near", "far") if kind == "depth" else ("low", "high")
+        names = ["image", "truth", "prediction", f"error: blue too {low}, red too {high}"]
+    values = _coloured((truth, prediction), (valid, np.ones_like(valid)), size, limits, colours)
+    row = [photograph(rgb, *size), *values, colourise(error, valid, error_limits, error_map)]
+    page = _sheet([Band({"": row}, names)], title, foot=BAR_HEIGHT - GAP)
+    page.paragraph(caption, MARGIN, BAR_TOP - 2, width)
+    if kind == "normals":
+        page.tile(_ball(), lefts[1], BAR_TOP - 2)
+        for line, words in enumerate(("red: facing right, green: facing up,", "blue: facing the camera")):
+            page.text(words, lefts[1] + BALL_SIDE + 10, BAR_TOP + 2 + 17 * line)
+    else:
+        page.colour_bar(lefts[1], BAR_TOP, 2 * width + GAP, limits, colours, unit)
+    page.colour_bar(lefts[3], BAR_TOP, width, error_limits, error_map, unit)
     return page.pixels()
-
-
-def normals_panel(
-    rgb: Rgb, truth: Vectors, prediction: Vectors, valid: Mask, error_range_deg: float, title: str
-) -> Rgb:
-    """Draw RGB, true normals, predicted normals and the angle between them, 0 to `error_range_deg` degrees.
-
-    Normals are in camera coordinates (x right, y down, z forward), of any length. Truth and error are hatched
-    where not `valid` or where the true normal is zero.
-    """
-    height, width = _size(PANEL_HEIGHT, truth)
-    true, predicted, mask = (resized(each, height, width) for each in (truth, prediction, valid))
-    mask = mask & np.any(true != 0, axis=2)
-    tiles = {
-        "true normals": normals_to_rgb(true, mask),
-        "prediction": normals_to_rgb(predicted, np.ones_like(mask)),
-        "angle between them": colourise(_angle_deg(true, predicted), mask, (0.0, error_range_deg), ANGLE_MAP),
-    }
-    page, lefts = _panel(rgb, tiles, title)
-    page.tile(_ball(), lefts[1], BAR_TOP - 2)
-    for line, words in enumerate(("red: facing right, green: facing up,", "blue: facing the camera")):
-        page.text(words, lefts[1] + BALL_SIDE + 10, BAR_TOP + 2 + 17 * line)
-    page.colour_bar(lefts[3], BAR_TOP, width, (0.0, error_range_deg), ANGLE_MAP, "°")
-    return page.pixels()
-
-
-def _panel(rgb: Rgb, tiles: dict[str, Rgb], title: str, caption: str = "") -> tuple[Page, list[int]]:
-    """Return the RGB and the tiles by their labels in a row, a caption under the RGB, and the left edges of all."""
-    height, width = next(iter(tiles.values())).shape[:2]
-    row = Band({"": [photograph(rgb, height, width), *tiles.values()]}, ["image", *tiles])
-    page, lefts = _sheet([row], title, foot=BAR_HEIGHT - GAP), [MARGIN + i * (width + GAP) for i in range(4)]
-    page.paragraph(caption, MARGIN, BAR_TOP - 2, width, max_lines=2)
-    return page, lefts
 
 
 def _ball() -> Rgb:
     """Return a ball seen from the front, coloured by its normals, on white: the key to the colours."""
     y, x = (np.mgrid[:BALL_SIDE, :BALL_SIDE] + 0.5) / BALL_SIDE * 2 - 1
     squared = x**2 + y**2
-    normals = np.stack([x, y, -np.sqrt(np.maximum(1 - squared, 0))], axis=2)
-    inside = squared < 1
-    return np.where(inside[..., None], normals_to_rgb(normals, inside), np.uint8(255))
+    normals, inside = np.stack([x, y, -np.sqrt(np.maximum(1 - squared, 0))], axis=2), squared < 1
+    return np.where(inside[..., None], colourise(normals, inside, (0.0, 1.0), ""), np.uint8(255))
 
 
 def _angle_deg(a: Vectors, b: Vectors) -> Map:
     """Return the angle between vectors of any length in degrees; 90 where one of them is zero."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    dot = np.einsum("hwc,hwc->hw", a, b)
-    lengths = np.sqrt(np.einsum("hwc,hwc->hw", a, a) * np.einsum("hwc,hwc->hw", b, b))
+    dot, squared_a, squared_b = (np.einsum("hwc,hwc->hw", *each) for each in ((a, b), (a, a), (b, b)))
+    lengths = np.sqrt(squared_a * squared_b)
     cosine = np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths > 0)
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def contact_sheet(
-    rgb: Sequence[Rgb],
-    depth_m: Sequence[Map],
-    valid: Sequence[Mask],
-    normals: Sequence[Vectors] | None,
-    depth_range_m: Limits,
+    rgb: UInt8[np.ndarray, "images H W 3"],
+    depth_m: Float[np.ndarray, "images H W"],
+    valid: Bool[np.ndarray, "images H W"],
+    normals: Float[np.ndarray, "images H W 3"] | None,
+    limits: Limits,
     names: Sequence[str],
 ) -> Rgb:
-    """Draw images in bands of six, each over its depth and, where given, its normals.
-
-    All depths share `depth_range_m` in metres, near is bright; pixels that are not valid are hatched.
-    Raises InputError where there is no image.
-    """
-    if not rgb:
-        raise InputError("contact sheet: no image was given. Choose a split that has images.")
+    """Draw images in bands of six, each over its depth, in metres and hatched where not valid, and its normals."""
     size = _size(144, rgb[0])
-    rows = {"image": _photographs(rgb, size), "depth": _coloured(depth_m, valid, size, depth_range_m)}
+    rows = {"image": _photographs(rgb, size), "depth": _coloured(depth_m, valid, size, limits)}
     if normals is not None:
-        rows["normals"] = _coloured(normals, valid, size, depth_range_m)
-    return _sheet(_bands(rows, names), bar=(depth_range_m, DEPTH_MAP, "m")).pixels()
+        rows["normals"] = _coloured(normals, valid, size, limits)
+    return _sheet(_bands(rows, names), bar=(limits, DEPTH_MAP, "m")).pixels()
 
 
 def feature_panel(rgb: Rgb, features: Float[np.ndarray, "channels h w"], title: str) -> Rgb:
     """Draw the image and its leading feature maps, at most 23, as a grid of tiles.
 
     Each map has its own scale: its median is white, and orange (above) and purple (below) are saturated where
-    the 2 % farthest from the median begin. Cells are drawn as squares of their own, not interpolated.
+    the 2 % farthest from the median begin.
     """
     size = _size(160, rgb)
     tiles = _photographs([rgb], size)
     for values in features[:MAX_MAPS].astype(np.float32):
-        tiles += _coloured([values], [np.isfinite(values)], size, _robust_limits(values), FEATURE_MAP)
+        tiles += _coloured([values], None, size, _robust_limits(values), FEATURE_MAP)
     return _sheet(_bands({"": tiles}, ["image", *map(str, range(1, len(tiles)))]), title).pixels()
 
 
@@ -231,7 +182,7 @@ def cue_strip(
     names: Sequence[str],
     rgb: Sequence[UInt8[np.ndarray, "edits H W 3"]],
     predictions: Sequence[Float[np.ndarray, "edits out H W"]],
-    kind: Literal["depth", "normals", "field"],
+    kind: Kind,
     limits: Limits,
     unit: str,
     title: str,
@@ -239,16 +190,16 @@ def cue_strip(
     """Draw each image under every edit in a row, and beneath each what the probe makes of it.
 
     labels: of the edits. names, rgb, predictions: one an image; predictions in `unit`, coloured over `limits`, or
-    normals, of which neither counts. Of several outputs of a field the first is shown.
+    normals. Of several outputs of a field the first is shown.
     """
-    size = _size(128, rgb[0][0])
+    size, is_normals = _size(128, rgb[0][0]), kind == "normals"
     colours = DEPTH_MAP if kind == "depth" else FIELD_MAP
     bands = []
     for name, pictures, values in zip(names, rgb, predictions, strict=True):
-        maps = np.moveaxis(values, 1, -1) if kind == "normals" else values[:, 0]
+        maps = np.moveaxis(values, 1, -1) if is_normals else values[:, 0]
         rows = {"image": _photographs(pictures, size), "prediction": _coloured(maps, None, size, limits, colours)}
         bands.append(Band(rows, [name]))
-    return _sheet(bands, title, labels, None if kind == "normals" else (limits, colours, unit)).pixels()
+    return _sheet(bands, title, labels, None if is_normals else (limits, colours, unit)).pixels()
 
 
 def trial_sheet(
@@ -256,28 +207,18 @@ def trial_sheet(
     truth: Float[np.ndarray, "images H W *three"],
     valid: Bool[np.ndarray, "images H W"],
     limits: Limits,
-) -> Rgb:
-    """Draw images above their truth, with an empty row below for what a trial predicts.
+) -> Callable[[Float[np.ndarray, "images side side *three"], str], Rgb]:
+    """Return what draws a trial's predictions, TILE_SIDE pixels wide, under its title, the images and their truth.
 
-    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share this page: `with_predictions`
-    fills it in, in a tenth of the time.
+    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share the tiles of both.
     """
     size = (TILE_SIDE, TILE_SIDE)
-    empty = [np.full((*size, 3), 255, np.uint8)] * len(rgb)
-    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits), "prediction": empty}
-    return _sheet([Band(rows)], " ").pixels()
+    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits)}
 
+    def draw(prediction: np.ndarray, title: str) -> Rgb:
+        return _sheet([Band(rows | {"prediction": _coloured(prediction, None, size, limits)})], title).pixels()
 
-def with_predictions(
-    sheet: Rgb, prediction: Float[np.ndarray, "images side side *three"], limits: Limits, title: str
-) -> Rgb:
-    """Return a `trial_sheet` with a trial's predictions: metres or normals, TILE_SIDE pixels wide."""
-    page = Page(Image.fromarray(sheet))
-    page.title(title, MARGIN, MARGIN - 2)
-    top = MARGIN + TITLE_HEIGHT + 2 * (TILE_SIDE + GAP)
-    for i, pixels in enumerate(_coloured(prediction, None, (TILE_SIDE, TILE_SIDE), limits)):
-        page.tile(pixels, MARGIN + LABEL_WIDTH + i * (TILE_SIDE + GAP), top)
-    return page.pixels()
+    return draw
 
 
 def picture_rows(rows: Mapping[str, Sequence[Rgb]]) -> Rgb:
@@ -328,10 +269,8 @@ def _coloured(
     """Return maps, or normals, as tiles; hatched where not valid, which is nowhere if that is None."""
     tiles = []
     for i, each in enumerate(values):
-        large = resized(each, *size)
         visible = np.ones(size, bool) if valid is None else resized(valid[i], *size)
-        is_normals = large.ndim == 3
-        tiles.append(normals_to_rgb(large, visible) if is_normals else colourise(large, visible, limits, colours))
+        tiles.append(colourise(resized(each, *size), visible, limits, colours))
     return tiles
 
 
@@ -351,7 +290,7 @@ def _sheet(
     """Draw bands of tiles, all of one size, one below the other.
 
     heads: over the columns of all bands. bar: limits, colour map and unit of the key to the colours, at the bottom.
-    foot: pixels to leave free at the bottom.
+    foot: pixels to leave free there.
     """
     height, width = next(iter(bands[0].rows.values()))[0].shape[:2]
     is_labelled = any(any(band.rows) for band in bands)
@@ -360,8 +299,9 @@ def _sheet(
     tall = sum(LINE * bool(band.names) + len(band.rows) * (height + GAP) + GAP for band in bands)
     # A bar with its numbers needs some width, however few the tiles.
     across = max(columns * (width + GAP) - GAP, 120)
-    page = Page.blank(left + across + MARGIN, top + tall + BAR_HEIGHT * bool(bar) + foot + MARGIN - GAP)
-    page.title(title, MARGIN, MARGIN - 2)
+    size = (left + across + MARGIN, top + tall + BAR_HEIGHT * bool(bar) + foot + MARGIN - GAP)
+    page = Page(Image.new("RGB", size, PAPER))
+    page.text(title, MARGIN, MARGIN - 2, 18, colour=INK, bold=True, width=page.image.width - 2 * MARGIN)
     for column, words in enumerate(heads):
         page.text(words, left + column * (width + GAP), top - LINE - 2, 14, width=width)
     for rows, names in bands:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from idl import cache
+from idl.data.loading import batches
 from idl.data.splits import Split
 from idl.data.store import Store
 from idl.evaluate import Evaluation, PanelValues
@@ -46,41 +46,38 @@ def _percentiles(store: Store, indices: Sequence[int], target: Target) -> tuple[
     """Measure them on images spread evenly; where they coincide, the range is widened until it is one."""
     positions = np.unique(np.linspace(0, len(indices) - 1, min(NUM_IMAGES, len(indices))).round().astype(int))
     found: list[np.ndarray] = []
-    for first in range(0, len(positions), IMAGES_AT_A_TIME):
-        part = [indices[position] for position in positions[first : first + IMAGES_AT_A_TIME]]
-        layers = {name: torch.from_numpy(each) for name, each in store.read((target.layer, "valid"), part).items()}
+    for layers in batches(store, (target.layer, "valid"), [indices[each] for each in positions], IMAGES_AT_A_TIME):
         truth, valid = read_target(target, layers)
         found.append(truth[:, 0, ::STEP, ::STEP][valid[:, ::STEP, ::STEP]].numpy())
     values = np.concatenate(found)
     if not values.size:
         return 0.0, 1.0
-    low, high = (float(each) for each in np.percentile(values, PERCENTILES))
-    if low == high:
-        # A rare value, such as that of an edge, may lie outside both percentiles.
-        low, high = float(values.min()), float(values.max())
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    # A rare value, such as that of an edge, may lie outside both percentiles.
+    for ends in (np.percentile(values, PERCENTILES), (values.min(), values.max())):
+        low, high = map(float, ends)
+        if low < high:
+            return low, high
+    return low - 0.5, high + 0.5
 
 
 def panels(shown: Iterable[PanelValues], target: Target, limits: tuple[float, float], caption: str) -> dict[str, Image]:
-    """Return a picture an image: itself, its truth, its prediction and the error.
+    """Return a picture an image by its key, which is equal where two runs' panels may stand side by side.
 
-    Keys are equal where two runs' panels may stand side by side: depth and log-depth are both in metres, while two
-    fields of one layer have different units. limits: of the colours, see `shown_range`.
+    Depth and log-depth are both in metres, while two fields of one layer have different units. limits: `shown_range`.
     """
-    folder = target.name if target.kind == "field" else target.layer
-    return {f"{folder}/{values.name}": _panel(values, target, limits, caption) for values in shown}
-
-
-def _panel(values: PanelValues, target: Target, limits: tuple[float, float], caption: str) -> Image:
-    maps = (values.rgb, values.truth, values.prediction, values.valid)
-    if target.kind == "depth":
-        return tiles.depth_panel(*maps, limits, limits[1] / 4, values.name, caption)
-    if target.kind == "normals":
-        truth, prediction = (np.moveaxis(each, 0, -1) for each in (values.truth, values.prediction))
-        return tiles.normals_panel(values.rgb, truth, prediction, values.valid, limits[1], values.name)
-    what = target.name if target.num_outputs == 1 else f"{target.name}, output 1 of {target.num_outputs}"
-    error_range = (limits[1] - limits[0]) / 2
-    return tiles.field_panel(*maps, limits, error_range, _unit(target), f"{values.name}: {what}", caption)
+    kind, (low, high) = target.kind, limits
+    folder, what, unit = target.layer, "", "m"
+    error_range = {"depth": high / 4, "normals": high, "field": (high - low) / 2}[kind]
+    if kind == "field":
+        several = f", output 1 of {target.num_outputs}" if target.num_outputs > 1 else ""
+        folder, what, unit = target.name, f": {target.name}{several}", _unit(target)
+    return {
+        f"{folder}/{each.name}": tiles.panel(
+            *(each.rgb, each.truth, each.prediction, each.valid),
+            *(limits, error_range, each.name + what, caption, kind, unit),
+        )
+        for each in shown
+    }
 
 
 def quality(summary: Mapping[str, float], target: Target) -> str:

@@ -12,8 +12,8 @@ from idl.encoders import Encoder, EncoderConfig
 from idl.encoders.tasks import encoder_for_task
 from idl.encoders.untrained import KINDS, require_twins
 from idl.errors import InputError
+from idl.evaluate import require_native
 from idl.features import BASIS_IMAGES
-from idl.measures import require_native
 from idl.probe_config import ProbeConfig, split_of
 from idl.probes.exact import NUM_PLANTED, PENALTIES
 from idl.progress import Progress, prefixed, silent
