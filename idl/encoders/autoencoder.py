@@ -230,24 +230,34 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
 
     Raises InputError where a setting is given that it does not have, or the weights cannot be had or do not fit.
     """
-    given = _given(config)
+    given = config.arguments
+    size = _config("encoder_args", given)
     source = weights.locate(config, "autoencoder", ("shipped", "random", "auto"))
-    checkpoint = source.read()
-    size = AutoencoderConfig(**given) if checkpoint is None else _size_of(checkpoint, given)
-    network, task = Autoencoder(size, config.seed).encoder, "none"
-    if checkpoint is not None:
-        tensors, prefix = checkpoint.tensors, "encoder."
-        if any(name.startswith(prefix) for name in tensors):
-            tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if not n.startswith("decoder.")}
-        what = f"an autoencoder of n_hid={size.n_hid}, num_blocks={size.num_blocks}"
-        weights.load(network, tensors, (), checkpoint.path, what)
-        task = checkpoint.metadata.get("task", "unknown")
+    architecture = source.metadata.get("architecture", ARCHITECTURE)
+    if architecture != ARCHITECTURE:
+        raise InputError(
+            f"{source.path}: weights of {architecture}, not of an autoencoder. Pass encoder=timm:{architecture}."
+        )
+    if recorded := source.arguments(ARCHITECTURE):
+        requested, size = size, _config(f"{source.path}: config", recorded)
+        for name in ("n_hid" if name == "preset" else name for name in given):
+            value, own = getattr(requested, name), getattr(size, name)
+            if value != own:
+                raise InputError(
+                    f"encoder_args: {name}={value!r}, but {source.path} holds an autoencoder of {name}={own!r}. "
+                    "Leave it out, or pass other weights."
+                )
+    network = Autoencoder(size, config.seed).encoder
+    if source.tensors:
+        tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("decoder.")}
+        tensors = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
+        source.load(network, f"an autoencoder of n_hid={size.n_hid}, num_blocks={size.num_blocks}", tensors)
     return Encoder(
         network,
         name=config.name,
         stride=STRIDE,
         channels=size.latent_channels,
-        origin=source.origin(ARCHITECTURE, network, task, config.seed if checkpoint is None else None),
+        origin=source.origin(ARCHITECTURE, network, seed=None if source.tensors else config.seed),
         encoder_args=size.arguments,
         mean=config.mean,
         std=config.std,
@@ -255,35 +265,10 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     ).to(device)
 
 
-def _given(config: EncoderConfig) -> dict[str, Any]:
-    """Return the fields that `encoder_args` set, a preset as its width."""
-    given = config.arguments
+def _config(where: str, arguments: Mapping[str, Any]) -> AutoencoderConfig:
+    """Return the size that arguments come to. where: they stand, for messages."""
     known = [field.name for field in fields(AutoencoderConfig)]
-    for name in given:
+    for name in arguments:
         if name not in known:
-            raise InputError(f"encoder_args: the autoencoder has no {name}. It has {', '.join(known)}.")
-    if "preset" not in given:
-        return given
-    return {"n_hid": AutoencoderConfig(preset=given.pop("preset")).n_hid, **given}
-
-
-def _size_of(checkpoint: weights.Checkpoint, given: Mapping[str, Any]) -> AutoencoderConfig:
-    """Return the size of the network in a file. Raises InputError where `given` has another."""
-    path = checkpoint.path
-    architecture = checkpoint.metadata.get("architecture", ARCHITECTURE)
-    if architecture != ARCHITECTURE:
-        raise InputError(f"{path}: weights of {architecture}, not of an autoencoder. Pass encoder=timm:{architecture}.")
-    arguments = checkpoint.arguments(ARCHITECTURE)
-    if not arguments:
-        return AutoencoderConfig(**given)
-    try:
-        size = AutoencoderConfig(**arguments)
-    except TypeError as error:
-        raise InputError(f"{path}: its metadata's config is of no autoencoder: {error}. Save it again.") from error
-    for name, value in given.items():
-        if value != getattr(size, name):
-            raise InputError(
-                f"encoder_args: {name}={value!r}, but {path} holds an autoencoder of {name}={getattr(size, name)!r}. "
-                "Leave it out, or pass other weights."
-            )
-    return size
+            raise InputError(f"{where}: the autoencoder has no {name}. It has {', '.join(known)}.")
+    return AutoencoderConfig(**arguments)
