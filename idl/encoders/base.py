@@ -32,11 +32,9 @@ class Origin:
     """Where an encoder's weights came from.
 
     architecture: timm's name, "average_pool", "dvae", or "package.module:factory".
-    weights: the kind that was loaded; never "auto". "shipped": a file that comes with the package.
     weights_digest: `digest_of` the network that computes the features, after layers it does not need are cut.
     task: what they were trained for: "none" where nothing was learned, "unknown", or what a file's metadata record.
-    seed: of random weights. source: hub repository, path or URI, for people.
-    warning: one line that a user must see.
+    seed: of random weights. source: hub repository, path or URI, for people. warning: one line that a user must see.
     """
 
     architecture: str

@@ -16,10 +16,9 @@ DRY_RUN_SIDES = (64, 224, 256, 384, 518)
 def build(config: EncoderConfig, device: torch.device) -> Encoder:
     """Call the factory with `encoder_args` as keywords, and find stride and channels by a dry run.
 
-    The module that it returns maps (batch, 3, H, W) RGB to one map (batch, channels, h, w). It gets RGB in
-    [0, 1], normalised where the config has a mean or a standard deviation. A text attribute `task` names what
-    it was trained for. A path or a registry URI as weights is loaded into it. "auto" is float32: whether a
-    foreign network survives bfloat16 is not known.
+    The module that it returns maps (batch, 3, H, W) RGB in [0, 1], normalised where the config has a mean or a standard
+    deviation, to one map (batch, channels, h, w). A text attribute `task` names what it was trained for. A path or a
+    registry URI as weights is loaded into it. "auto" is float32: whether it survives bfloat16 is not known.
 
     Raises InputError where the factory, its arguments, its result or the weights are not as they must be.
     """

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int
 
 from idl.data.rooms.furniture import KINDS, Vector, rotation
 from idl.data.rooms.layout import Room
 from idl.data.rooms.surfaces import Palette
 
+# x, y and z of the first, second and third corners: numpy works on long rows, not on rows of three.
 Corners = Float[np.ndarray, "3 3 triangles"]
-"""x, y and z of the first, second and third corners: numpy works on long rows, not on rows of three."""
+Rows = Float[np.ndarray, "3 triangles"]
+Rays = Float32[np.ndarray, "3 rays"]
 
 _BEYOND_M = 0.5
 """How far floor, walls and ceiling reach past their corners, so that no ray slips out between two of them."""
@@ -90,7 +92,7 @@ class Geometry:
         nx, ny, nz = np.rint(2 * normals).astype(np.int64) + 2
         self.patches = (labels["objects"] * 65536 + worn) * 125 + nx * 25 + ny * 5 + nz
 
-    def cast(self, origin_m: Float[np.ndarray, "3"], directions: Float32[np.ndarray, "3 rays"]) -> Hits:
+    def cast(self, origin_m: Float[np.ndarray, "3"], directions: Rays) -> Hits:
         """First triangle along each ray from one point inside the room."""
         # The same three numbers for every ray: strides of zero.
         origins = np.broadcast_to(origin_m.astype(np.float32), directions.T.shape)
@@ -100,22 +102,18 @@ class Geometry:
         # intp: numpy would turn 32-bit indices into it anew at each of the thirty look-ups that follow.
         return Hits(found["primID"].astype(np.intp), found["u"], found["v"])
 
-    def glance(
-        self, origins_m: Float[np.ndarray, "rays 3"], directions: Float32[np.ndarray, "rays 3"]
-    ) -> tuple[Float32[np.ndarray, " rays"], UInt8[np.ndarray, " rays"]]:
-        """Ray parameter of the first hit, to float32, and its kind: good enough to choose a camera."""
+    def glance(self, origins_m: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ray parameter of the first hit of (rays, 3), to float32, and its kind: good enough to choose a camera."""
         found = self._scene.run(origins_m.astype(np.float32), directions, output=True)
         return found["tfar"], self.labels["kinds"][found["primID"]]
 
-    def is_lit(
-        self, points_m: Float32[np.ndarray, "3 points"], to_light_m: Float32[np.ndarray, "3 points"]
-    ) -> Bool[np.ndarray, " points"]:
+    def is_lit(self, points_m: Rays, to_light_m: Rays) -> Bool[np.ndarray, " rays"]:
         """Tell whether nothing stands between points and the light at `points_m + to_light_m`."""
         limit = np.full(points_m.shape[1], 0.999, np.float32)
         return self._scene.run(points_m.T, to_light_m.T, dists=limit, query="OCCLUDED") < 0
 
     def distance_to_boxes(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, " points"]:
-        """Metres from each point to the nearest bounding box of a solid; 0 inside one, infinity where there is none."""
+        """Metres to the nearest bounding box of a solid; 0 inside one, infinity where there is none."""
         squares = np.zeros((len(points_m), len(self.boxes)))
         for p, low, high in zip(points_m.T[:, :, None], *self.boxes.transpose(1, 2, 0), strict=True):
             outside = np.maximum(np.maximum(low - p, p - high), 0.0)
@@ -123,7 +121,7 @@ class Geometry:
         return np.sqrt(squares.min(1, initial=np.inf))
 
 
-def _normals(corners: Corners) -> Float[np.ndarray, "3 triangles"]:
+def _normals(corners: Corners) -> Rows:
     """Unit normals."""
     ax, ay, az = corners[:, 1] - corners[:, 0]
     bx, by, bz = corners[:, 2] - corners[:, 0]
@@ -131,9 +129,7 @@ def _normals(corners: Corners) -> Float[np.ndarray, "3 triangles"]:
     return np.stack([x, y, z]) / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-30)
 
 
-def _surface_coordinates(
-    corners: Corners, centres: Float[np.ndarray, "3 triangles"], radii: Float[np.ndarray, " triangles"]
-) -> Float[np.ndarray, "2 3 triangles"]:
+def _surface_coordinates(corners: Corners, centres: Rows, radii: np.ndarray) -> Float[np.ndarray, "2 3 triangles"]:
     """Texture coordinates (u, v) in metres of every corner, without stretching or seams inside a face.
 
     Level faces (|n_z| > 0.9) are projected along z. On all others, u runs horizontally and v up the face;
@@ -177,9 +173,8 @@ def _shell(size: Vector) -> list[Float[np.ndarray, "4 3"]]:
 CLEARANCE_M = 0.3
 """Least distance of a camera from any solid's bounding box, and from floor, walls and ceiling."""
 
-_CANDIDATES = 24
-_CAST = 8
-"""Of the candidates outside all furniture, so many are looked through."""
+# Of so many candidates, so many that are outside all furniture are looked through.
+_CANDIDATES, _CAST = 24, 8
 
 
 @dataclass(frozen=True)
@@ -199,7 +194,7 @@ class Camera:
         x, y = np.meshgrid(steps, steps)
         return np.stack([x.ravel(), y.ravel()])
 
-    def directions(self, plane: Float[np.ndarray, "2 rays"]) -> Float32[np.ndarray, "3 rays"]:
+    def directions(self, plane: Float[np.ndarray, "2 rays"]) -> Rays:
         """World directions of rays through points of the plane z = 1; the ray parameter is the depth."""
         # Sums of rows instead of a matrix product, which would wake BLAS's threads.
         x, y = plane.astype(np.float32)
@@ -240,9 +235,7 @@ def draw_camera(
             return cameras[int(np.argmax(_scores(cameras, geometry, look_from)))]
 
 
-def _scores(
-    cameras: list[Camera], geometry: Geometry, others: Float[np.ndarray, "others 3"]
-) -> Float[np.ndarray, " cameras"]:
+def _scores(cameras: list[Camera], geometry: Geometry, others: np.ndarray) -> Float[np.ndarray, " cameras"]:
     """Kinds of solids in view plus metres to the other cameras; less a hundred where something near fills it."""
     plane = cameras[0].pixel_plane(8)
     positions = np.stack([camera.position_m for camera in cameras])

@@ -84,7 +84,7 @@ def draw_room(rng: np.random.Generator) -> Room:
             taken = np.concatenate([taken, placed.bounds[None]])
         return is_free
 
-    def put_some(count: int, place: Callable[[np.random.Generator, Piece, Vector], Placed], choices: Mapping) -> None:
+    def put_some(count: int, place: Callable[..., Placed], choices: Mapping[Builder, float]) -> None:
         # Each is drawn until it fits, eight times at most.
         for _ in range(count):
             any(put(place(rng, _drawn(rng, choices), size)) for _ in range(8))

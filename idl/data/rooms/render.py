@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from idl.data.rooms.furniture import Vector
-from idl.data.rooms.geometry import Camera, Geometry, Hits
+from idl.data.rooms.geometry import Camera, Geometry, Hits, Rays
 
 _EXTRA_RAYS = ((0.42, 0.1), (0.08, 0.42))
 """Offsets, in pixels, of the rays that a pixel on an edge gets besides its central one."""
@@ -35,9 +35,9 @@ class Lights:
         geometry: Geometry,
         facing: Float[np.ndarray, "triangles 3"],
         triangle: Int[np.ndarray, " points"],
-        points_m: Float32[np.ndarray, "3 points"],
+        points_m: Rays,
         patch: Patches | None = None,
-    ) -> Float32[np.ndarray, "3 points"]:
+    ) -> Rays:
         """Light that reaches points, linear RGB, with cast shadows.
 
         facing: the triangles' unit normals on the side that is seen. triangle: which one a point lies on.
@@ -60,9 +60,7 @@ class Lights:
         return total
 
 
-def _sparsely(
-    geometry: Geometry, points_m: Float32[np.ndarray, "3 pixels"], rays: Float32[np.ndarray, "3 pixels"], patch: Patches
-) -> Bool[np.ndarray, " pixels"]:
+def _sparsely(geometry: Geometry, points_m: Rays, rays: Rays, patch: Patches) -> Bool[np.ndarray, " pixels"]:
     """Which pixels of an image a lamp reaches: each block of 2 x 2 by one ray, and by further ones where needed.
 
     A pixel gets its own ray where it shows another patch than its block's first, or where the right, lower or
@@ -109,7 +107,7 @@ class Seen(NamedTuple):
 
     hits: Hits
     depth_m: Float[np.ndarray, " rays"]
-    directions: Float32[np.ndarray, "3 rays"]
+    directions: Rays
 
 
 class _View:
@@ -134,7 +132,7 @@ class _View:
         a, b, c = (row.take(hits.triangle) for row in self.planes)
         return Seen(hits, 1 / (a * plane[0] + b * plane[1] + c), directions)
 
-    def shade(self, seen: Seen, patch: Patches | None = None) -> Float32[np.ndarray, "3 rays"]:
+    def shade(self, seen: Seen, patch: Patches | None = None) -> Rays:
         """Linear RGB of what rays met, by Lambert's law. patch: where they are an image's rays, its patches."""
         geometry, (triangle, u, v) = self.geometry, seen.hits
         z, d = seen.depth_m.astype(np.float32), seen.directions
@@ -204,7 +202,7 @@ _GAMMA_OF_ROOT = (255 * np.linspace(0, 1, 4096) ** (2 / 2.2) + 0.5).astype(np.ui
 """8-bit values of x^(1/2.2), in equal steps of sqrt(x): a fifth of the time of a power a pixel."""
 
 
-def _develop(image: Float32[np.ndarray, "3 pixels"], brightness: float) -> UInt8[np.ndarray, "pixels 3"]:
+def _develop(image: Rays, brightness: float) -> UInt8[np.ndarray, "pixels 3"]:
     """Expose for a mean of `brightness` (linear), roll off the highlights, apply gamma 2.2; 8 bits."""
     exposed = image * np.float32(brightness / max(float(image.mean()), 1e-6))
     # x / (1 + x^4)^(1/4): straight up to a half, then bending towards 1.
