@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,10 @@ def test_resolution_changes_the_sampling_but_not_the_room(scenes: list[list[Samp
 
 def test_different_rooms_views_and_seeds_differ(scenes: list[list[Sample]]):
     other_seed = render_scene(RoomsRecipe(views=2, resolution=48, seed=1), 0)
-    depths = [sample.depth_m for samples in [*scenes, other_seed] for sample in samples]
-    colours = [sample.rgb.astype(float) for samples in [*scenes, other_seed] for sample in samples]
-    for i in range(len(depths)):
-        for j in range(i):
-            assert np.abs(depths[i] - depths[j]).mean() > 0.05
-            assert np.abs(colours[i] - colours[j]).mean() > 1.0
+    samples = [sample for each in [*scenes, other_seed] for sample in each]
+    for one, other in combinations(samples, 2):
+        assert np.abs(one.depth_m - other.depth_m).mean() > 0.05
+        assert np.abs(one.rgb.astype(float) - other.rgb).mean() > 1.0
 
 
 @pytest.mark.parametrize(
