@@ -118,10 +118,7 @@ def gallery(path: Path, stride: int) -> Gallery:
 
 
 class PlantedNetwork(nn.Module):
-    """Planes of known content, mixed by an orthogonal matrix into channels.
-
-    seed: of the noise, and, with torch's seed, of the weights.
-    """
+    """Planes of known content, mixed into channels by an orthogonal matrix. seed: of noise and weights."""
 
     lock: Tensor
 

@@ -98,15 +98,6 @@ def render(room: Room, camera: Camera, resolution: int) -> Sample:
     return taken(geometry, draw_lights(np.random.default_rng(0), geometry, room.size_m), camera, resolution)
 
 
-def test_an_empty_room_is_the_nearest_of_six_planes():
-    camera = look_at(np.array([1.0, 1.2, 1.4]), np.array([3.1, 4.0, 0.9]), 0.1, 0.8)
-    sample = render(bare_room(), camera, SIDE)
-    rays, position = pixel_rays(camera), camera.position_m
-    with np.errstate(divide="ignore"):
-        to_planes = (np.where(rays > 0, (4.0, 5.0, 2.5), 0.0) - position) / rays
-    np.testing.assert_allclose(sample.depth_m, to_planes.min(-1), rtol=1e-6)
-
-
 def test_a_ball_on_the_axis_has_the_size_and_depth_that_analysis_gives_it():
     """Diameter 0.6 m, 2 m away: depth 1.7 m in the middle, outline of radius r / sqrt(d^2 - r^2) at z = 1."""
     ball_here = Placed(piece("ball", [ball(0.6)]), (2.0, 3.0, 0.0), 0.0)

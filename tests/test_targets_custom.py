@@ -158,21 +158,6 @@ def test_two_of_one_name_never_share_what_is_kept(write: Write, store: Store, tm
         (('"1", 1, "field"', '"1", 1, "colour"'), "none of depth, normals, field"),
         (('"1", 1, "field"', '"1", 1, "depth"'), "against layer 'depth'"),
         (("    def decode(self, prediction):\n        return prediction\n", ""), "abstract"),
-    ],
-)
-def test_what_is_no_target_is_said_in_one_line(write: Write, change: tuple[str, str], told: str) -> None:
-    text = HEAD + BODY + FACTORY
-    assert change[0] in text
-    write("my_red", text.replace(*change))
-    with pytest.raises(InputError, match=told) as caught:
-        target("my_red:target")
-    assert "\n" not in str(caught.value)
-    assert "my_red" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
         (('"rgb"', '"colour"'), "has no layer 'colour'. It has: depth, normals, rgb, valid"),
         (("[:, None], valid", ", valid"), "expected float32"),
         (("[:, None], valid", "[:, None], valid.float()"), "mask is float32"),

@@ -69,15 +69,12 @@ def _sizes(encoder: Encoder, side: int | None, image_size: Size) -> Iterator[Siz
         yield tall, wide
         return
     yield image_size
-    own = encoder.made_for
-    if own and not _is_far(own, image_size):
-        yield own
+    if encoder.made_for:
+        yield encoder.made_for
     (tall, wide), (rows, columns) = image_size, (max(1, each // stride) for each in image_size)
     below = rows * stride, columns * stride
     above = -(-tall // stride) * stride, -(-wide // stride) * stride
     yield from sorted({below, above}, key=lambda size: abs(size[0] - tall))
-    if own:
-        yield own
 
 
 def _multiple(side: float, stride: int) -> int:
