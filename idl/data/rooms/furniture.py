@@ -1,8 +1,10 @@
 """Furniture from solids: each function draws one variant, its back towards +y."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -299,16 +301,23 @@ def _plant(rng: np.random.Generator) -> Piece:
 
 _BLADE = np.array([(0, 4, 2), (0, 3, 4), (4, 1, 2), (4, 3, 1)])
 
-Builder = Callable[[np.random.Generator], Piece]
-
-AGAINST_WALL: Mapping[Builder, float] = {_shelf: 2, _cabinet: 2, _sofa: 2, _bed: 1.2, _table: 0.6, _floor_lamp: 0.7}
-"""Pieces that stand with their backs to a wall, and how often."""
-
-FREE_STANDING: Mapping[Builder, float] = {
-    _table: 1.5, chair: 1.2, _stool: 1, _crate: 1.5, _globe: 1, _drum: 1.2, _vase: 0.4, _plant: 1, _floor_lamp: 0.5,
-    _sofa: 0.5,
+_PIECES = {
+    "against a wall": {_shelf: 2, _cabinet: 2, _sofa: 2, _bed: 1.2, _table: 0.6, _floor_lamp: 0.7},
+    "anywhere": {
+        _table: 1.5, chair: 1.2, _stool: 1, _crate: 1.5, _globe: 1, _drum: 1.2, _vase: 0.4, _plant: 1,
+        _floor_lamp: 0.5, _sofa: 0.5,
+    },
+    "on top": {_crate: 1, _globe: 0.8, _drum: 0.8, _vase: 1, _plant: 0.6, _desk_lamp: 1},
 }  # fmt: skip
-"""Pieces that stand anywhere, and how often."""
+"""Which pieces stand where, and how often. Small ones stand on others, and are scaled to fit."""
 
-ON_TOP: Mapping[Builder, float] = {_crate: 1, _globe: 0.8, _drum: 0.8, _vase: 1, _plant: 0.6, _desk_lamp: 1}
-"""Small things that stand on others, and how often; they are scaled to fit."""
+
+def draw_piece(rng: np.random.Generator, where: str) -> Piece:
+    """Draw a piece of those that stand "against a wall", "anywhere" or "on top"."""
+    return list(_PIECES[where])[draw_index(rng, _PIECES[where].values())](rng)
+
+
+def draw_index(rng: np.random.Generator, weights: Iterable[float]) -> int:
+    """Draw a place among weights."""
+    cumulative = list(accumulate(weights))
+    return bisect_right(cumulative, rng.random() * cumulative[-1])

@@ -1,25 +1,12 @@
 """A room: its shell, what hangs on its walls, and furniture that stands without running into itself."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-from idl.data.rooms.furniture import (
-    AGAINST_WALL,
-    FREE_STANDING,
-    ON_TOP,
-    Builder,
-    Piece,
-    Vector,
-    box,
-    chair,
-    piece,
-    rotation,
-    solid,
-)
-from idl.data.rooms.surfaces import Surface, draw_index, draw_surface
+from idl.data.rooms.furniture import Piece, Vector, box, chair, draw_piece, piece, rotation, solid
+from idl.data.rooms.surfaces import Surface, draw_surface
 
 GAP_M = 0.03
 """Free space kept between the bounding boxes of pieces that stand on the floor."""
@@ -84,18 +71,19 @@ def draw_room(rng: np.random.Generator) -> Room:
             taken = np.concatenate([taken, placed.bounds[None]])
         return is_free
 
-    def put_some(count: int, place: Callable[..., Placed], choices: Mapping[Builder, float]) -> None:
+    def put_some(count: int, where: str) -> None:
         # Each is drawn until it fits, eight times at most.
+        place = _anywhere if where == "anywhere" else _against_wall
         for _ in range(count):
-            any(put(place(rng, _drawn(rng, choices), size)) for _ in range(8))
+            any(put(place(rng, draw_piece(rng, where), size)) for _ in range(8))
 
     if rng.random() < 0.25:
         thick, shape = rng.uniform(0.2, 0.45), "box" if rng.random() < 0.5 else "cylinder"
         shaft = piece("column", [solid(shape, (thick, thick, size[2] - 2 * GAP_M), detail=32)])
         put(_anywhere(rng, shaft, size, yaw=0.0))
     area = size[0] * size[1]
-    put_some(int(rng.integers(2, 4 + int(area / 8))), _against_wall, AGAINST_WALL)
-    put_some(int(rng.integers(3, 5 + int(area / 5))), _anywhere, FREE_STANDING)
+    put_some(int(rng.integers(2, 4 + int(area / 8))), "against a wall")
+    put_some(int(rng.integers(3, 5 + int(area / 5))), "anywhere")
     for table in [p for p in standing if p.piece.kind == "table" and p.piece.size_m[2] > 0.6]:
         for seat in _around(rng, table):
             put(seat)
@@ -107,10 +95,6 @@ def draw_room(rng: np.random.Generator) -> Room:
     shell = (_paint(rng, "floor"), *walls, _paint(rng, "ceiling"))
     slots = ((each.piece.kind, 1 + max(part.slot for part in each.piece.parts)) for each in furniture)
     return Room(size, furniture, shell, tuple(tuple(_paint(rng, kind) for _ in range(num)) for kind, num in slots))
-
-
-def _drawn(rng: np.random.Generator, choices: Mapping[Builder, float]) -> Piece:
-    return list(choices)[draw_index(rng, choices.values())](rng)
 
 
 def _paint(rng: np.random.Generator, kind: str) -> Surface:
@@ -167,7 +151,7 @@ def _on_top(rng: np.random.Generator, below: Placed, height: float) -> list[Plac
     count = int(rng.integers(1, 4)) if w > 0.5 else 1
     things = []
     for k in range(count):
-        thing = _drawn(rng, ON_TOP)
+        thing = draw_piece(rng, "on top")
         room = min(w / count, d, 0.45) * rng.uniform(0.6, 0.95)
         spread, tall = float(np.hypot(*thing.size_m[:2])), thing.size_m[2]
         scale = min(1.0, room / spread, 0.6 / tall, (height - top - 0.05) / tall)

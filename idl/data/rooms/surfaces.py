@@ -1,13 +1,12 @@
 """Procedural materials: patterns, a surface's parameters drawn without looking at where it will stand, its colour."""
 
-from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
+
+from idl.data.rooms.furniture import draw_index
 
 Array = np.ndarray
 
@@ -154,12 +153,6 @@ class Surface:
     angle: float
     phase: tuple[float, float]
     traits: tuple[float, float, float]
-
-
-def draw_index(rng: np.random.Generator, weights: Iterable[float]) -> int:
-    """Draw a place among weights."""
-    cumulative = list(accumulate(weights))
-    return bisect_right(cumulative, rng.random() * cumulative[-1])
 
 
 def draw_surface(rng: np.random.Generator) -> Surface:
