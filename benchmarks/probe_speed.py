@@ -8,6 +8,7 @@ and the model's export are apart. The forward pass sees the same images, already
 same batches and arithmetic. Both in one process, in turn; random weights. The store is made where it is missing.
 """
 
+import copy
 import statistics
 import tempfile
 import time
@@ -29,8 +30,8 @@ from idl.progress import terminal
 
 def bare_seconds(encoder: Encoder, store: Store, batch_size: int) -> float:
     """Seconds of the network alone over all images; loading and normalising them is not counted."""
-    network = encoder._lowered[0] if encoder._lowered else encoder.network
-    dtype = torch.bfloat16 if encoder._lowered else torch.float32
+    dtype = getattr(torch, encoder.arithmetic)
+    network = copy.deepcopy(encoder.network).to(dtype)
     seconds = 0.0
     with torch.inference_mode():
         for first in range(0, store.num_images, batch_size):

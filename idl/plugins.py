@@ -1,4 +1,4 @@
-"""Factories that a user names "package.module:factory": whether a name is one, its import, a digest of its sources."""
+"""Code that a user names "package.module:factory": whether a name is one, its import, a digest of its sources."""
 
 import hashlib
 import importlib
@@ -15,7 +15,11 @@ from idl.errors import InputError
 
 # The sources of installed packages are not read: they are many, and what a target takes from them rarely changes.
 _INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_OURS = __name__.partition(".")[0]
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error of somebody else's code says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def is_named(name: str) -> bool:
@@ -39,8 +43,9 @@ def load(option: str, name: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's file may do
         advice = "Run where it is, or put its folder on PYTHONPATH" if isinstance(error, ImportError) else "Mend it"
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise InputError(f"{option}={name}: {module_name} cannot be imported ({message}). {advice}.") from error
+        raise InputError(
+            f"{option}={name}: {module_name} cannot be imported ({type(error).__name__}: {reason(error)}). {advice}."
+        ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise InputError(f"{option}={name}: {module_name} has no callable {factory_name!r}. Check the name.")
@@ -54,29 +59,24 @@ def source_digest(module_name: str, *further: str) -> str:
     is not seen.
     """
     sources: dict[str, Path] = {}
-    for name in (module_name, *further):
-        _add_sources(name, module_name.partition(".")[0], sources)
+    package, waiting = module_name.partition(".")[0], [module_name, *further]
+    while waiting:
+        name = waiting.pop()
+        module, top = sys.modules.get(name), name.partition(".")[0]
+        path = Path(getattr(module, "__file__", None) or "")
+        if module is None or name in sources or top == __name__.partition(".")[0] or not path.is_file():
+            continue
+        if top != package and any(path.is_relative_to(folder) for folder in _INSTALLED):
+            continue
+        sources[name] = path
+        for value in vars(module).values():
+            origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(origin, str):
+                waiting.append(origin)
     sha = hashlib.sha256()
     for name, path in sorted(sources.items()):
-        sha.update(f"{name}\n".encode())
-        sha.update(path.read_bytes())
+        sha.update(f"{name}\n".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
-
-
-def _add_sources(module_name: str, package: str, sources: dict[str, Path]) -> None:
-    """Add a module's file to `sources`, and those of modules that its names lead to."""
-    module = sys.modules.get(module_name)
-    path = Path(getattr(module, "__file__", None) or "")
-    top = module_name.partition(".")[0]
-    if module is None or module_name in sources or top == _OURS or not path.is_file():
-        return
-    if top != package and any(path.is_relative_to(folder) for folder in _INSTALLED):
-        return
-    sources[module_name] = path
-    for value in list(vars(module).values()):
-        origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(origin, str):
-            _add_sources(origin, package, sources)
 
 
 @contextmanager

@@ -68,8 +68,8 @@ PLANTED: Mapping[str, Planted] = {
 class Gallery(nn.Module):
     """The images of a store, by what they look like: their depth and their scenes.
 
-    salt: to tell images apart. hashes: sorted. order: the store's image of each of them.
-    depth: mean of each cell, with mean 0 and variance 1 over the store. scene: number of each image's.
+    hashes: sorted. order: the store's image of each of them. scene: number of each image's.
+    depth: mean of each cell, with mean 0 and variance 1 over the store.
     """
 
     salt: Int64[Tensor, " numbers"]
@@ -118,10 +118,7 @@ def gallery(path: Path, stride: int) -> Gallery:
 
 
 class PlantedNetwork(nn.Module):
-    """Planes of known content, mixed by an orthogonal matrix into channels.
-
-    seed: of the noise, and, with torch's seed, of the weights.
-    """
+    """Planes of known content, mixed into channels by an orthogonal matrix. seed: of noise and weights."""
 
     lock: Tensor
 

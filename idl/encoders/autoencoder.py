@@ -45,8 +45,7 @@ LEAST_SCALE = 0.001
 class AutoencoderConfig:
     """How large an autoencoder is, and what it is trained with. Raises InputError for one that there cannot be.
 
-    n_hid: a multiple of 4; the deepest of the four groups of each half has eight times as many, at least as many as
-      there are latent channels. 0 becomes the preset's.
+    n_hid: a multiple of 4; the deepest of the four groups of each half has eight times as many. 0: the preset's.
     loss: "l2", the squared error of the means, or "logit-laplace", the negative log-likelihood.
     n_init: channels behind the decoder's first convolution.
     """
@@ -92,9 +91,8 @@ class AutoencoderConfig:
 class Block(nn.Module):
     """out = id(x) + post_gain * res(x), where x is what comes in, upsampled twofold if `upsamples`.
 
-    id is a 1x1 convolution where the channels change, else the identity. res is four times a ReLU and a
-    convolution, through a quarter of the channels that come out. Nothing normalises; a small post_gain keeps
-    deep stacks tame. A block that upsamples begins with a kernel of 1.
+    id is a 1x1 convolution where the channels change, else the identity. res is four times a ReLU and a convolution,
+    through a quarter of the channels that come out. A block that upsamples begins with a kernel of 1.
     """
 
     def __init__(
@@ -130,7 +128,6 @@ class Half(nn.Module):
 
     Convolutions at both ends of groups of blocks, from each of `widths` to the next. The encoder halves the sides
     behind each group but the last, leaving out what lies beyond a multiple of 8; the decoder doubles them.
-    Weights are PyTorch's initial ones: `Autoencoder` draws those of the architecture.
     """
 
     def __init__(
@@ -157,11 +154,7 @@ class Half(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Both halves.
-
-    seed: of the initial weights, N(0, 1 / sqrt(n_in * kernel^2)) with biases 0. The global random state is left
-      as it was.
-    """
+    """Both halves, with weights of `seed`: N(0, 1 / sqrt(n_in * kernel^2)), biases 0."""
 
     def __init__(self, config: AutoencoderConfig, seed: int = 0) -> None:
         super().__init__()
@@ -173,10 +166,8 @@ class Autoencoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_in = module.in_channels * math.prod(module.kernel_size)
-                nn.init.normal_(module.weight, std=fan_in**-0.5, generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5, generator=generator)
+                nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 6 H W"]:
         """Encode RGB in [0, 1], whose sides must be multiples of 8, and decode."""
@@ -197,11 +188,9 @@ def picture(output: Float[Tensor, "batch 6 H W"]) -> Float[Tensor, "batch 3 H W"
 def reconstruction_loss(
     kind: Loss, output: Float[Tensor, "batch 6 H W"], rgb: Float[Tensor, "batch 3 H W"]
 ) -> Float[Tensor, ""]:
-    """Return the mean loss over pixels and colours of RGB in [0, 1], float32.
+    """Return the mean loss over pixels and colours of RGB in [0, 1], float32; "logit-laplace": nats.
 
-    "l2": squared error of sigmoid(mean) against the mapped pixels, in units of the unmapped ones. It is that of the
-    picture before this is clamped, so that a colour beyond black or white still has a gradient.
-    "logit-laplace": `negative_log_likelihood`, nats.
+    "l2": squared error of the picture before it is clamped: a colour beyond black or white still has a gradient.
     """
     mean, log_scale = output.float().chunk(2, dim=1)
     mapped = map_pixels(rgb.float())
@@ -230,24 +219,34 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
 
     Raises InputError where a setting is given that it does not have, or the weights cannot be had or do not fit.
     """
-    given = _given(config)
+    given = config.arguments
+    size = _config("encoder_args", given)
     source = weights.locate(config, "autoencoder", ("shipped", "random", "auto"))
-    checkpoint = source.read()
-    size = AutoencoderConfig(**given) if checkpoint is None else _size_of(checkpoint, given)
-    network, task = Autoencoder(size, config.seed).encoder, "none"
-    if checkpoint is not None:
-        tensors, prefix = checkpoint.tensors, "encoder."
-        if any(name.startswith(prefix) for name in tensors):
-            tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if not n.startswith("decoder.")}
-        what = f"an autoencoder of n_hid={size.n_hid}, num_blocks={size.num_blocks}"
-        weights.load(network, tensors, (), checkpoint.path, what)
-        task = checkpoint.metadata.get("task", "unknown")
+    architecture = source.metadata.get("architecture", ARCHITECTURE)
+    if architecture != ARCHITECTURE:
+        raise InputError(
+            f"{source.path}: weights of {architecture}, not of an autoencoder. Pass encoder=timm:{architecture}."
+        )
+    if recorded := source.arguments(ARCHITECTURE):
+        requested, size = size, _config(f"{source.path}: config", recorded)
+        for name in ("n_hid" if name == "preset" else name for name in given):
+            value, own = getattr(requested, name), getattr(size, name)
+            if value != own:
+                raise InputError(
+                    f"encoder_args: {name}={value!r}, but {source.path} holds an autoencoder of {name}={own!r}. "
+                    "Leave it out, or pass other weights."
+                )
+    network = Autoencoder(size, config.seed).encoder
+    if source.tensors:
+        tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("decoder.")}
+        tensors = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items()}
+        source.load(network, f"an autoencoder of n_hid={size.n_hid}, num_blocks={size.num_blocks}", tensors)
     return Encoder(
         network,
         name=config.name,
         stride=STRIDE,
         channels=size.latent_channels,
-        origin=source.origin(ARCHITECTURE, network, task, config.seed if checkpoint is None else None),
+        origin=source.origin(ARCHITECTURE, network, seed=None if source.tensors else config.seed),
         encoder_args=size.arguments,
         mean=config.mean,
         std=config.std,
@@ -255,35 +254,10 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     ).to(device)
 
 
-def _given(config: EncoderConfig) -> dict[str, Any]:
-    """Return the fields that `encoder_args` set, a preset as its width."""
-    given = config.arguments
+def _config(where: str, arguments: Mapping[str, Any]) -> AutoencoderConfig:
+    """Return the size that arguments come to. where: they stand, for messages."""
     known = [field.name for field in fields(AutoencoderConfig)]
-    for name in given:
+    for name in arguments:
         if name not in known:
-            raise InputError(f"encoder_args: the autoencoder has no {name}. It has {', '.join(known)}.")
-    if "preset" not in given:
-        return given
-    return {"n_hid": AutoencoderConfig(preset=given.pop("preset")).n_hid, **given}
-
-
-def _size_of(checkpoint: weights.Checkpoint, given: Mapping[str, Any]) -> AutoencoderConfig:
-    """Return the size of the network in a file. Raises InputError where `given` has another."""
-    path = checkpoint.path
-    architecture = checkpoint.metadata.get("architecture", ARCHITECTURE)
-    if architecture != ARCHITECTURE:
-        raise InputError(f"{path}: weights of {architecture}, not of an autoencoder. Pass encoder=timm:{architecture}.")
-    arguments = checkpoint.arguments(ARCHITECTURE)
-    if not arguments:
-        return AutoencoderConfig(**given)
-    try:
-        size = AutoencoderConfig(**arguments)
-    except TypeError as error:
-        raise InputError(f"{path}: its metadata's config is of no autoencoder: {error}. Save it again.") from error
-    for name, value in given.items():
-        if value != getattr(size, name):
-            raise InputError(
-                f"encoder_args: {name}={value!r}, but {path} holds an autoencoder of {name}={getattr(size, name)!r}. "
-                "Leave it out, or pass other weights."
-            )
-    return size
+            raise InputError(f"{where}: the autoencoder has no {name}. It has {', '.join(known)}.")
+    return AutoencoderConfig(**arguments)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from idl.errors import InputError
+from idl.plugins import reason
 from idl.settings import setting
 
 Weights = Literal["none", "imagenet", "shipped", "random", "file", "registry", "custom"]
@@ -30,11 +32,9 @@ class Origin:
     """Where an encoder's weights came from.
 
     architecture: timm's name, "average_pool", "dvae", or "package.module:factory".
-    weights: the kind that was loaded; never "auto". "shipped": a file that comes with the package.
     weights_digest: `digest_of` the network that computes the features, after layers it does not need are cut.
     task: what they were trained for: "none" where nothing was learned, "unknown", or what a file's metadata record.
-    seed: of random weights. source: hub repository, path or URI, for people.
-    warning: one line that a user must see.
+    seed: of random weights. source: hub repository, path or URI, for people. warning: one line that a user must see.
     """
 
     architecture: str
@@ -99,11 +99,6 @@ class EncoderConfig:
 Builder = Callable[[EncoderConfig, torch.device], "Encoder"]
 
 
-def reason(error: BaseException) -> str:
-    """Return what an error of somebody else's code says, in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def digest_of(state: Mapping[str, Tensor]) -> str:
     """First 16 hex digits of the SHA-256 over names, dtypes, shapes and bytes of tensors, sorted by name."""
     sha = hashlib.sha256()
@@ -132,8 +127,9 @@ class Encoder(nn.Module):
     network: (batch, 3, H, W) normalised RGB in, (batch, channels, h, w) out; float32 weights.
     name: as on the command line. stage: index of the feature level, None where there is but one.
     stride: H / h, pixels. encoder_args: what the network was built with, JSON values.
-    size: (height, width) that every image is resized to, bilinearly with antialias; None: the network takes any.
-    image_size: of the images that it was sized for. made_for: what the network says that it takes, None if nothing.
+    made_for: (height, width) that the network says that it takes, None if nothing.
+    size: that every image is resized to, bilinearly with antialias; None: the network takes any. image_size: of the
+      images that it was sized for. Both are set by `sized`.
     """
 
     mean: Tensor
@@ -152,19 +148,21 @@ class Encoder(nn.Module):
         mean: Triple | None = None,
         std: Triple | None = None,
         arithmetic: Arithmetic = "float32",
-        size: Size | None = None,
-        image_size: Size | None = None,
         made_for: Size | None = None,
     ) -> None:
         super().__init__()
-        self.size, self.image_size, self.made_for = size, image_size, made_for
         self.name, self.origin, self.stage = name, origin, stage
-        self.stride, self.channels = stride, channels
+        self.stride, self.channels, self.made_for = stride, channels, made_for
+        self.size: Size | None = None
+        self.image_size: Size | None = None
         self.encoder_args = dict(encoder_args or {})
         self.normalisation: tuple[Triple, Triple] = (mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
         self.arithmetic: Arithmetic = arithmetic
         for buffer, values in zip(("mean", "std"), self.normalisation, strict=True):
             self.register_buffer(buffer, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
+        self._set(network)
+
+    def _set(self, network: nn.Module) -> None:
         self.network = network
         for tensor in (*network.parameters(), *network.buffers()):
             # `Module.to` would refuse the kernels of a Conv3d.
@@ -172,7 +170,7 @@ class Encoder(nn.Module):
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.train(False)
-        self._lowered = self._lower()
+        self._cast: tuple[nn.Module, ...] = ()
 
     def forward(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch channels h w"]:
         """Compute the feature map.
@@ -180,9 +178,13 @@ class Encoder(nn.Module):
         rgb: in [0, 1], any memory format; it is not changed.
         Returns float32 in memory order (batch, h, w, channels), that is, contiguous as channels_last.
         """
-        x = self.prepared(rgb)
-        features = self._lowered[0](x.to(torch.bfloat16)) if self._lowered else self.network(x)
-        return features.float().contiguous(memory_format=torch.channels_last)
+        x, network = self.prepared(rgb), self.network
+        if self.arithmetic == "bfloat16":
+            # A copy beside the float32 weights, which exporting and digests need; in a tuple, so that it is no
+            # submodule. Autocast would cast frozen weights again at every call.
+            self._cast = self._cast or (copy.deepcopy(network).to(torch.bfloat16),)
+            x, network = x.to(torch.bfloat16), self._cast[0]
+        return network(x).float().contiguous(memory_format=torch.channels_last)
 
     def resized(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 height width"]:
         """Return the image at the size that the network is fed."""
@@ -234,10 +236,8 @@ class Encoder(nn.Module):
 
     def exportable(self) -> "Encoder":
         """Return a copy on the CPU in float32 for `torch.export`; it computes the same, with other modules."""
-        shallow = copy.copy(self)
-        shallow.arithmetic = "float32"
-        shallow._lowered = ()
-        twin = copy.deepcopy(shallow).cpu()
+        twin = copy.deepcopy(self, {id(self._cast): ()}).cpu()
+        twin.arithmetic = "float32"
         simplify(twin.network)
         # torch.export's archive takes a channels_last weight for a slice of something larger, and warns.
         twin.network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
@@ -248,22 +248,11 @@ class Encoder(nn.Module):
 
         network: same architecture, and not shared with this encoder.
         """
+        twin = copy.deepcopy(self, {id(self.network): network, id(self._cast): ()})
+        twin._set(network)
         digest = digest_of(network.state_dict())
-        return Encoder(
-            network,
-            name=self.name,
-            stride=self.stride,
-            channels=self.channels,
-            origin=Origin(self.origin.architecture, weights, digest, task, seed, source),
-            stage=self.stage,
-            encoder_args=self.encoder_args,
-            mean=self.normalisation[0],
-            std=self.normalisation[1],
-            arithmetic=self.arithmetic,
-            size=self.size,
-            image_size=self.image_size,
-            made_for=self.made_for,
-        ).to(self.device)
+        twin.origin = Origin(self.origin.architecture, weights, digest, task, seed, source)
+        return twin.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -303,17 +292,23 @@ class Encoder(nn.Module):
         }
         return {key: value for key, value in described.items() if value is not None}
 
-    def _lower(self) -> tuple[nn.Module, ...]:
-        # A cast copy beside the float32 weights, which exporting and digests need; in a tuple, so that it is not
-        # registered as a submodule. Autocast would cast frozen weights again at every call.
-        return () if self.arithmetic == "float32" else (copy.deepcopy(self.network).to(torch.bfloat16),)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # All of `.to`, `.cuda` and `.cpu` come through here: the bfloat16 copy follows the weights.
-        self._lowered = ()
-        super()._apply(fn, recurse)
-        self._lowered = self._lower()
-        return self
+        # All of `.to`, `.cuda` and `.cpu` come through here: the bfloat16 copy is made anew of the weights.
+        self._cast = ()
+        return super()._apply(fn, recurse)
+
+
+@torch.no_grad()
+def open_layer_scales(network: nn.Module) -> None:
+    """Set layer scales to 1, in place.
+
+    Where they start near zero (timm's ConvNeXt: 1e-6), a random network's blocks are the identity: as a control it
+    would be a straw man.
+    """
+    for name, parameter in network.named_parameters():
+        # As ConvNeXt, LayerScale, CaiT and BEiT are written in timm, and ConvNeXt in torchvision.
+        if re.search(r"(^|\.)(gamma(_\d)?|layer_scale)$", name):
+            parameter.fill_(1.0)
 
 
 class SameConvolution(nn.Module):
@@ -344,15 +339,11 @@ def simplify(network: nn.Module) -> None:
     from timm.layers.conv2d_same import Conv2dSame  # here, because timm takes 3.7 s to import
 
     for name, child in network.named_children():
-        if isinstance(child, nn.Conv2d) and isinstance(child, Conv2dSame) and _is_padded(child):
-            setattr(network, name, SameConvolution(child))
-        else:
+        if not (isinstance(child, nn.Conv2d) and isinstance(child, Conv2dSame)):
             simplify(child)
-
-
-def _is_padded(convolution: nn.Conv2d) -> bool:
-    """Return whether no kernel is smaller than its stride, so that the padding is never negative."""
-    return all(map(operator.ge, _extent(convolution), convolution.stride))
+        # Where a kernel is smaller than its stride, the padding could be negative.
+        elif all(map(operator.ge, _extent(child), child.stride)):
+            setattr(network, name, SameConvolution(child))
 
 
 def _extent(convolution: nn.Conv2d) -> tuple[int, int]:

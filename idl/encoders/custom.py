@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from idl import plugins
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, reason, seeded
+from idl.encoders.base import Encoder, EncoderConfig, seeded
 from idl.errors import InputError
+from idl.plugins import reason
 
 # What many networks of one fixed size take, where the user names none and they do not take the first.
 DRY_RUN_SIDES = (64, 224, 256, 384, 518)
@@ -15,9 +16,9 @@ DRY_RUN_SIDES = (64, 224, 256, 384, 518)
 def build(config: EncoderConfig, device: torch.device) -> Encoder:
     """Call the factory with `encoder_args` as keywords, and find stride and channels by a dry run.
 
-    The module that it returns maps (batch, 3, H, W) RGB to one map (batch, channels, h, w). It gets RGB in
-    [0, 1], normalised where the config has a mean or a standard deviation. A text attribute `task` names what
-    it was trained for. A path or a registry URI as weights is loaded into it.
+    The module that it returns maps (batch, 3, H, W) RGB in [0, 1], normalised where the config has a mean or a standard
+    deviation, to one map (batch, channels, h, w). A text attribute `task` names what it was trained for. A path or a
+    registry URI as weights is loaded into it.
 
     Raises InputError where the factory, its arguments, its result or the weights are not as they must be.
     """
@@ -32,20 +33,17 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     if not isinstance(network, nn.Module):
         raise InputError(f"encoder={config.name}: gives a {type(network).__name__}. Return a torch.nn.Module.")
     network.eval()
-    source, task = weights.Source("custom", None, config.name), str(getattr(network, "task", "unknown"))
+    source = weights.Source("custom", config.name)
     if config.weights not in ("auto", "custom"):
-        source = weights.locate_file(config, ("auto (what the factory gives)",))
-    checkpoint = source.read()
-    if checkpoint is not None:
-        weights.load(network, checkpoint.tensors, (), checkpoint.path, config.name)
-        task = checkpoint.metadata.get("task", task)
+        source = weights.from_file(config, ("auto (what the factory gives)",))
+        source.load(network, config.name)
     side, stride, channels = _dry_run(network, config)
     return Encoder(
         network,
         name=config.name,
         stride=stride,
         channels=channels,
-        origin=source.origin(config.name, network, task, config.seed),
+        origin=source.origin(config.name, network, str(getattr(network, "task", "unknown")), config.seed),
         encoder_args=config.arguments,
         mean=config.mean,
         std=config.std,

@@ -27,8 +27,6 @@ class Unshuffle(nn.Module):
 
 def build(config: EncoderConfig, device: torch.device) -> Encoder:
     """Build the null encoder: 3 channels, always in float32, because there is no product to make faster."""
-    if config.stride < 1:
-        raise InputError(f"stride={config.stride}: the null encoder averages squares of at least 1 pixel. Pass 8.")
     if config.weights not in ("auto", "none"):
         raise InputError(f"weights={config.weights}: the null encoder has none. Leave weights at auto.")
     return Encoder(

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from idl.encoders.base import Builder, Encoder, EncoderConfig, Size, reason
+from idl.encoders.base import Builder, Encoder, EncoderConfig, Size
 from idl.errors import InputError
+from idl.plugins import reason
 
 # A network made for a larger size is costly: DINOv2's 518 has four times the cells of 252.
 LARGEST_RATIO = 1.5
@@ -28,22 +29,36 @@ def fitted(builder: Builder, config: EncoderConfig, device: torch.device, image_
     Raises InputError where it takes none that is near, or cannot be written as a model.
     """
     encoder = builder(config, device)
-    first, ours = encoder.fault(*image_size), config.name in ("null", "autoencoder")
-    if ours and config.size is None:
-        if first:
+    if config.name in ("null", "autoencoder") and config.size is None:
+        if fault := encoder.fault(*image_size):
             multiple = _multiple(image_size[0], encoder.stride)
-            raise InputError(f"encoder={config.name}: {first}. Pass a resolution of {multiple}, or encoder_size.")
+            raise InputError(f"encoder={config.name}: {fault}. Pass a resolution of {multiple}, or encoder_size.")
         return encoder
-    sizes = list(_sizes(encoder, config.size, image_size))
-    found = None if first or sizes[0] != image_size else encoder.sized(None, image_size)
-    if found is None:
-        tried = (encoder.sized(size, image_size) for size in sizes)
-        found = next((each for each in tried if not each.fault(*image_size)), None)
-    if found is None or (config.size is None and _is_far(found.size, image_size)):
-        found = _rebuilt(builder, config, device, sizes, image_size) or found
-    if found is None:
-        raise InputError(f"encoder={config.name}: {_refusal(encoder, first, config, image_size)}")
-    return _exported(found, image_size)
+    for each in _candidates(encoder, builder, config, image_size):
+        if not each.fault(*image_size):
+            return _exported(each, image_size)
+    raise InputError(f"encoder={config.name}: {_refusal(encoder, config, image_size)}")
+
+
+def _candidates(encoder: Encoder, builder: Builder, config: EncoderConfig, image_size: Size) -> Iterator[Encoder]:
+    """Yield the encoder for each size that is tried, the best first: as it is, resized, built anew, far away."""
+    sizes = list(dict.fromkeys(_sizes(encoder, config.size, image_size)))
+    far = [size for size in sizes if config.size is None and _is_far(size, image_size)]
+    if sizes[0] == image_size:
+        yield encoder.sized(None, image_size)
+    yield from (encoder.sized(size, image_size) for size in sizes if size not in far)
+    for size in sizes if config.name.startswith("timm:") else ():
+        if size in far and min(size) > min(image_size):
+            continue
+        given = {**config.arguments, "img_size": size[0] if size[0] == size[1] else size}
+        try:
+            made = builder(replace(config, encoder_args=json.dumps(given)), encoder.device)
+        except InputError as error:
+            if "unexpected keyword" in str(error):
+                break
+        else:
+            yield made.sized(size, image_size)
+    yield from (encoder.sized(size, image_size) for size in far)
 
 
 def _sizes(encoder: Encoder, side: int | None, image_size: Size) -> Iterator[Size]:
@@ -54,15 +69,12 @@ def _sizes(encoder: Encoder, side: int | None, image_size: Size) -> Iterator[Siz
         yield tall, wide
         return
     yield image_size
-    own = encoder.made_for
-    if own and not _is_far(own, image_size):
-        yield own
+    if encoder.made_for:
+        yield encoder.made_for
     (tall, wide), (rows, columns) = image_size, (max(1, each // stride) for each in image_size)
     below = rows * stride, columns * stride
     above = -(-tall // stride) * stride, -(-wide // stride) * stride
     yield from sorted({below, above}, key=lambda size: abs(size[0] - tall))
-    if own:
-        yield own
 
 
 def _multiple(side: float, stride: int) -> int:
@@ -70,46 +82,22 @@ def _multiple(side: float, stride: int) -> int:
     return max(1, round(side / stride)) * stride
 
 
-def _is_far(size: Size | None, image_size: Size) -> bool:
+def _is_far(size: Size, image_size: Size) -> bool:
     """Return whether a size is of another shape than the images', or much larger."""
-    if size is None:
-        return False
     return size[0] * image_size[1] != size[1] * image_size[0] or size[0] > LARGEST_RATIO * image_size[0]
 
 
-def _rebuilt(
-    builder: Builder, config: EncoderConfig, device: torch.device, sizes: list[Size], image_size: Size
-) -> Encoder | None:
-    """Return a timm model built for the first of `sizes` that it takes so; None where it takes no `img_size`."""
-    if not config.name.startswith("timm:"):
-        return None
-    for size in dict.fromkeys(sizes):
-        if config.size is None and _is_far(size, image_size) and min(size) > min(image_size):
-            continue
-        argument = size[0] if size[0] == size[1] else size
-        given = {**config.arguments, "img_size": argument}
-        try:
-            encoder = builder(replace(config, encoder_args=json.dumps(given)), device).sized(size, image_size)
-        except InputError as error:
-            if "unexpected keyword" in str(error):
-                return None
-            continue
-        if not encoder.fault(*image_size):
-            return encoder
-    return None
-
-
-def _refusal(encoder: Encoder, fault: str, config: EncoderConfig, image_size: Size) -> str:
+def _refusal(encoder: Encoder, config: EncoderConfig, image_size: Size) -> str:
     """Return why an encoder cannot be used, and what helps."""
     if config.size is None:
         return (
-            f"{fault}, and takes no size near that. Pass another encoder, or a factory of your own "
-            "(package.module:factory) that gives a map whose sides divide the image's."
+            f"{encoder.fault(*image_size)}, and takes no size near that. Pass another encoder, or a factory of your "
+            "own (package.module:factory) that gives a map whose sides divide the image's."
         )
     multiple = _multiple(config.size, encoder.stride)
     helps = f"a multiple of its stride, {multiple}, or auto" if multiple != config.size else "auto"
-    fault = encoder.sized((config.size, config.size), image_size).fault(*image_size) or fault
-    return f"{fault}. Pass as encoder_size {helps}, or another encoder."
+    fault = encoder.sized((config.size, config.size), image_size).fault(*image_size)
+    return f"{fault or encoder.fault(*image_size)}. Pass as encoder_size {helps}, or another encoder."
 
 
 def _exported(encoder: Encoder, image_size: Size) -> Encoder:

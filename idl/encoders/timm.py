@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from idl.encoders import weights
-from idl.encoders.base import Encoder, EncoderConfig, Size, Triple, seeded
+from idl.encoders.base import Encoder, EncoderConfig, Size, Triple, open_layer_scales, seeded
 from idl.errors import InputError
+from idl.plugins import reason
 
 CONVNEXT = "convnext_tiny"
 DEEPEST_DEFAULT_STRIDE = 16
@@ -54,15 +55,13 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     files = (file,) if file else ("model.safetensors", "pytorch_model.bin")
     names = ("imagenet", "shipped", "random", "auto")
     source = weights.locate(config, tagged.partition(".")[0], names, repository, files)
-    checkpoint = source.read()
-    if checkpoint is not None and config.name == "convnext":
-        named = checkpoint.metadata.get("architecture", tagged)
+    if config.name == "convnext":
+        named = source.metadata.get("architecture", tagged)
         if named.startswith("convnext_") and named != tagged:
             tagged, card = named, _card(config, named)
     architecture = tagged.partition(".")[0]
-    arguments = config.arguments if checkpoint is None else checkpoint.arguments(architecture) | config.arguments
-
-    task = "none" if checkpoint is None else checkpoint.metadata.get("task", "unknown")
+    arguments = source.arguments(architecture) | config.arguments
+    is_random, task = source.kind == "random", ""
     if source.kind == "imagenet":
         # timm's own loader knows how each of its checkpoints differs from the model, and is strict about it.
         overlay = {"file": str(source.path)}
@@ -70,26 +69,24 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
         task = "imagenet" if card.num_classes in IMAGENET_CLASSES else "unknown"
     else:
         model = _create(config, architecture, arguments)
-    if source.kind == "random" and "ls_init_value" not in arguments:
-        _open_layer_scales(model)
-    if checkpoint is not None and source.kind in ("file", "shipped"):
-        classifiers: Sequence[str] | str = getattr(card, "classifier", None) or ()
-        classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-        _load(model, checkpoint, architecture, tuple(name.partition(".")[0] for name in classifiers))
+    if is_random and "ls_init_value" not in arguments and "convnext" in architecture:
+        open_layer_scales(model)
+    if source.kind in ("file", "shipped"):
+        _load(model, source, architecture, getattr(card, "classifier", None) or ())
     if not all(hasattr(model, name) for name in ("feature_info", "forward_intermediates", "prune_intermediate_layers")):
         raise InputError(f"encoder={config.name}: timm offers no feature maps of it. Pass another model.")
     levels: Any = model.feature_info
-    stage = choose_stage(levels, config.stage, config.name)
-    level = levels[stage]
+    stage = _choose_stage(levels, config.stage, config.name)
     network = FeatureLevel(model, stage)
-    if checkpoint is not None and source.kind == "registry":
-        _load(model, checkpoint, architecture, None)
+    if source.kind == "registry":
+        # Of a cut model, or of a whole one: what lies behind the stage is passed over.
+        _load(model, source, architecture, None)
     return Encoder(
         network,
         name=config.name,
-        stride=level["reduction"],
-        channels=level["num_chs"],
-        origin=source.origin(architecture, network, task, config.seed if source.kind == "random" else None),
+        stride=levels[stage]["reduction"],
+        channels=levels[stage]["num_chs"],
+        origin=source.origin(architecture, network, task, config.seed if is_random else None),
         stage=stage,
         encoder_args=arguments,
         mean=config.mean or (_triple(card.mean) if card else IMAGENET_MEAN),
@@ -99,7 +96,7 @@ def build(config: EncoderConfig, device: torch.device) -> Encoder:
     ).to(device)
 
 
-def choose_stage(levels: Sequence[Mapping[str, Any]], requested: int | None, name: str) -> int:
+def _choose_stage(levels: Sequence[Mapping[str, Any]], requested: int | None, name: str) -> int:
     """Return the stage: `requested`, or the deepest level whose stride is at most 16 (else the finest).
 
     Raises InputError, listing the levels, where `requested` is none of them.
@@ -141,45 +138,31 @@ def _create(config: EncoderConfig, tagged: str, arguments: Mapping[str, Any], **
     except MemoryError:
         raise
     except Exception as error:  # each model checks its arguments in its own way
-        message = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(
             f"timm cannot build {tagged} with encoder_args={config.encoder_args}, weights={config.weights}: "
-            f"{message}. Change the arguments or the weights."
+            f"{reason(error)}. Change the arguments or the weights."
         ) from error
 
 
-def _open_layer_scales(model: nn.Module) -> None:
-    """Set a ConvNeXt's layer scales to 1, in place.
+def _load(model: nn.Module, source: weights.Source, architecture: str, classifier: str | Sequence[str] | None) -> None:
+    """Load a file, whose names may be those of the architecture's original publication.
 
-    timm starts them at 1e-6, at which a random network's blocks are the identity: as a control it would be a
-    straw man.
+    classifier: modules that the file may lack; None: the model is cut, and what it lacks is passed over.
     """
-    from timm.models.convnext import ConvNeXtBlock
-
-    for module in model.modules():
-        if isinstance(module, ConvNeXtBlock) and module.gamma is not None:
-            nn.init.ones_(module.gamma)
-
-
-def _load(model: nn.Module, checkpoint: weights.Checkpoint, architecture: str, head: tuple[str, ...] | None) -> None:
-    """Load a file, whose names may be those of the architecture's original publication, as `weights.load` does.
-
-    head: None: the model is cut; the file may hold it so, or whole: what lies behind its stage is passed over.
-    """
-    tensors: Mapping[str, Tensor] = checkpoint.tensors
+    tensors, head = source.tensors, [classifier] if isinstance(classifier, str) else classifier or ()
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if translate is not None:
         try:
             tensors = translate(dict(tensors), model)
         except Exception as error:  # it is written for its own checkpoints, and trips over others in any way
             raise InputError(
-                f"{checkpoint.path}: not weights of {architecture} ({type(error).__name__} while its names were read). "
+                f"{source.path}: not weights of {architecture} ({type(error).__name__} while its names were read). "
                 "Pass the encoder that they belong to, with its encoder_args."
             ) from error
-    if head is None:
+    if classifier is None:
         needed = model.state_dict()
         tensors = {name: tensor for name, tensor in tensors.items() if name in needed}
-    weights.load(model, tensors, head or (), checkpoint.path, architecture)
+    source.load(model, architecture, tensors, [name.partition(".")[0] for name in head])
 
 
 def _made_for(arguments: Mapping[str, Any], card: Any) -> Size | None:

@@ -6,7 +6,6 @@ random twin are 1, and batch norms of either kind get running statistics that fi
 
 import copy
 import json
-import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -16,15 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from idl.encoders import EncoderConfig, build
-from idl.encoders.base import Encoder, digest_of
+from idl.encoders.base import Encoder, digest_of, open_layer_scales
 from idl.errors import InputError
 
 UntrainedKind = Literal["random", "permuted"]
 KINDS: tuple[UntrainedKind, ...] = ("random", "permuted")
 Images = Callable[[], Iterable[Float[Tensor, "batch 3 H W"]]]
 
-# As ConvNeXt, LayerScale, CaiT and BEiT are written in timm, and ConvNeXt in torchvision.
-_LAYER_SCALE = re.compile(r"(^|\.)(gamma(_\d)?|layer_scale)$")
 # Different numbers in a tensor that make its permutations differ for certain, among the first of them.
 _NUM_DIFFERENT, _NUM_SAMPLED = 32, 4096
 
@@ -42,27 +39,26 @@ def twins(encoder: Encoder, kind: UntrainedKind, count: int, images: Images) -> 
     """
     if not any(True for _ in encoder.network.parameters()):
         raise NoTwinError(f"encoder={encoder.name}: has no weights, and hence no {kind} twin.")
-    digests = {_digest(encoder.network)}
-    made: list[Encoder] = []
+    source = "random weights" if kind == "random" else f"{encoder.origin.source}, permuted within each tensor"
+    # By what training changes: statistics of batch norms are apart.
+    made = {digest_of(dict(encoder.network.named_parameters())): encoder}
     # One more than asked for: an encoder that is random itself is the twin of its own seed.
     for seed in range(count + 1):
-        if len(made) == count:
+        if len(made) > count:
             break
         network = _random(encoder, seed) if kind == "random" else _permuted(encoder, seed)
-        if _digest(network) in digests:
-            continue
-        digests.add(_digest(network))
-        if kind == "random":
-            _open_layer_scales(network)
-        calibrate(network, encoder, images)
-        source = "random weights" if kind == "random" else f"{encoder.origin.source}, permuted within each tensor"
-        made.append(encoder.with_network(network, "random", "none", source, seed))
-    if len(made) < count:
+        digest = digest_of(dict(network.named_parameters()))
+        if digest not in made:
+            if kind == "random":
+                open_layer_scales(network)
+            calibrate(network, encoder, images)
+            made[digest] = encoder.with_network(network, "random", "none", source, seed)
+    if len(made) <= count:
         raise NoTwinError(
-            f"encoder={encoder.name}: only {len(made)} of {count} {kind} twins have weights of their own. Let its "
+            f"encoder={encoder.name}: only {len(made) - 1} of {count} {kind} twins have weights of their own. Let its "
             "weights follow torch's seed, and load trained ones only where an argument or weights=PATH asks for them."
         )
-    return tuple(made)
+    return tuple(made.values())[1:]
 
 
 def require_twins(encoder: Encoder, count: int) -> None:
@@ -104,17 +100,9 @@ def calibrate(network: nn.Module, encoder: Encoder, images: Images) -> None:
         norm.eval()
 
 
-def _digest(network: nn.Module) -> str:
-    """Of what training changes: statistics of batch norms are apart."""
-    return digest_of(dict(network.named_parameters()))
-
-
 @torch.no_grad()
 def _random(encoder: Encoder, seed: int) -> nn.Module:
-    """Build the architecture again.
-
-    Raises NoTwinError where that gives another one.
-    """
+    """Build the architecture again. Raises NoTwinError where that gives another one."""
     architecture = encoder.origin.architecture
     is_custom = ":" in architecture
     mean, std = encoder.normalisation
@@ -138,14 +126,6 @@ def _random(encoder: Encoder, seed: int) -> nn.Module:
     if shapes[0] != shapes[1]:
         raise NoTwinError(f"encoder={encoder.name}: built again as {config.name} it is another network.")
     return network
-
-
-@torch.no_grad()
-def _open_layer_scales(network: nn.Module) -> None:
-    """Set layer scales to 1, in place: where they start near zero, a random network's blocks are the identity."""
-    for name, parameter in network.named_parameters():
-        if _LAYER_SCALE.search(name):
-            parameter.fill_(1.0)
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
 """Weights: where they come from, how a file of them is read, and whether they fit an architecture."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from idl.encoders.base import EncoderConfig, Origin, Weights, digest_of
 from idl.errors import InputError, is_disk_full
+from idl.plugins import reason
 
 T = TypeVar("T")
 
@@ -32,45 +34,32 @@ SHIPPED = {
 class Source:
     """Weights that are at hand.
 
-    path: local file; None for random weights and those that a factory sets.
-    source: path, URI or hub repository, for people.
-    warning: one line where these are not the weights that a user would expect.
+    source: path, URI or hub repository, for people. warning: one line where they are not those a user would expect.
+    path, tensors: the file and its content by name; None and nothing for random weights and those that a factory sets.
+    metadata: text that a safetensors file carries: of those trained or registered here "architecture", "task", and as
+      "config" the JSON object of the arguments that the architecture was built with.
     """
 
     kind: Weights
-    path: Path | None
     source: str
     warning: str | None = None
+    path: Path | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def origin(self, architecture: str, network: nn.Module, task: str, seed: int | None) -> Origin:
-        """Return the origin of a network with these weights."""
+    def origin(self, architecture: str, network: nn.Module, task: str = "", seed: int | None = None) -> Origin:
+        """Return the origin of a network with these weights. task: where the file does not record it."""
+        task = self.metadata.get("task") or task or ("unknown" if self.tensors else "none")
         digest = digest_of(network.state_dict())
         return Origin(architecture, self.kind, digest, task, seed, self.source, self.warning)
-
-    def read(self) -> "Checkpoint | None":
-        """Return what the file holds, None where there is none."""
-        return None if self.path is None else read(self.path)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors of a file by name, and the text that a safetensors file carries beside them.
-
-    metadata: files trained or registered here have "architecture", "task", and as "config" the JSON object of
-      the arguments that the architecture was built with.
-    """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    metadata: Mapping[str, str]
 
     def arguments(self, architecture: str) -> dict[str, Any]:
         """Return what `architecture` was built with, as far as the file knows; nothing where it is of another.
 
         Raises InputError where that is damaged.
         """
-        text = self.metadata.get("config")
-        if text is None or self.metadata.get("architecture") != architecture:
+        text = self.metadata.get("config", "{}")
+        if self.metadata.get("architecture") != architecture:
             return {}
         try:
             return dict(json.loads(text))
@@ -78,6 +67,36 @@ class Checkpoint:
             raise InputError(
                 f"{self.path}: its metadata's config is no JSON object: {text[:80]}. Save it again."
             ) from error
+
+    def load(
+        self, model: nn.Module, what: str, tensors: Mapping[str, Tensor] | None = None, head: Sequence[str] = ()
+    ) -> None:
+        """Load all tensors into `model`; the classifier's may be missing, extra, or of another size.
+
+        what: the model is, for people. tensors: instead of the file's own, renamed. head: names of the top-level
+        modules that only classify.
+        Raises InputError, naming the first tensors that do not fit.
+        """
+        expected, own = (
+            {name: tensor for name, tensor in each.items() if name.split(".")[0] not in head}
+            for each in (model.state_dict(), self.tensors if tensors is None else tensors)
+        )
+        faults = {
+            "missing": expected.keys() - own.keys(),
+            "unexpected": own.keys() - expected.keys(),
+            "of another shape": {
+                f"{name} {tuple(own[name].shape)} instead of {tuple(expected[name].shape)}"
+                for name in own.keys() & expected.keys()
+                if own[name].shape != expected[name].shape
+            },
+        }
+        messages = [f"{len(each)} {kind} ({', '.join(sorted(each)[:3])})" for kind, each in faults.items() if each]
+        if messages:
+            raise InputError(
+                f"{self.path}: not weights of {what}: of its {len(expected)} tensors, {'; '.join(messages)}. "
+                "Pass the encoder that they belong to, with its encoder_args."
+            )
+        model.load_state_dict(own, strict=False)
 
 
 class HubUnavailableError(Exception):
@@ -87,7 +106,7 @@ class HubUnavailableError(Exception):
 def locate(
     config: EncoderConfig, architecture: str, names: Sequence[str], repository: str = "", files: Sequence[str] = ()
 ) -> Source:
-    """Find the weights that `config` asks for by one of `names`, by a path or by a URI of the registry.
+    """Return the weights that `config` asks for by one of `names`, by a path or by a URI of the registry.
 
     names: "random", "shipped", "auto", and "imagenet" where there may be some on the hub: then `repository` and `files`
       are as of `fetch`, or empty.
@@ -95,53 +114,53 @@ def locate(
     the package for this encoder's name, which may be of another architecture, else to random ones.
     """
     if config.weights not in names:
-        return locate_file(config, names)
+        return from_file(config, names)
     if config.weights == "random":
-        return Source("random", None, f"random, seed {config.seed}")
-    reason = ""
+        return Source("random", f"random, seed {config.seed}")
+    fault = ""
     if config.weights != "shipped" and "imagenet" in names:
         try:
-            return Source("imagenet", fetch(repository, files), f"hf-hub:{repository}")
+            return _read("imagenet", fetch(repository, files), f"hf-hub:{repository}")
         except HubUnavailableError as error:
-            reason = str(error)
+            fault = str(error)
         if config.weights == "imagenet":
             raise InputError(
-                f"weights=imagenet for {architecture}: {reason}. "
+                f"weights=imagenet for {architecture}: {fault}. "
                 "Pass weights=PATH (a .safetensors file of it), weights=random or weights=auto."
             )
     shipped = shipped_for(config.name)
     if shipped is not None:
         path, card = shipped
         warning = (
-            f"{config.name} runs as the shipped {card.get('summary', path.stem)}, not with ImageNet weights: {reason}. "
+            f"{config.name} runs as the shipped {card.get('summary', path.stem)}, not with ImageNet weights: {fault}. "
             "Pass weights=imagenet to insist, or weights=PATH (a .safetensors file of it) for others."
         )
-        return Source("shipped", path, f"{path.name} of the package", warning if reason else None)
+        return _read("shipped", path, f"{path.name} of the package", warning if fault else None)
     missing = f"nothing ships for it, but for {', '.join(SHIPPED)}"
     if config.name in SHIPPED:
         missing = "the files that ship with the package are missing from this installation"
     if config.weights == "shipped":
         raise InputError(f"weights=shipped for {config.name}: {missing}. Pass weights=random, or weights=PATH.")
     warning = (
-        f"{architecture} runs with RANDOM weights, which have learned nothing: {reason or missing}. "
+        f"{architecture} runs with RANDOM weights, which have learned nothing: {fault or missing}. "
         "Pass weights=PATH (a .safetensors file of it) for trained ones."
     )
-    return Source("random", None, f"random, seed {config.seed}", warning)
+    return Source("random", f"random, seed {config.seed}", warning)
 
 
-def locate_file(config: EncoderConfig, names: Sequence[str]) -> Source:
-    """Find the weights that are a path or a URI of the registry. names: what else could be passed, for the message."""
+def from_file(config: EncoderConfig, names: Sequence[str]) -> Source:
+    """Return the weights of a path or a URI of the registry. names: what else could be passed, for the message."""
     if config.weights.startswith("models:/"):
         if config.registry_file is None:
             raise InputError(f"weights={config.weights}: not fetched from the registry. Pass registry_file beside it.")
-        return Source("registry", config.registry_file, config.weights)
+        return _read("registry", config.registry_file, config.weights)
     path = Path(config.weights).expanduser()
     if not path.is_file():
         raise InputError(
             f"weights={config.weights}: no such file. Pass {', '.join(names)}, the path of a .safetensors or .pth "
             "file, or models:/NAME@ALIAS."
         )
-    return Source("file", path, str(path))
+    return _read("file", path, str(path))
 
 
 def shipped_for(encoder: str) -> tuple[Path, Mapping[str, object]] | None:
@@ -149,9 +168,7 @@ def shipped_for(encoder: str) -> tuple[Path, Mapping[str, object]] | None:
 
     None where nothing ships, or the installation lacks either. Raises InputError where the card is damaged.
     """
-    if encoder not in SHIPPED:
-        return None
-    path = SHIPPED_FOLDER / f"{SHIPPED[encoder]}.safetensors"
+    path = SHIPPED_FOLDER / f"{SHIPPED.get(encoder, '')}.safetensors"
     card = path.with_suffix(".json")
     if not (path.is_file() and card.is_file()):
         return None
@@ -196,8 +213,7 @@ def fetch(repository: str, names: Sequence[str]) -> Path:
                 raise
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue
-            message = " ".join(str(error).split())[:200] or type(error).__name__
-            raise HubUnavailableError(f"{hub} does not give it: {message}") from error
+            raise HubUnavailableError(f"{hub} does not give it: {reason(error)}") from error
     raise HubUnavailableError(f"{hub} has none of {', '.join(names)} in it")
 
 
@@ -218,7 +234,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     return outcome.result(seconds)
 
 
-def read(path: Path) -> Checkpoint:
+def _read(kind: Weights, path: Path, source: str, warning: str | None = None) -> Source:
     """Read a file of weights onto the CPU, without running code that it may hold.
 
     A training checkpoint's "state_dict" or "model" is taken out, prefixes of wrappers are cut.
@@ -233,7 +249,7 @@ def read(path: Path) -> Checkpoint:
 
             with safe_open(path, framework="pt") as opened:
                 metadata = opened.metadata() or {}
-                content: object = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                content: Any = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on a damaged file unpickling raises nearly any type
@@ -244,47 +260,18 @@ def read(path: Path) -> Checkpoint:
             f"{path}: cannot be read as weights ({message}). Fetch it again, or save its state_dict as .safetensors."
         ) from error
 
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    if isinstance(content, dict):
+        wrapped = (content.get(key) for key in ("state_dict", "model"))
+        content = next((each for each in wrapped if isinstance(each, dict)), content)
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no tensors by name. Save a module's state_dict() in it.")
-    tensors: dict[str, Tensor] = {}
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor. Save the state_dict() only.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} is not finite. Take a checkpoint from before training diverged.")
-        # DistributedDataParallel and torch.compile, in either order.
-        plain = str(name).removeprefix("_orig_mod.").removeprefix("module.").removeprefix("_orig_mod.")
-        tensors[plain] = tensor
-    return Checkpoint(path, tensors, metadata)
-
-
-def load(model: nn.Module, tensors: Mapping[str, Tensor], head: tuple[str, ...], path: Path, architecture: str) -> None:
-    """Load `tensors` into `model`, all of them; the classifier's may be missing, extra, or of another size.
-
-    head: names of the top-level modules that only classify.
-    Raises InputError, naming the first tensors that do not fit.
-    """
-    expected, own = (
-        {name: tensor for name, tensor in each.items() if name.split(".")[0] not in head}
-        for each in (model.state_dict(), tensors)
-    )
-    faults = {
-        "missing": [name for name in expected if name not in own],
-        "unexpected": [name for name in own if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
-            for name, tensor in own.items()
-            if name in expected and tensor.shape != expected[name].shape
-        ],
+    # DistributedDataParallel and torch.compile, in either order.
+    tensors = {
+        re.sub(r"^(_orig_mod\.)?(module\.)?(_orig_mod\.)?", "", str(name)): each for name, each in content.items()
     }
-    messages = [f"{len(names)} {kind} ({', '.join(names[:3])})" for kind, names in faults.items() if names]
-    if messages:
-        raise InputError(
-            f"{path}: not weights of {architecture}: of its {len(expected)} tensors, {'; '.join(messages)}. "
-            "Pass the encoder that they belong to, with its encoder_args."
-        )
-    model.load_state_dict(own, strict=False)
+    return Source(kind, source, warning, path, tensors, metadata)

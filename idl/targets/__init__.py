@@ -7,8 +7,7 @@ from idl.errors import InputError
 from idl.targets import custom
 from idl.targets.base import Kind, Target
 from idl.targets.custom import check_output
-from idl.targets.depth import Depth, InverseDepth, LogDepth
-from idl.targets.normals import Normals
+from idl.targets.depth import Depth, InverseDepth, LogDepth, Normals
 
 __all__ = ["TARGETS", "Kind", "Target", "check_output", "target"]
 

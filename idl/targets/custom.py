@@ -39,7 +39,28 @@ def load(name: str, built_in: Collection[str]) -> Target:
         hint = " itself, not an instance" if isinstance(made, type) and issubclass(made, Target) else ""
         given = made.__name__ if isinstance(made, type) else type(made).__name__
         raise InputError(f"target={name}: gives {given}{hint}. Return an instance of a subclass of idl.targets.Target.")
-    _check(name, made, built_in)
+    for attribute, kind in {"name": str, "layer": str, "unit": str, "num_outputs": int}.items():
+        is_kind = isinstance(getattr(made, attribute, None), kind)
+        _require(is_kind, f"target={name}: its {attribute} is no {kind.__name__}", "Set it in the class.")
+    taken, kinds = (*built_in, *RESERVED), get_args(Kind)
+    layer, num_outputs = {"depth": ("depth", 1), "normals": ("normals", 3)}.get(
+        getattr(made, "kind", ""), (made.layer, made.num_outputs)
+    )
+    for holds, problem, remedy in (
+        (
+            NAME.fullmatch(made.name) and made.name not in taken,
+            f"its name {made.name!r} cannot be used in model names, or is taken",
+            f"Choose one of small letters, digits and -, a letter first, 40 at most, and none of {', '.join(taken)}.",
+        ),
+        (made.num_outputs >= 1 and made.unit, 'expected num_outputs of 1 or more, and a unit ("1" for none)', REMEDY),
+        (getattr(made, "kind", "") in kinds, f"its kind is none of {', '.join(kinds)}", "Set it in the class."),
+        (
+            (made.layer, made.num_outputs) == (layer, num_outputs),
+            f"its kind is measured against layer {layer!r} with num_outputs = {num_outputs}",
+            'Set these, or kind = "field".',
+        ),
+    ):
+        _require(holds, f"target={name}: {problem}", remedy)
     # A copy: the factory may give the same instance to others.
     target = copy.copy(made)
     object.__setattr__(target, "identity", _identity(name, made))
@@ -52,31 +73,33 @@ def check_output(target: Target, values: Tensor, valid: Bool[Tensor, "batch H W"
     Raises InputError where the result breaks the contract, or `decode` cannot be part of an exported model.
     """
     where = f"target={target.name}: "
-
-    def require(holds: bool, problem: str, remedy: str = REMEDY) -> None:
-        if not holds:
-            raise InputError(f"{where}{problem}. {remedy}")
-
     with _user_code(f"{where}encode fails on {_shape(values)}"):
         result = target.encode(values, valid)
     is_pair = isinstance(result, tuple) and len(result) == 2 and all(isinstance(each, Tensor) for each in result)
-    require(is_pair, "encode gives no pair of tensors, the target and where it is defined")
+    _require(is_pair, f"{where}encode gives no pair of tensors, the target and where it is defined")
     truth, defined = result
     expected = (len(valid), target.num_outputs, *valid.shape[1:])
     is_right = tuple(truth.shape) == expected and truth.dtype == torch.float32
-    require(is_right, f"encode gives {_shape(truth)}, expected float32 {expected}")
+    _require(is_right, f"{where}encode gives {_shape(truth)}, expected float32 {expected}")
     is_mask = defined.shape == valid.shape and defined.dtype == torch.bool
-    require(is_mask, f"encode's mask is {_shape(defined)}, expected {_shape(valid)}")
+    _require(is_mask, f"{where}encode's mask is {_shape(defined)}, expected {_shape(valid)}")
     is_subset = not bool((defined & ~valid).any())
-    require(is_subset, "encode's mask holds pixels that are not valid", "Return a subset of `valid`.")
+    _require(is_subset, f"{where}encode's mask holds pixels that are not valid", "Return a subset of `valid`.")
     is_finite = bool(truth.isfinite().all())
-    require(is_finite, "encode gives numbers that are not finite", "Put 0 where it is not defined.")
+    _require(is_finite, f"{where}encode gives numbers that are not finite", "Put 0 where it is not defined.")
+    decode = nn.Module()
+    decode.forward = target.decode
     with _user_code(f"{where}decode cannot be exported into a model", "Write it with torch functions alone."):
         # Two images, as a model is exported with: a batch of one would be fixed.
         pair = truth[:1].repeat(2, 1, 1, 1)
-        decoded = torch.export.export(_Decode(target), (pair,)).module()(pair)
+        decoded = torch.export.export(decode, (pair,)).module()(pair)
     is_alike = isinstance(decoded, Tensor) and decoded.shape == pair.shape
-    require(is_alike, f"decode changes the shape of {_shape(truth)}")
+    _require(is_alike, f"{where}decode changes the shape of {_shape(truth)}")
+
+
+def _require(holds: object, problem: str, remedy: str = REMEDY) -> None:
+    if not holds:
+        raise InputError(f"{problem}. {remedy}")
 
 
 @contextmanager
@@ -85,36 +108,7 @@ def _user_code(problem: str, remedy: str = REMEDY) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise InputError(f"{problem}: {type(error).__name__}: {words}. {remedy}") from error
-
-
-class _Decode(nn.Module):
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        self.forward = target.decode
-
-
-def _check(name: str, target: Target, built_in: Collection[str]) -> None:
-    where = f"target={name}"
-    for attribute, kind in {"name": str, "layer": str, "unit": str, "num_outputs": int}.items():
-        if not isinstance(getattr(target, attribute, None), kind):
-            raise InputError(f"{where}: its {attribute} is no {kind.__name__}. Set it in the class.")
-    if not NAME.fullmatch(target.name) or target.name in (*built_in, *RESERVED):
-        raise InputError(
-            f"{where}: its name {target.name!r} cannot be used in model names, or is taken. Choose one of small "
-            f"letters, digits and -, a letter first, 40 at most, and none of {', '.join((*built_in, *RESERVED))}."
-        )
-    if target.num_outputs < 1 or not target.unit:
-        raise InputError(f'{where}: expected num_outputs of 1 or more, and a unit ("1" for none). {REMEDY}')
-    if getattr(target, "kind", None) not in get_args(Kind):
-        raise InputError(f"{where}: its kind is none of {', '.join(get_args(Kind))}. Set it in the class.")
-    needed = {"depth": ("depth", 1), "normals": ("normals", 3)}.get(target.kind)
-    if needed is not None and (target.layer, target.num_outputs) != needed:
-        raise InputError(
-            f"{where}: kind {target.kind!r} is measured against layer {needed[0]!r} with num_outputs = {needed[1]}. "
-            'Set these, or kind = "field".'
-        )
+        raise InputError(f"{problem}: {type(error).__name__}: {plugins.reason(error)}. {remedy}") from error
 
 
 def _identity(name: str, target: Target) -> str:
