@@ -17,8 +17,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Shaped
 
-from idl.data.images import resize_depth, resize_normals, resize_rgb, truth_mask
-from idl.data.reader import Native, NativeReader
+from idl.data.reader import LAYERS, Native, NativeReader
 from idl.data.store import Store, require_within
 from idl.errors import InputError
 from idl.protocol import Crop, Protocol
@@ -27,8 +26,6 @@ from idl.protocol import Crop, Protocol
 CROPS_VERSION = 1
 # Height of the smallest crop over that of the largest that fits: a field of view from the half to the whole.
 LEAST_SHARE = 0.5
-# What can be made of a native image, and as which type; a store's further layers are not there for crops.
-LAYERS = {"rgb": np.uint8, "depth": np.float32, "valid": np.bool_, "normals": np.float16}
 # Resizing leaves Python's lock; beyond a few threads, memory is the limit.
 MOST_THREADS = 8
 
@@ -125,32 +122,25 @@ class CroppedStore(Store):
 
         Crops of one image are made of one reading of it. Raises InputError as `Store.read` and the reader do.
         """
-        whole = {row: index for row, index in enumerate(indices) if index < self.num_whole}
+        whole = [row for row, index in enumerate(indices) if index < self.num_whole]
+        read = super().read(layers, [indices[row] for row in whole])
         if len(whole) == len(indices):
-            return super().read(layers, indices)
-        self._require(layers)
-        rows = {layer: np.empty((len(indices), *_shape(layer, self.protocol)), LAYERS[layer]) for layer in layers}
-        if whole:
-            for layer, images in super().read(layers, list(whole.values())).items():
-                rows[layer][list(whole)] = images
-        recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in whole}
-
-        def make(native: Native, valid: np.ndarray, row: int) -> None:
-            for layer, values in _layers(native, valid, recipes[row], layers, self.protocol).items():
-                rows[layer][row] = values
-
+            return read
+        made = {row: {layer: images[number] for layer, images in read.items()} for number, row in enumerate(whole)}
+        recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in made}
         # Made while the next image is read; a list of an image's crops at a time, so that few images are held.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-            pending: list[Future[None]] = []
+            pending: dict[int, Future[dict[str, np.ndarray]]] = {}
             for image in dict.fromkeys(recipe.image for recipe in recipes.values()):
-                native, valid = _native(self.reader, self.groups[image], self.protocol)
-                for made in pending:
-                    made.result()
-                mine = [row for row, recipe in recipes.items() if recipe.image == image]
-                pending = [pool.submit(make, native, valid, row) for row in mine]
-            for made in pending:
-                made.result()
-        return rows
+                native = _native(self.reader, self.groups[image], self.protocol)
+                made |= {row: future.result() for row, future in pending.items()}
+                pending = {
+                    row: pool.submit(_layers, native, recipe, layers, self.protocol)
+                    for row, recipe in recipes.items()
+                    if recipe.image == image
+                }
+            made |= {row: future.result() for row, future in pending.items()}
+        return {layer: np.stack([made[row][layer] for row in range(len(indices))]) for layer in layers}
 
     def read_rows(
         self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
@@ -168,40 +158,18 @@ class CroppedStore(Store):
 
 # Two images: a batch begins with the image that the last one ended with.
 @lru_cache(maxsize=2)
-def _native(reader: NativeReader, group: int, protocol: Protocol) -> tuple[Native, np.ndarray]:
-    """Return a native image, and its truth."""
-    native = reader.native(group)
-    # Of the whole frame: at the edge of a crop, a hole beyond it erodes too.
-    return native, truth_mask(native.depth_m, native.valid, protocol)
+def _native(reader: NativeReader, group: int, protocol: Protocol) -> Native:
+    """Return a native image and its truth. Of the whole frame: at a crop's edge, a hole beyond it erodes too."""
+    return reader.native(group).truth(protocol)
 
 
-def _shape(layer: str, protocol: Protocol) -> tuple[int, ...]:
-    return (*protocol.size, 3) if layer in ("rgb", "normals") else protocol.size
-
-
-def _layers(
-    native: Native, valid: np.ndarray, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol
-) -> dict[str, np.ndarray]:
-    """Return layers of one crop.
-
-    valid: the native truth. A dataset whose other images have normals has none here where they are zeros.
-    """
-    top, bottom, left, right = recipe.box
-    part = np.s_[top:bottom, left:right]
+def _layers(native: Native, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol) -> dict[str, np.ndarray]:
+    """Return layers of one crop. An image without normals, in a dataset whose others have some, has zeros."""
     # The crop is a frame of its own from here on.
-    whole = replace(protocol, crop=None)
-    made: dict[str, np.ndarray] = {}
-    if "rgb" in layers:
-        made["rgb"] = resize_rgb(native.image[part], whole)
-    if "depth" in layers or "valid" in layers:
-        made["depth"], made["valid"] = resize_depth(native.depth_m[part], valid[part], whole)
-    if "normals" in layers:
-        made["normals"] = np.zeros(_shape("normals", protocol), np.float16)
-        if native.normals is not None and native.defined is not None:
-            made["normals"] = resize_normals(native.normals[part], (native.defined & valid)[part], whole)
-    if recipe.is_mirrored:
-        made = {layer: mirrored(layer, values) for layer, values in made.items()}
-    return {layer: made[layer] for layer in layers}
+    made = native.part(recipe.box).resized(replace(protocol, crop=None), layers)
+    if "normals" in layers and "normals" not in made:
+        made["normals"] = np.zeros((*protocol.size, 3), np.float16)
+    return {layer: mirrored(layer, made[layer]) if recipe.is_mirrored else made[layer] for layer in layers}
 
 
 def mirrored(

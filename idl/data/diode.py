@@ -14,11 +14,11 @@ from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 
 from idl.data.files import walk
-from idl.data.images import read_depth, read_map, read_mask, read_rgb, require_size, rgb_size
-from idl.data.reader import Group, Native, NativeReader, files_digest
+from idl.data.images import read_depth, read_map, read_mask, read_rgb, require_size
+from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.errors import InputError
 from idl.protocol import Protocol
 
@@ -76,7 +76,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class DiodeReader(NativeReader):
+class DiodeReader(FileReader):
     """Reads the frames that are under a folder, whichever of train, val, indoors and outdoor that is.
 
     root: the folder that holds train/ or val/, or one below them.
@@ -86,8 +86,6 @@ class DiodeReader(NativeReader):
     root: Path
     protocol: Protocol
     subset: str = "all"
-    is_deterministic: bool = False
-    is_sequential: bool = False
     plausible_median_m: tuple[float, float] = PLAUSIBLE_MEDIAN_M
 
     def __post_init__(self) -> None:
@@ -105,11 +103,6 @@ class DiodeReader(NativeReader):
         return names.get(self.subset.strip(), "diode-scenes")
 
     @property
-    def source(self) -> str:
-        """The folder's path."""
-        return str(self.root.resolve())
-
-    @property
     def recipe(self) -> Mapping[str, object]:
         """Settings, and name, size and time of every file."""
         files = (
@@ -118,11 +111,6 @@ class DiodeReader(NativeReader):
             for part, path in sorted(self.found[frame].items())
         )
         return {"reader": "diode", "root": self.source, "subset": self.subset, "files": files_digest(files)}
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group a frame."""
-        return self._groups
 
     @cached_property
     def _groups(self) -> Sequence[Group]:
@@ -152,13 +140,9 @@ class DiodeReader(NativeReader):
         # Sorted: the frames of val, if there are any, come last.
         return self.protocol.is_native and (self.side(index) == "test" or self.side(-1) != "test")
 
-    def native_size(self, index: int) -> tuple[int, int]:
-        """Look at the picture's head. Raises InputError naming the file."""
-        return rgb_size(self.found[self.frames[index]]["rgb"])
-
-    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one frame's picture. Raises InputError naming the file."""
-        return read_rgb(self.found[self.frames[index]]["rgb"])
+    def picture(self, index: int) -> Path:
+        """Return the picture of one frame."""
+        return self.found[self.frames[index]]["rgb"]
 
     def native(self, index: int) -> Native:
         """Return one frame. Raises InputError naming the file."""

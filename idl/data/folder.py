@@ -11,12 +11,12 @@ from os.path import relpath
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped
 
 from idl.data.arrays import ARRAY_FORMATS
-from idl.data.images import metres, read_map, read_mask, read_rgb, rgb_size
+from idl.data.images import metres, read_map, read_mask, read_rgb
 from idl.data.layouts import Layout, Listing, Pair, recognise
-from idl.data.reader import Group, Native, NativeReader, files_digest
+from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
 from idl.protocol import Protocol
@@ -30,7 +30,7 @@ _SHAPE = 0.006
 
 
 @dataclass(frozen=True)
-class FolderReader(NativeReader):
+class FolderReader(FileReader):
     """Reads a folder of pairs in the order of their names.
 
     root: the folder.
@@ -49,7 +49,6 @@ class FolderReader(NativeReader):
     invalid_values: tuple[int, ...] = (0, 65535)
     scene: str = "auto"
     plausible_median_m: tuple[float, float] = (0.1, 100.0)
-    is_deterministic: bool = False
     layout: str = "auto"
     pair_list: str = ""
     patterns: tuple[str, str] = ("", "")
@@ -70,11 +69,6 @@ class FolderReader(NativeReader):
     def name(self) -> str:
         """The folder's own name, in the letters that an alias may have."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.root.resolve().name).strip("-").lower() or "folder"
-
-    @property
-    def source(self) -> str:
-        """The folder's path."""
-        return str(self.root.resolve())
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -103,11 +97,6 @@ class FolderReader(NativeReader):
         """Blocks of frames stay in order."""
         return self._scene_rule.startswith("block")
 
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group a pair."""
-        return self._groups
-
     @cached_property
     def _groups(self) -> Sequence[Group]:
         rule, counts, groups = self._scene_rule, Counter[str](), []
@@ -124,13 +113,9 @@ class FolderReader(NativeReader):
         """Return the side of one pair, "" where the layout has none."""
         return self.pairs[index].side
 
-    def native_size(self, index: int) -> tuple[int, int]:
-        """Look at the picture's head. Raises InputError naming the file."""
-        return rgb_size(self.pairs[index].rgb)
-
-    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one picture. Raises InputError naming the file."""
-        return read_rgb(self.pairs[index].rgb)
+    def picture(self, index: int) -> Path:
+        """Return the picture of one pair."""
+        return self.pairs[index].rgb
 
     def native(self, index: int) -> Native:
         """Return one pair, its depth at the size of its picture. Raises InputError naming the file."""
@@ -243,9 +228,7 @@ def _require_shape(path: Path, what: str, size: tuple[int, ...], image: tuple[in
         )
 
 
-def _repeated(
-    values: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"] | np.ndarray, size: tuple[int, ...]
-) -> np.ndarray:
+def _repeated(values: Shaped[np.ndarray, "h w"], size: tuple[int, ...]) -> np.ndarray:
     """Return a map at another size of the same shape: each pixel is the one whose place it covers."""
     if values.shape == size:
         return values

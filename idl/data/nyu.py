@@ -57,8 +57,6 @@ class NyuReader(NativeReader):
     depths: str = "sensor"
     size: tuple[int, int] = (480, 640)
     name: str = "nyu"
-    is_deterministic: bool = False
-    is_sequential: bool = False
     plausible_median_m: tuple[float, float] = (0.5, 6.0)
 
     def __post_init__(self) -> None:
@@ -86,11 +84,6 @@ class NyuReader(NativeReader):
             "depths": self.depths,
             "sides": hashlib.sha256(" ".join(self.sides).encode()).hexdigest(),
         }
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group an image."""
-        return self._groups
 
     @cached_property
     def _groups(self) -> Sequence[Group]:
