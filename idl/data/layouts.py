@@ -391,11 +391,16 @@ def _pattern_parts(pattern: str, known: Sequence[str]) -> tuple[list[str], Seque
 
 def _unlinked(pairs: Sequence[Pair]) -> Sequence[Pair]:
     """Return the pairs without those whose picture is one of another's through a link; a hard link is no such."""
-    by_file: dict[Path, list[Pair]] = defaultdict(list)
+    by_file: dict[tuple[int, int], list[Path]] = defaultdict(list)
     for pair in pairs:
-        by_file[pair.rgb.resolve()].append(pair)
-    kept = {id(min(same, key=lambda pair: pair.rgb.absolute() != path)) for path, same in by_file.items()}
-    return [pair for pair in pairs if id(pair) in kept]
+        status = pair.rgb.stat()
+        by_file[status.st_dev, status.st_ino].append(pair.rgb)
+    # Resolving takes twenty times as long.
+    real = {rgb: rgb.resolve() for same in by_file.values() if len(same) > 1 for rgb in same}
+    kept: dict[Path, Path] = {}
+    for rgb in sorted(real, key=lambda rgb: real[rgb] != rgb.absolute()):
+        kept.setdefault(real[rgb], rgb)
+    return [pair for pair in pairs if pair.rgb not in real or kept[real[pair.rgb]] == pair.rgb]
 
 
 def _require(root: Path, paths: Sequence[str], layout: Layout, listing: Listing, *, is_auto: bool) -> None:

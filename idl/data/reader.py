@@ -162,8 +162,8 @@ class NativeReader(ABC):
         return self._groups
 
     @cached_property
-    @abstractmethod
-    def _groups(self) -> Sequence[Group]: ...
+    def _groups(self) -> Sequence[Group]:
+        raise NotImplementedError
 
     @abstractmethod
     def native_size(self, index: int) -> tuple[int, int]:
