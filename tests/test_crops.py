@@ -249,7 +249,7 @@ def test_whole_images_and_crops_are_read_in_any_order_and_elsewhere(made: tuple[
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read(ALL, order)[layer], read[layer])
         for rows in (range(len(order)), (1, 3)):
             chosen, tops = [order[row] for row in rows], [2 * row for row in rows]
-            for strip, row in zip(store.read_rows(ALL, chosen, tops, 10)[layer], rows, strict=True):
+            for strip, row in zip(store.read(ALL, chosen, tops, 10)[layer], rows, strict=True):
                 np.testing.assert_array_equal(strip, read[layer][row, 2 * row : 2 * row + 10])
     with pytest.raises(InputError, match="no layer 'normals'"):
         store.read(("normals",), store.crops)

@@ -333,7 +333,7 @@ def test_smaller_depth_is_averaged_by_itself(tmp_path: Path) -> None:
     assert native.depth_m.shape == native.valid.shape == native.image.shape[:2] == (360, 480)
     np.testing.assert_array_equal(native.depth_m[3::15, 3::15], stored[::2, ::2])
     put(tmp_path / "depth/000001.png", np.full((64, 64), 900, np.uint16))
-    with pytest.raises(InputError, match="of another shape"):
+    with pytest.raises(InputError, match="Register them to one field of view"):
         found.read(1)
 
 

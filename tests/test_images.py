@@ -14,7 +14,6 @@ from idl.data.images import (
     centred_box,
     eroded,
     metres,
-    read_depth,
     read_map,
     read_rgb,
     repeats,
@@ -149,7 +148,7 @@ def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
     assert valid.all()
     np.testing.assert_allclose(depth_m, 0.4)
     with pytest.raises(InputError, match="depth is uint16, expected float32 metres"):
-        read_depth(tmp_path / "a.png")
+        metres(tmp_path / "a.png", read_map(tmp_path / "a.png"))
     with pytest.raises(InputError, match="not a readable image"):
         read_rgb(Path(__file__))
 
@@ -159,7 +158,7 @@ def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
 def test_a_damaged_array_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\{suffix}: not a readable map"):
-        read_depth(tmp_path / f"a{suffix}")
+        read_map(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("kind", ["<", ">"])
@@ -167,7 +166,7 @@ def test_a_pfm_is_of_either_order_of_bytes(tmp_path: Path, kind: str) -> None:
     depth_m = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
     scale = -1 if kind == "<" else 1
     (tmp_path / "a.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + depth_m[::-1].astype(f"{kind}f4").tobytes())
-    np.testing.assert_array_equal(read_depth(tmp_path / "a.pfm")[0], depth_m)
+    np.testing.assert_array_equal(read_map(tmp_path / "a.pfm"), depth_m)
 
 
 def test_pixels_that_repeat_are_found() -> None:

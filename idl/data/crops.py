@@ -117,15 +117,28 @@ class CroppedStore(Store):
         """Return the image in the file that image `index` is, or is a crop of."""
         return index if index < self.num_whole else self.recipes[index - self.num_whole].image
 
-    def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
-        """Return some layers of some images, in the order of `indices`: name to (image, ...).
+    def read(
+        self,
+        layers: Sequence[str],
+        indices: Sequence[int],
+        tops: Sequence[int] = (),
+        height: int | None = None,
+    ) -> Mapping[str, np.ndarray]:
+        """Return some layers of some images, or strips of them, as `Store.read`; a crop is made whole.
 
-        Crops of one image are made of one reading of it. Raises InputError as `Store.read` and the reader do.
+        Crops of one image are made of one reading of it. Raises also what the reader does.
         """
         whole = [row for row, index in enumerate(indices) if index < self.num_whole]
-        read = super().read(layers, [indices[row] for row in whole])
         if len(whole) == len(indices):
-            return read
+            return super().read(layers, indices, tops, height)
+        if height is not None:
+            require_within(tops, height, self.protocol.resolution)
+            images = self.read(layers, indices)
+            return {
+                layer: np.stack([image[top : top + height] for image, top in zip(each, tops, strict=True)])
+                for layer, each in images.items()
+            }
+        read = super().read(layers, [indices[row] for row in whole])
         made = {row: {layer: images[number] for layer, images in read.items()} for number, row in enumerate(whole)}
         recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in made}
         # Made while the next image is read; a list of an image's crops at a time, so that few images are held.
@@ -141,19 +154,6 @@ class CroppedStore(Store):
                 }
             made |= {row: future.result() for row, future in pending.items()}
         return {layer: np.stack([made[row][layer] for row in range(len(indices))]) for layer in layers}
-
-    def read_rows(
-        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
-    ) -> Mapping[str, np.ndarray]:
-        """Return a strip of each image, as `Store.read_rows`; of a crop after it was made whole."""
-        if all(index < self.num_whole for index in indices):
-            return super().read_rows(layers, indices, tops, height)
-        require_within(tops, height, self.protocol.resolution)
-        whole = self.read(layers, indices)
-        return {
-            layer: np.stack([image[top : top + height] for image, top in zip(images, tops, strict=True)])
-            for layer, images in whole.items()
-        }
 
 
 # Two images: a batch begins with the image that the last one ended with.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from idl.data.arrays import ARRAY_FORMATS
-from idl.data.images import metres, read_map, read_mask, read_rgb
+from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
 from idl.data.layouts import Layout, Listing, Pair, recognise
 from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
@@ -85,7 +85,9 @@ class FolderReader(FileReader):
         # Only where they say something: the stores of plain folders keep their names.
         if self.depth_format != "auto":
             recipe["depth_format"] = self.depth_format
-        if self.depth_scale is not None and self._has_floats:
+        # By its name a TIFF may be either; what is written of it is harmless.
+        may_be_floats = any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
+        if self.depth_scale is not None and may_be_floats:
             recipe["float_scale"] = self.depth_scale
         if self.layout_name != "plain":
             listed = json.dumps([(pair.name, pair.folder, pair.side) for pair in self.pairs])
@@ -118,14 +120,14 @@ class FolderReader(FileReader):
         return self.pairs[index].rgb
 
     def native(self, index: int) -> Native:
-        """Return one pair, its depth at the size of its picture. Raises InputError naming the file."""
+        """Return one pair, its depth at the size of its picture."""
         stored = self.as_stored(index)
         size = stored.image.shape[:2]
         depth_m, valid = _repeated(stored.depth_m, size), _repeated(stored.valid, size)
         return Native(stored.image, depth_m, valid)
 
     def as_stored(self, index: int) -> Native:
-        """Return one pair, its depth at its own size. Raises InputError naming the file."""
+        """Return one pair, its depth at its own size."""
         pair = self.pairs[index]
         rgb = read_rgb(pair.rgb)
         return Native(rgb, *self._truth(pair, read_map(pair.depth), rgb.shape))
@@ -134,13 +136,13 @@ class FolderReader(FileReader):
         self, pair: Pair, values: Shaped[np.ndarray, "h w"], rgb_shape: tuple[int, ...]
     ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Return the metres, and the mask, of the numbers in a pair's depth map."""
-        float_scale = 1.0 if self.depth_scale is None else self.depth_scale
-        is_sunrgbd = self.depth_format == "sunrgbd"
-        depth_m, valid = metres(pair.depth, values, self.integer_scale, self.invalid_values, float_scale, is_sunrgbd)
-        _require_shape(pair.depth, "depth", depth_m.shape, rgb_shape)
+        depth_m, valid = metres(
+            pair.depth, values, self.integer_scale, self.invalid_values, self.depth_scale or 1.0, self._is_rotated
+        )
+        require_registered(pair.depth, "depth", depth_m.shape, rgb_shape, _SHAPE)
         if pair.mask is not None:
             mask = read_mask(pair.mask)
-            _require_shape(pair.mask, "the mask", mask.shape, rgb_shape)
+            require_registered(pair.mask, "the mask", mask.shape, rgb_shape, _SHAPE)
             valid &= _repeated(mask, valid.shape)
         return depth_m, valid
 
@@ -205,27 +207,15 @@ class FolderReader(FileReader):
     def _found(self) -> tuple[str, Layout, Listing]:
         return recognise(self.root, self.layout, self.pair_list, self.patterns)
 
-    @cached_property
-    def _has_floats(self) -> bool:
-        # By its name a TIFF may be either; what is written of it into the recipe is harmless.
-        return any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
+    @property
+    def _is_rotated(self) -> bool:
+        return self.depth_format == "sunrgbd"
 
     @cached_property
     def _scene_rule(self) -> str:
         if self.scene != "auto":
             return self.scene
         return "folder" if len({pair.folder for pair in self.pairs}) >= 3 else f"block:{_BLOCK}"
-
-
-def _require_shape(path: Path, what: str, size: tuple[int, ...], image: tuple[int, ...]) -> None:
-    """Raise InputError where a map has not the shape of its picture. path: of the map. what: it is, for people."""
-    (height, width), (rgb_height, rgb_width) = size[:2], image[:2]
-    off = (abs(width * rgb_height / rgb_width - height), abs(height * rgb_width / rgb_height - width))
-    if not (off[0] <= max(1, _SHAPE * height) or off[1] <= max(1, _SHAPE * width)):
-        raise InputError(
-            f"{path}: {what} is {width} x {height}, its RGB image {rgb_width} x {rgb_height}, of another shape. "
-            "Register them to one field of view."
-        )
 
 
 def _repeated(values: Shaped[np.ndarray, "h w"], size: tuple[int, ...]) -> np.ndarray:

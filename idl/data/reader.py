@@ -152,11 +152,6 @@ class NativeReader(ABC):
     is_deterministic = False
 
     @property
-    def is_sequential(self) -> bool:
-        """Images are in no order in time, unless a reader says so."""
-        return False
-
-    @property
     def groups(self) -> Sequence[Group]:
         """One group an image, in order."""
         return self._groups

@@ -277,7 +277,7 @@ def _normals(files: Sequence[Mapping[str, Path]], protocol: Protocol) -> Iterato
         length = np.linalg.norm(stored, axis=-1)
         lengths += [float(np.median(length[length > 0]))] if (length > 0).any() else []
         check = axes_by_depth(stored, native.depth_m, native.valid)
-        checks += [check.agreement] if check.num_pixels else []
+        checks += [check] if check else []
     if not checks:
         return
     mean = {axes: float(np.mean([check[axes] for check in checks])) for axes in checks[0]}
