@@ -15,8 +15,7 @@ import pytest
 from command_line import run
 from nyu_files import plant, write_mat, write_splits
 
-from idl.data import datasets, download
-from idl.data.datasets import DatasetConfig
+from idl.data import download
 from idl.data.download import PUBLISHED, Remote, fetch, requested
 from idl.errors import InputError
 
@@ -264,21 +263,6 @@ def test_what_is_wanted_by_name(tmp_path: Path) -> None:
     ]
 
 
-def test_bad_requests_are_said_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "build_opener", None)
-    (tmp_path / "tree/val").mkdir(parents=True)
-    for config, line in (
-        (DatasetConfig("rooms", "here", "true"), "dataset=rooms is not fetched from anywhere"),
-        (DatasetConfig("nyu", "here", "train"), "download=train: no such file of nyu"),
-        (DatasetConfig("diode", "tree", "true"), "holds an unpacked tree"),
-        (DatasetConfig("nyu", "here", "true", erosion=-1), "erosion=-1"),
-    ):
-        with pytest.raises(InputError, match=line):
-            datasets.fetch(config)
-    assert not (tmp_path / "here").exists()
-
-
 def test_a_dataset_is_fetched_and_prepared(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,11 +278,6 @@ def test_a_dataset_is_fetched_and_prepared(
         url = f"http://127.0.0.1:{site.port}/{name}"
         local[name] = Remote(published_as.name, url, len(content), hashlib.md5(content).hexdigest())
     monkeypatch.setitem(download.PUBLISHED, "nyu", local)
-    assert run("prepare", "--dataset", "nyu", "--data", "raw", "--download", "all") == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert said == [
-        "error: download=all: no such file of nyu. It has: false, true, labeled, splits; names with commas between."
-    ]
     arguments = ("--dataset", "nyu", "--data", "raw", "--download", "True", "--workers", "1", "--device", "cpu")
     assert run("prepare", *arguments) == 0
     assert "store: " in capsys.readouterr().out

@@ -1,9 +1,8 @@
 """Random crops of native images as a test split: drawn as recipes, made when they are read, never stored.
 
-A crop is a part of one image of a prepared dataset, cut from the frame at the size that it was taken at, resized to the
-protocol's size as whole images are, and mirrored in half the cases. Depth stays what it was: metres along the optical
-axis of the camera that took the whole frame. What changes is the field of view, so that a thing of the same depth
-looks up to twice as large as in the whole frame.
+A crop is cut from one image of a prepared dataset at the size that it was taken at, resized to the protocol's size as
+whole images are, and mirrored in half the cases. Depth stays in metres along the optical axis of the camera that took
+the whole frame; what changes is the field of view.
 """
 
 import hashlib
@@ -11,8 +10,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -30,8 +30,7 @@ LEAST_SHARE = 0.5
 MOST_THREADS = 8
 
 
-@dataclass(frozen=True)
-class CropRecipe:
+class CropRecipe(NamedTuple):
     """What a crop is. image: of the store. box: (top, bottom, left, right), native pixels."""
 
     image: int
@@ -53,8 +52,7 @@ def draw(
     per_image[generator.permutation(len(images))[: count % len(images)]] += 1
     recipes = []
     for image, size, number in zip(images, sizes, per_image.tolist(), strict=True):
-        top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
-        most = _largest(size, protocol)
+        (top, bottom, left, right), most = _room(size, protocol)
         least = max(protocol.resolution, round(LEAST_SHARE * most))
         for height in generator.integers(least, most + 1, number).tolist():
             width = height * protocol.width // protocol.resolution
@@ -64,10 +62,10 @@ def draw(
     return tuple(recipes)
 
 
-def _largest(size: tuple[int, int], protocol: Protocol) -> int:
-    """Return the height of the largest part of the protocol's shape that fits into the protocol's crop of a frame."""
+def _room(size: tuple[int, int], protocol: Protocol) -> tuple[Crop, int]:
+    """Return where crops of a frame lie, and the height of the largest of the protocol's shape that fits there."""
     top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
-    return min(bottom - top, (right - left) * protocol.resolution // protocol.width)
+    return (top, bottom, left, right), min(bottom - top, (right - left) * protocol.resolution // protocol.width)
 
 
 def require_size(name: str, size: tuple[int, int], count: int, protocol: Protocol) -> None:
@@ -75,7 +73,7 @@ def require_size(name: str, size: tuple[int, int], count: int, protocol: Protoco
 
     name, size: of the image, height and width in native pixels. count: crops that are asked for.
     """
-    if _largest(size, protocol) < protocol.resolution:
+    if _room(size, protocol)[1] < protocol.resolution:
         cut = " inside the protocol's crop" if protocol.crop else ""
         raise InputError(
             f"test_images={count}: {name} has {size[0]} x {size[1]} pixels; crops of at least "
@@ -110,7 +108,7 @@ class CroppedStore(Store):
     @cached_property
     def crops_digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipes."""
-        described = json.dumps([CROPS_VERSION, [list(asdict(recipe).values()) for recipe in self.recipes]])
+        described = json.dumps([CROPS_VERSION, self.recipes])
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def origin(self, index: int) -> int:
@@ -187,9 +185,6 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
     Raises InputError where there cannot be that many, an image is not in the reader's dataset, or one is too small.
     """
     protocol = store.protocol
-    if count < 1 or seed < 0:
-        name, value, least = ("test_images", count, 1) if count < 1 else ("test_seed", seed, 0)
-        raise InputError(f"{name}={value}: expected {least} or more.")
     group_of = {name: index for index, group in enumerate(reader.groups) for name in group.names}
     missing = [store.names[image] for image in images if store.names[image] not in group_of]
     if missing:
@@ -199,17 +194,19 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
     for image, size in zip(images, sizes, strict=True):
         require_size(store.names[image], size, count, protocol)
     recipes = draw(images, sizes, count, seed, protocol)
-    of_crops = [recipe.image for recipe in recipes]
+    drawn = [recipe.image for recipe in recipes]
     heights = [recipe.box[1] - recipe.box[0] for recipe in recipes]
     note = (
-        f"The test split is {count} random crops (seed {seed}) of {len(set(of_crops))} native images, half of them "
+        f"The test split is {count} random crops (seed {seed}) of {len(set(drawn))} native images, half of them "
         f"mirrored; sides from {min(heights)} to {max(heights)} native pixels, downsampled to {protocol.resolution}."
     )
-    known = {each.name: getattr(store, each.name) for each in fields(Store)} | {
-        "names": store.names + tuple(f"{store.names[k]}-crop{number:05d}" for number, k in enumerate(of_crops)),
-        "scenes": store.scenes + tuple(store.scenes[k] for k in of_crops),
-        "sides": store.sides + tuple(store.sides[k] for k in of_crops) if store.sides else (),
-        "layers": tuple(layer for layer in store.layers if layer in LAYERS),
-        "notes": (*store.notes, note),
-    }
+    whole = replace(
+        store,
+        names=store.names + tuple(f"{store.names[image]}-crop{number:05d}" for number, image in enumerate(drawn)),
+        scenes=store.scenes + tuple(store.scenes[image] for image in drawn),
+        sides=store.sides + tuple(store.sides[image] for image in drawn) if store.sides else (),
+        layers=tuple(layer for layer in store.layers if layer in LAYERS),
+        notes=(*store.notes, note),
+    )
+    known = {each.name: getattr(whole, each.name) for each in fields(Store)}
     return CroppedStore(**known, reader=reader, recipes=recipes, groups=groups)

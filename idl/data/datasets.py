@@ -244,13 +244,14 @@ def _open(config: DatasetConfig) -> Store:
     """Return a store by its path. Raises InputError where its protocol is not the one that `config` names."""
     store = Store.open(Path(config.dataset).expanduser())
     # Nothing is expected of what is not named. Crop and mask are the reader's; name and range say the rest.
-    expected: dict[str, object] = {"min_depth_m": config.min_depth, "max_depth_m": config.max_depth}
-    if config.protocol != AUTO:
-        protocol = config.build_protocol()
-        expected = {name: getattr(protocol, name) for name in ("name", "min_depth_m", "max_depth_m")}
-    for name in ("erosion", "min_valid_share"):
-        value = getattr(config, name)
-        expected[name] = None if value == getattr(Protocol, name) else value
+    named = None if config.protocol == AUTO else config.build_protocol()
+    expected: dict[str, object] = {
+        "name": named and named.name,
+        "min_depth_m": named.min_depth_m if named else config.min_depth,
+        "max_depth_m": named.max_depth_m if named else config.max_depth,
+        "erosion": config.erosion or None,
+        "min_valid_share": None if config.min_valid_share == Protocol.min_valid_share else config.min_valid_share,
+    }
     actual = {name: getattr(store.protocol, name) for name in expected}
     different = [name for name, value in expected.items() if value not in (None, actual[name])]
     if different:

@@ -62,8 +62,6 @@ class FolderReader(FileReader):
             raise InputError(f"depth_scale {self.depth_scale}: expected units per metre above 0, such as 1000.")
         if not re.fullmatch(r"auto|folder|block:[1-9]\d*", self.scene):
             raise InputError(f"scene {self.scene!r}: expected auto, folder or block:N.")
-        if self.depth_format not in DEPTH_FORMATS:
-            raise InputError(f"depth_format={self.depth_format}: expected {' or '.join(DEPTH_FORMATS)}.")
 
     @property
     def name(self) -> str:
@@ -149,39 +147,36 @@ class FolderReader(FileReader):
     @property
     def notes(self) -> Sequence[str]:
         """Lines on a layout that is not plain, on pictures without depth, and on a doubtful unit."""
-        found, num = [], len(self.pairs)
+        found, num, alone = [], len(self.pairs), self.alone
         if self.layout_name != "plain":
             found.append(f"{self.root}: read as {self.layout_name}: {self._found[1].summary}.")
-        if self.alone:
-            has = "has no depth beside it and was" if len(self.alone) == 1 else "have no depth beside them and were"
-            found.append(f"{len(self.alone)} of {num + len(self.alone)} images {has} left out ({self.alone[0]}).")
+        if alone:
+            has = "has no depth beside it and was" if len(alone) == 1 else "have no depth beside them and were"
+            found.append(f"{len(alone)} of {num + len(alone)} images {has} left out ({alone[0]}).")
         doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
-        return (*found, f"{self.root}: {doubt.problem}. {doubt.remedy}") if doubt else found
+        return [*found, f"{self.root}: {doubt}"] if doubt else found
 
     def doubt_units(self, indices: Sequence[int]) -> UnitsDoubt | None:
-        """Return why the depth of some pairs is hardly metres; None where it may be. Files that cannot be read are not.
-
-        indices: of pairs.
-        """
-        depths_m, num_read, num_rotated, num_integers = [], 0, 0, 0
+        """Return why the depth of some pairs is hardly metres; None where it may be, or none can be read."""
+        depths_m, rotated = [], []
         for index in indices:
             try:
                 values = read_map(self.pairs[index].depth)
                 depth_m, valid = self._truth(self.pairs[index], values, self.native_size(index))
             except InputError:
                 continue
-            num_read += 1
-            known_m = depth_m[valid]
-            if known_m.size:
-                depths_m.append((float(known_m.min()), float(np.median(known_m)), float(known_m.max())))
-            num_integers += values.dtype.kind in "iu"
-            num_rotated += is_rotated(values)
-        if not num_read:
+            # Of floats, None.
+            rotated.append(is_rotated(values) if values.dtype.kind in "iu" else None)
+            if valid.any():
+                least, median, most = np.quantile(depth_m[valid], (0, 0.5, 1)).tolist()
+                depths_m.append((least, median, most))
+        if not rotated:
             return None
-        rotated = self.depth_format == "auto" and self.integer_scale != 8000 and 2 * num_rotated > num_integers > 0
-        scale = self.integer_scale if num_integers else self.depth_scale or 0.0
+        of_integers = [each for each in rotated if each is not None]
+        may_be_rotated = not self._is_rotated and self.integer_scale != 8000 and 2 * sum(of_integers) > len(of_integers)
+        scale = self.integer_scale if of_integers else self.depth_scale or 0.0
         range_m = (self.protocol.min_depth_m, self.protocol.max_depth_m)
-        return doubt_units(depths_m, self.plausible_median_m, range_m, depth_scale=scale, is_rotated=rotated)
+        return doubt_units(depths_m, self.plausible_median_m, range_m, depth_scale=scale, is_rotated=may_be_rotated)
 
     @property
     def pairs(self) -> Sequence[Pair]:

@@ -62,8 +62,6 @@ class NyuReader(NativeReader):
 
     def __post_init__(self) -> None:
         """Raise InputError where a setting cannot be, or the file or the split beside it is not what it should be."""
-        if self.depths not in DEPTHS:
-            raise InputError(f"depths={self.depths}: expected {' or '.join(DEPTHS)}.")
         if self.protocol.is_native:
             self.protocol.require_frame(*self.size, where=str(self.data))
         _ = self.sides
@@ -76,15 +74,9 @@ class NyuReader(NativeReader):
     @property
     def recipe(self) -> Mapping[str, object]:
         """Name, size and time of the file, which depth, and the sides: a changed file makes another store."""
-        status = self._path.stat()
-        return {
-            "reader": "nyu",
-            "file": self.source,
-            "bytes": status.st_size,
-            "time_ns": status.st_mtime_ns,
-            "depths": self.depths,
-            "sides": hashlib.sha256(" ".join(self.sides).encode()).hexdigest(),
-        }
+        status, sides = self._path.stat(), hashlib.sha256(" ".join(self.sides).encode()).hexdigest()
+        known = {"file": self.source, "bytes": status.st_size, "time_ns": status.st_mtime_ns}
+        return {"reader": "nyu", **known, "depths": self.depths, "sides": sides}
 
     @cached_property
     def _groups(self) -> Sequence[Group]:

@@ -180,7 +180,7 @@ def _start_process(reader: Reader, protocol: Protocol) -> None:
 
 
 def _end_with_parent() -> None:
-    """Without it, the processes of a parent that was killed wait for work for ever."""
+    # Else the processes of a parent that was killed wait for work for ever.
     parent = parent_process()
     if parent is not None:
         parent.join()
