@@ -142,17 +142,6 @@ def test_what_is_no_depth_map_is_named(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
-    Image.fromarray(np.full((20, 30), 2000, np.uint16)).save(tmp_path / "a.png")
-    depth_m, valid = metres(tmp_path / "a.png", read_map(tmp_path / "a.png"), 5000.0, (0, 2001))
-    assert valid.all()
-    np.testing.assert_allclose(depth_m, 0.4)
-    with pytest.raises(InputError, match="depth is uint16, expected float32 metres"):
-        metres(tmp_path / "a.png", read_map(tmp_path / "a.png"))
-    with pytest.raises(InputError, match="not a readable image"):
-        read_rgb(Path(__file__))
-
-
 @pytest.mark.parametrize("content", [b"", b"PF\n2 2\n-1\n" + bytes(48), b"Pf\n2 2\n-1\n" + bytes(8), b"Pf 2 x -1 "])
 @pytest.mark.parametrize("suffix", [".pfm", ".npz", ".hdf5"])
 def test_a_damaged_array_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:

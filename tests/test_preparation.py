@@ -71,15 +71,6 @@ def test_a_store_holds_what_was_read(tmp_path: Path) -> None:
         assert "side" not in file
 
 
-def test_depth_outside_the_protocol_is_not_valid(tmp_path: Path) -> None:
-    protocol = Protocol(resolution=64, min_depth_m=2.0, max_depth_m=3.0)
-    read = prepare(PlantedReader(), protocol, tmp_path).read(("depth", "valid"), range(24))
-    assert read["valid"].any()
-    assert not read["depth"][~read["valid"]].any()
-    assert read["depth"][read["valid"]].min() >= 2.0
-    assert read["depth"][read["valid"]].max() <= 3.0
-
-
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     store = prepare(PlantedReader(), PROTOCOL, tmp_path / "a")
     assert store.digest == prepare(replace(PlantedReader(), source="elsewhere"), PROTOCOL, tmp_path / "b").digest

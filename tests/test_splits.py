@@ -1,20 +1,16 @@
 """Splits are disjoint by scene, seeded, and refuse what leaks; tested scenes are known again in every store of them."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
-from diode_files import write_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from nyu_files import SMALL_SIZE, plant, write_mat
 from planted import PlantedReader, write_pairs
 
-from idl.data.crops import CroppedStore
-from idl.data.diode import DiodeReader
 from idl.data.folder import FolderReader
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare
@@ -28,7 +24,6 @@ from idl.data.splits import (
     require_rule,
     scene_sketch,
     split_by_scene,
-    split_store,
 )
 from idl.data.store import Store
 from idl.errors import InputError
@@ -132,12 +127,6 @@ def test_the_published_test_side_is_the_test_split(
     if is_sequential:
         order = list(dict.fromkeys(scenes))
         assert max(map(order.index, train)) < min(map(order.index, val))
-
-
-def test_shares_that_are_asked_for_divide_all_scenes() -> None:
-    sides = ["train" if scene < "s240" else "test" for scene in SCENES]
-    assert split_by_scene(SCENES, "11:2:3", sides=sides) == split_by_scene(SCENES)
-    assert split_by_scene(SCENES, "auto", sides=sides).digest != split_by_scene(SCENES).digest
 
 
 @pytest.mark.parametrize("side", ["train", "test"])
@@ -279,15 +268,6 @@ def test_published_scenes_are_the_same_wherever_the_files_lie(tmp_path: Path) ->
     assert nyu[0] == nyu[1]
     assert len(nyu[0].split()) == 3
 
-    write_tree(tmp_path / "diode", per_scan=1)
-    shutil.copytree(tmp_path / "diode", tmp_path / "moved")
-    far = replace(SMALL, max_depth_m=80.0)
-    whole, part = (
-        prepared(DiodeReader(tmp_path / root, protocol, subset), protocol, tmp_path / "stores")[1]
-        for root, protocol, subset in (("diode", far, "all"), ("moved", replace(far, erosion=1), "indoors"))
-    )
-    assert set(part.split()) < set(whole.split())
-
 
 def test_splits_that_overlap_share_and_those_that_do_not_do_not(store: Store) -> None:
     of_three, of_one, other = (
@@ -322,11 +302,3 @@ def test_a_store_without_a_recipe_goes_by_its_source(tmp_path: Path) -> None:
     older = Store.open(made.path)
     assert scene_sketch(older, PLACES) == scene_sketch(replace(older, digest="another"), PLACES)
     assert not are_shared(scene_sketch(older, PLACES), scene_sketch(replace(older, source="elsewhere"), PLACES))
-
-
-def test_crops_of_a_scene_are_that_scene(store: Store) -> None:
-    known = {name: getattr(store, name) for name in store.__dataclass_fields__}
-    names = {"names": (*store.names, "crop"), "scenes": (*store.scenes, store.scenes[0])}
-    crops = CroppedStore(**{**known, **names}, reader=None, recipes=(None,), groups={})  # pyright: ignore[reportArgumentType]
-    assert scene_sketch(crops, crops.scenes) == scene_sketch(store, store.scenes)
-    assert split_store(store, "auto", 0).test_tags(store).keys() == {"test_digest", "test_scenes"}
