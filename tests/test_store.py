@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import PlantedReader
 from planted_training import wide_store
@@ -27,6 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare(PlantedReader(num_scenes=20), Protocol(resolution=64), tmp_path_factory.mktemp("store"))
 
 
+@settings(deadline=None)
 @given(indices=st.lists(st.integers(0, NUM_IMAGES - 1), max_size=9))
 def test_any_images_in_any_order_are_those_of_h5py(store: Store, indices: list[int]) -> None:
     read = store.read(store.layers, indices)
@@ -42,6 +43,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return wide_store(tmp_path_factory.mktemp("wide"))
 
 
+@settings(deadline=None)
 @given(data=st.data(), height=st.integers(0, 24))
 def test_strips_are_rows_of_the_images(wide: Store, data: st.DataObject, height: int) -> None:
     tops = data.draw(st.lists(st.integers(0, 24 - height), max_size=5))

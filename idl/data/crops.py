@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from idl.data.reader import LAYERS, Native, NativeReader
-from idl.data.store import Store, require_within
+from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import Crop, Protocol
 
@@ -85,9 +85,7 @@ def require_size(name: str, size: tuple[int, int], count: int, protocol: Protoco
 class CroppedStore(Store):
     """A prepared dataset with crops behind its images: image `num_whole` and after are crops, the rest is as it was.
 
-    It has the layers that crops have. Its digest is that of the dataset, which training and validation are on; the
-    crops have their own, `crops_digest`, which goes into the split's.
-
+    It has the layers that crops have. Its digest is that of the dataset; the crops have their own, `crops_digest`.
     reader: of the dataset. recipes: of the crops, in order. groups: the reader's group of each image that has crops.
     """
 
@@ -122,7 +120,7 @@ class CroppedStore(Store):
         tops: Sequence[int] = (),
         height: int | None = None,
     ) -> Mapping[str, np.ndarray]:
-        """Return some layers of some images, or strips of them, as `Store.read`; a crop is made whole.
+        """Return some layers of some images, as `Store.read`; strips only of whole images.
 
         Crops of one image are made of one reading of it. Raises also what the reader does.
         """
@@ -130,12 +128,7 @@ class CroppedStore(Store):
         if len(whole) == len(indices):
             return super().read(layers, indices, tops, height)
         if height is not None:
-            require_within(tops, height, self.protocol.resolution)
-            images = self.read(layers, indices)
-            return {
-                layer: np.stack([image[top : top + height] for image, top in zip(each, tops, strict=True)])
-                for layer, each in images.items()
-            }
+            raise ValueError("strips of crops")
         read = super().read(layers, [indices[row] for row in whole])
         made = {row: {layer: images[number] for layer, images in read.items()} for number, row in enumerate(whole)}
         recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in made}

@@ -190,17 +190,11 @@ def fetch(config: DatasetConfig, progress: Progress = silent) -> None:
 
 def require(config: DatasetConfig) -> None:
     """Raise InputError where `config` names no dataset that can be read; no image is read for it."""
-    if config.dataset.endswith(".h5"):
-        _open(config)
-    else:
-        reader(config)
+    _ = _open(config) if config.dataset.endswith(".h5") else reader(config)
 
 
 def layers_of(config: DatasetConfig, folder: Path | None = None) -> tuple[str, ...]:
-    """Return the layers that a dataset has or, as one sample shows, will have when it is prepared.
-
-    folder: of prepared datasets, where one is looked for.
-    """
+    """Return the layers that a dataset has, prepared in `folder`, or will have, as one sample shows."""
     if config.dataset.endswith(".h5"):
         return _open(config).layers
     found = reader(config)

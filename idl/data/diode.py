@@ -216,10 +216,9 @@ def read_frame(files: Mapping[str, Path], protocol: Protocol) -> Native:
     return Native(rgb, depth_m, valid, *to_camera(normals))
 
 
-# The data's own pages do not state the axes of the normals. What is done here is what published users of the data do:
-# they are taken as x right, y up, z backward, so y and z change their sign; then every normal is turned towards the
-# camera, as a surface that is seen must face it. `axes_by_depth` asks the data itself: which axes agree best with the
-# normals that the depth map has by finite differences. It has been held against made scenes, not the published files.
+# The data's own pages do not state the axes of the normals. As published users of the data do, they are taken as x
+# right, y up, z backward; then every normal is turned towards the camera, as a surface that is seen must face it.
+# `axes_by_depth` asks the data itself. It has been held against made scenes, not the published files.
 
 
 def rays(height: int, width: int) -> Normals:
@@ -291,8 +290,7 @@ def jumps(depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]) -
     """Return pixels on either side of a jump in depth: a neighbour in x or y is farther or nearer by more than a tenth.
 
     There the laser's spot meets two surfaces, and a return between them belongs to neither (mixed pixels: Tang, Huber
-    and Akinci, 3DIM 2007). Relative, as the depths run from 0.6 to 350 m. A tenth: a floor seen from 1.5 m above
-    steps so much from row to row only beyond 139 m (0.1 x 1.5 m x fy).
+    and Akinci, 3DIM 2007). A floor seen from 1.5 m above steps so much only beyond 139 m (0.1 x 1.5 m x fy).
     """
     marked = np.zeros(valid.shape, bool)
     known_m = np.where(valid, depth_m, np.float32(1))

@@ -28,7 +28,6 @@ NOTHING, USUAL = "false", "true"
 
 _BLOCK = 1 << 20
 _MB = 1_000_000
-_LONGEST_WAIT_S = 60.0
 _NYU, _MAT = "https://horatio.cs.nyu.edu/mit/silberman", "nyu_depth_v2_labeled.mat"
 _DIODE = "http://diode-dataset.s3.amazonaws.com"
 
@@ -138,9 +137,8 @@ def fetch(
 
 def md5_of(path: Path, progress: Progress = silent) -> str:
     """Return the MD5 of a file, as 32 hex digits. Raises OSError."""
-    digest = hashlib.md5(usedforsecurity=False)
-    label, size = f"check {path.name.removesuffix('.part')}", path.stat().st_size
-    with path.open("rb") as file, _megabytes(progress, label, size, 0) as at:
+    digest, label = hashlib.md5(usedforsecurity=False), f"check {path.name.removesuffix('.part')}"
+    with path.open("rb") as file, _megabytes(progress, label, _size(path), 0) as at:
         while block := file.read(_BLOCK):
             digest.update(block)
             at(file.tell())
@@ -148,7 +146,7 @@ def md5_of(path: Path, progress: Progress = silent) -> str:
 
 
 class _RetryError(Exception):
-    """What may be over in a moment: why, and the seconds that the server asks to wait."""
+    """What may be over in a moment."""
 
 
 def _arrive(remote: Remote, part: Path, progress: Progress, timeout_s: float, attempts: int, wait_s: float) -> None:
@@ -159,14 +157,13 @@ def _arrive(remote: Remote, part: Path, progress: Progress, timeout_s: float, at
         try:
             return _attempt(remote, part, progress, timeout_s)
         except _RetryError as error:
-            why, asked_s = error.args
             failures = 1 if _size(part) > before else failures + 1
             if failures >= attempts:
                 raise InputError(
-                    f"{remote.url}: {why}, {failures} attempts in a row. Check the network and the proxy "
+                    f"{remote.url}: {error}, {failures} attempts in a row. Check the network and the proxy "
                     f"(https_proxy); the same command goes on from {_size(part) / _MB:.1f} MB."
                 ) from error
-            time.sleep(min(max(wait_s * 2 ** (failures - 1), asked_s), _LONGEST_WAIT_S))
+            time.sleep(wait_s * 2 ** (failures - 1))
 
 
 def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -> None:
@@ -179,13 +176,13 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
             # Not urlopen: it keeps the proxies of its first call.
             response = build_opener().open(Request(remote.url, headers=headers), timeout=timeout_s)
     except HTTPError as error:
-        answer, asked_s = f"the server answers {error.code} {error.reason}", error.headers.get("Retry-After", "")
+        answer = f"the server answers {error.code} {error.reason}"
         error.close()
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             # Nothing is missing; or the part is of another file, which the check finds out.
             return
         if error.code in (408, 425, 429) or error.code >= 500:
-            raise _RetryError(answer, float(asked_s) if asked_s.isdigit() else 0.0) from error
+            raise _RetryError(answer) from error
         raise InputError(
             f"{remote.url}: {answer}. The file may have moved: fetch it by other means, and leave download out."
         ) from error
@@ -194,7 +191,7 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
             place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
             if place is None or int(place[1]) != start:
                 part.unlink()
-                raise _RetryError("the server answered with another part than was requested", 0.0)
+                raise _RetryError("the server answered with another part than was requested")
             total = int(place[2])
         else:
             # All of it: the server ignores ranges.
@@ -224,7 +221,7 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
                 at(file.tell())
     # Without a length the end of the connection is the end of the file; the checks say whether it is.
     if total is not None and _size(part) != total:
-        raise _RetryError(f"the server broke off {(total - _size(part)) / _MB:.1f} MB before the end", 0.0)
+        raise _RetryError(f"the server broke off {(total - _size(part)) / _MB:.1f} MB before the end")
 
 
 def _no_space(remote: Remote, folder: Path, missing: int | None = None) -> InputError:
@@ -258,7 +255,7 @@ def _network_errors() -> Iterator[None]:
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, URLError) else error
         line = " ".join(str(reason).split()) or type(reason).__name__
-        raise _RetryError(f"cannot be reached ({line})", 0.0) from error
+        raise _RetryError(f"cannot be reached ({line})") from error
 
 
 @contextmanager
@@ -269,9 +266,8 @@ def _megabytes(progress: Progress, label: str, total: int, done: int) -> Iterato
 
         def at(num_bytes: int) -> None:
             nonlocal shown
-            if num_bytes // _MB != shown:
-                advance(num_bytes // _MB - shown)
-                shown = num_bytes // _MB
+            advance(num_bytes // _MB - shown)
+            shown = num_bytes // _MB
 
         yield at
 

@@ -5,6 +5,7 @@ is averaged over measured pixels only.
 """
 
 import hashlib
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +82,7 @@ def _may_be_turned(path: Path, image: Image.Image) -> bool:
         return True
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2**16))
-        end = file.read()
-    return any(chunk in end for chunk in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+        return re.search(rb"eXIf|iTXt|zTXt|tEXt", file.read()) is not None
 
 
 def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels"]:

@@ -116,19 +116,22 @@ class _Maps:
     """
 
     def __init__(self, root: Path, paths: Sequence[str], rgb: str, expression: str) -> None:
-        self._root, self._by_groups = root, defaultdict[tuple[str, ...], list[str]](list)
+        self._root, self._by_key = root, defaultdict[tuple[object, ...], list[str]](list)
         self._shared = sorted(_compiled(rgb).groupindex.keys() & _compiled(expression).groupindex.keys())
         for path, match in _matched(paths, expression):
-            for groups in {self._groups(match), self._groups(match, str.lower)}:
-                self._by_groups[groups].append(path)
-        self.paths = set(chain(*self._by_groups.values()))
+            for key in self._keys(match):
+                self._by_key[key].append(path)
+        self.paths = set(chain(*self._by_key.values()))
 
-    def _groups(self, match: re.Match[str], as_key: Callable[[str], str] = str) -> tuple[str, ...]:
-        return tuple(as_key(match[name] or "") for name in self._shared)
+    def _keys(self, match: re.Match[str]) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        """Return the shared groups, as they are and whatever the case."""
+        groups = [match[name] or "" for name in self._shared]
+        return (True, *groups), (False, *map(str.lower, groups))
 
     def named(self, picture: re.Match[str]) -> Sequence[str]:
         """Return the maps of a picture's name, of any suffix; of another case only where there is none of its own."""
-        return self._by_groups.get(self._groups(picture)) or self._by_groups.get(self._groups(picture, str.lower), ())
+        exact, lowered = self._keys(picture)
+        return self._by_key.get(exact) or self._by_key.get(lowered, ())
 
     def of(self, picture: re.Match[str], suffixes: Sequence[str]) -> Path | None:
         """Return the map of a picture. Raises InputError, naming both, where two could be it."""
@@ -218,12 +221,12 @@ def _listed(path: Path, *folders: Path) -> Listing:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and words of each line that says something."""
+    """Return number and words of each line that says something; a tab is between words, else a space, or quotes are."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list ({error}).") from error
-    return [(number, _words(line)) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+    return [(number, _words(line)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
 
 
 def _words(line: str) -> list[str]:

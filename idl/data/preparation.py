@@ -1,8 +1,8 @@
 """From a reader to a store: read in several processes, written by one, resumable, whole or not there.
 
 The store is written under a temporary name and renamed in the end. Beside it grows a log, a line a group of images that
-is in the file; a run that was killed leaves both, and the next one goes on behind the groups whose images are in the
-file as the log says. Content and order depend neither on the number of processes nor on interruptions.
+is in the file; a run that was killed leaves both, and the next one goes on from there. Content and order depend neither
+on the number of processes nor on interruptions.
 """
 
 import hashlib
@@ -31,10 +31,9 @@ from idl.errors import InputError, disk_full_reported
 from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
 
-# Measured on rooms of 256 x 256, one core of an AMD EPYC with AVX-512. lzf brings RGB to 56 % of its size, but takes
-# 1.6 ms an image to write and 0.8 ms to read instead of 0.1 and 0.04 ms, and depth to 54 % (2.0 and 0.6 ms, with the
-# shuffle): both are left as they are, and the mask, which is read as often. Normals come to 6 %, labels to 8 %; but
-# what is trained on is read in every step, and labels took 0.21 ms to unpack, under Python's lock: 0.02 ms as they are.
+# Layers that are not compressed. On rooms of 256 x 256 lzf brings RGB and depth to 55 % of their size, but takes 1.6
+# and 2 ms an image to write and 0.7 ms to read instead of 0.1 and 0.04. Normals come to 6 %; labels to 8 %, but what
+# is trained on is read in every step, and they took 0.21 ms to unpack, under Python's lock: 0.02 ms as they are.
 PLAIN = ("rgb", "depth", "valid", "kinds", "materials")
 # A file's name has 255 bytes, as an alias of mlflow's registry; digests, suffixes and "champion-" take some.
 MOST_NAME_CHARACTERS = 100

@@ -70,11 +70,10 @@ def split_by_scene(
 
     image_scenes: the scene of each image.
     rule: shares "train:val:test" of all scenes; or the path of a JSON file {"train": [scene, ...], "val": [...],
-      "test": [...]}; or "auto": the test side of the published split is the test split, and the scenes of its training
-      side are divided 11:2 into train and val. Where the images are not on two sides, "auto" is 11:2:3.
+      "test": [...]}; or "auto": the published split, if the images are on its two sides, whose training side is divided
+      11:2 into train and val; else 11:2:3.
     sides: side of the published split of each image, as in `Store`.
-    is_sequential: scenes stay in the store's order (pieces of one recording: the test comes last in time)
-      instead of being shuffled with `seed`.
+    is_sequential: scenes stay in the store's order (the test comes last in time) instead of being shuffled.
     Raises InputError where the rule cannot be read, a split would be empty, or a scene is on two sides.
     """
     scenes = list(dict.fromkeys(image_scenes))
@@ -130,8 +129,7 @@ def split_store(store: Store, rule: str, seed: int) -> Split:
 def folds(store: Store, split: Split) -> Mapping[str, tuple[int, ...]]:
     """Return the fold, from 0 to NUM_FOLDS - 1, of each training and validation image, in the order of `Split.indices`.
 
-    A scene is in one fold, and so is a recording where there are enough of them; else consecutive blocks of frames
-    go to one fold, because neighbours resemble each other.
+    A recording is in one fold where there are enough of them; else consecutive blocks of frames, which are alike, are.
     """
     order = [index for name in ("train", "val") for index in sorted(split.indices[name])]
     groups, is_sequential = store.recordings, False

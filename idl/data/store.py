@@ -144,7 +144,10 @@ class Store:
         plain = self._plain_layers.get(layer)
         with h5py.File(self.path, "r") if plain is None else self.path.open("rb", buffering=0) as file:
             dataset = plain or dataset_of(file, layer)  # pyright: ignore[reportArgumentType]
-            height = require_within(tops, height, dataset.shape[1])
+            height = dataset.shape[1] if height is None else height
+            for top in tops:
+                if not 0 <= top <= dataset.shape[1] - height:
+                    raise ValueError(f"rows {top} to {top + height} of images of {dataset.shape[1]} rows")
             strips = np.empty((len(indices), height, *dataset.shape[2:]), dataset.dtype)
             for strip, index, top in zip(strips, indices, tops, strict=True):
                 if isinstance(dataset, h5py.Dataset):
@@ -189,15 +192,6 @@ def _chunk_offsets(dataset: h5py.Dataset) -> Mapping[int, int]:
     offsets: dict[int, int] = {}
     dataset.id.chunk_iter(lambda chunk: offsets.update({chunk.chunk_offset[0]: chunk.byte_offset}))
     return offsets
-
-
-def require_within(tops: Sequence[int], height: int | None, whole: int) -> int:
-    """Return the height of strips, `whole` where none is given. Raises ValueError where one is not within its image."""
-    height = whole if height is None else height
-    for top in tops:
-        if not 0 <= top <= whole - height:
-            raise ValueError(f"rows {top} to {top + height} of images of {whole} rows")
-    return height
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
