@@ -103,11 +103,7 @@ def of_diode(root: Path) -> DiodeReader:
 
 @pytest.mark.parametrize(
     ("make", "box", "layers"),
-    [
-        (of_folder, (0, 48, 12, 60), ALL),
-        (of_nyu, (4, 46, 10, 52), ALL),
-        (of_diode, (0, 48, 8, 56), (*ALL, "normals")),
-    ],
+    [(of_folder, (0, 48, 12, 60), ALL), (of_nyu, (4, 46, 10, 52), ALL), (of_diode, (0, 48, 8, 56), (*ALL, "normals"))],
 )
 def test_the_crop_of_all_that_was_prepared_is_the_prepared_image(
     tmp_path: Path, make: type, box: tuple[int, int, int, int], layers: Sequence[str]

@@ -16,15 +16,7 @@ from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare
 from idl.data.reader import Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
-from idl.data.splits import (
-    NUM_FOLDS,
-    Split,
-    are_shared,
-    folds,
-    require_rule,
-    scene_sketch,
-    split_by_scene,
-)
+from idl.data.splits import NUM_FOLDS, Split, are_shared, folds, require_rule, scene_sketch, split_by_scene
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import Protocol

@@ -114,11 +114,7 @@ class CroppedStore(Store):
         return index if index < self.num_whole else self.recipes[index - self.num_whole].image
 
     def read(
-        self,
-        layers: Sequence[str],
-        indices: Sequence[int],
-        tops: Sequence[int] = (),
-        height: int | None = None,
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int] = (), height: int | None = None
     ) -> Mapping[str, np.ndarray]:
         """Return some layers of some images, as `Store.read`; strips only of whole images.
 

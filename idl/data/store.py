@@ -101,11 +101,7 @@ class Store:
         return tuple(BLOCK.sub("", scene) or "." for scene in self.scenes)
 
     def read(
-        self,
-        layers: Sequence[str],
-        indices: Sequence[int],
-        tops: Sequence[int] = (),
-        height: int | None = None,
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int] = (), height: int | None = None
     ) -> Mapping[str, np.ndarray]:
         """Return some layers of some images, in the order of `indices`: name to (image, ...).
 
