@@ -97,8 +97,6 @@ def write_mat(
             "names": ("wall", "floor", "night stand"),
             "scenes": scenes,
             "sceneTypes": tuple(scene.rpartition("_")[0] for scene in scenes),
-            "rawRgbFilenames": tuple(f"{scene}/r-{k}.ppm" for k, scene in enumerate(scenes)),
-            "rawDepthFilenames": tuple(f"{scene}/d-{k}.pgm" for k, scene in enumerate(scenes)),
         }
         for key, texts in cells.items():
             if key not in leave_out:

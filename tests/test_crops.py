@@ -18,7 +18,6 @@ from idl.data.crops import CroppedStore, CropRecipe, _native, draw, with_crops
 from idl.data.datasets import DatasetConfig, native_reader
 from idl.data.diode import DiodeReader, normals_by_depth, rays
 from idl.data.folder import FolderReader
-from idl.data.images import resize_depth, resize_rgb, truth_mask
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare
 from idl.data.reader import Native, NativeReader, Sample
@@ -39,6 +38,7 @@ ALL = ("rgb", "depth", "valid")
 class LargeReader(PlantedReader, NativeReader):
     """One image a scene, larger than what is prepared. holed: images with depth in their last ten columns only."""
 
+    protocol: Protocol = SMALL
     num_scenes: int = 12
     views: int = 1
     resolution: int = 80
@@ -61,10 +61,7 @@ class LargeReader(PlantedReader, NativeReader):
         return Native(sample.rgb, sample.depth_m, valid)
 
     def read(self, index: int) -> list[Sample]:
-        native = self.native(index)
-        depth_m, valid = resize_depth(native.depth_m, truth_mask(native.depth_m, native.valid, SMALL), SMALL)
-        group = self.groups[index]
-        return [Sample(group.names[0], group.scene, resize_rgb(native.image, SMALL), depth_m, valid)]
+        return NativeReader.read(self, index)
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +103,7 @@ def of_diode(root: Path) -> DiodeReader:
 
 @pytest.mark.parametrize(
     ("make", "box", "layers"),
-    [
-        (of_folder, (0, 48, 12, 60), ALL),
-        (of_nyu, (4, 46, 10, 52), ALL),
-        (of_diode, (0, 48, 8, 56), (*ALL, "normals")),
-    ],
+    [(of_folder, (0, 48, 12, 60), ALL), (of_nyu, (4, 46, 10, 52), ALL), (of_diode, (0, 48, 8, 56), (*ALL, "normals"))],
 )
 def test_the_crop_of_all_that_was_prepared_is_the_prepared_image(
     tmp_path: Path, make: type, box: tuple[int, int, int, int], layers: Sequence[str]
@@ -247,10 +240,8 @@ def test_whole_images_and_crops_are_read_in_any_order_and_elsewhere(made: tuple[
         for row, index in enumerate(order):
             np.testing.assert_array_equal(read[layer][row], store.read((layer,), [index])[layer][0])
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read(ALL, order)[layer], read[layer])
-        for rows in (range(len(order)), (1, 3)):
-            chosen, tops = [order[row] for row in rows], [2 * row for row in rows]
-            for strip, row in zip(store.read_rows(ALL, chosen, tops, 10)[layer], rows, strict=True):
-                np.testing.assert_array_equal(strip, read[layer][row, 2 * row : 2 * row + 10])
+    for strip, image in zip(store.read(("depth",), (0, 3), (2, 5), 10)["depth"], ((0, 2), (3, 5)), strict=True):
+        np.testing.assert_array_equal(strip, store.read(("depth",), [image[0]])["depth"][0, image[1] : image[1] + 10])
     with pytest.raises(InputError, match="no layer 'normals'"):
         store.read(("normals",), store.crops)
 
@@ -318,9 +309,8 @@ def test_a_crop_of_an_image_that_was_trained_on_is_found(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_cropped_is_said(made: tuple[Store, LargeReader], tmp_path: Path) -> None:
-    for config in (DatasetConfig(), DatasetConfig(dataset=str(made[0].path))):
-        with pytest.raises(InputError, match=r"^test_images=5: .* has no images larger than"):
-            native_reader(config, 5)
+    with pytest.raises(InputError, match=r"^test_images=5: .* has no images larger than"):
+        native_reader(DatasetConfig(dataset=str(made[0].path)), 5)
     with pytest.raises(InputError, match="protocol=nyu-eigen measures whole native frames"):
         native_reader(DatasetConfig(dataset="nyu", protocol="nyu-eigen"), 5)
     large = prepare(made[1], Protocol(resolution=96), tmp_path)

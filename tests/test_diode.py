@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -11,7 +11,7 @@ import pytest
 from diode_files import MASK_TYPES, SCANS, View, view, write_tree
 
 from idl.data.datasets import DatasetConfig, require
-from idl.data.diode import STORED_AXES, AxesCheck, DiodeReader, axes_by_depth, jumps, normals_by_depth, to_camera
+from idl.data.diode import STORED_AXES, Axes, DiodeReader, axes_by_depth, jumps, normals_by_depth, to_camera
 from idl.data.preparation import prepare
 from idl.data.store import Store
 from idl.errors import InputError
@@ -64,6 +64,8 @@ def test_normals_are_brought_to_our_axes(tree: tuple[Path, dict[str, View]]) -> 
     store = stored(tree[0])
     (normals,) = store.read(("normals",), range(store.num_images)).values()
     assert normals.dtype == np.float16
+    length = np.linalg.norm(normals.astype(np.float64), axis=-1)
+    assert np.all((length == 0) | (np.abs(length - 1) < 2e-3))
     num_seen = 0
     for index, seen in enumerate(tree[1].values()):
         for row in range(16):
@@ -77,15 +79,9 @@ def test_normals_are_brought_to_our_axes(tree: tuple[Path, dict[str, View]]) -> 
     assert num_seen > 1000
 
 
-def test_normals_that_were_averaged_are_of_unit_length(tree: tuple[Path, dict[str, View]]) -> None:
-    (normals,) = stored(tree[0]).read(("normals",), range(21)).values()
-    length = np.linalg.norm(normals.astype(np.float64), axis=-1)
-    assert np.all((length == 0) | (np.abs(length - 1) < 2e-3))
-
-
-def is_as_assumed(check: AxesCheck) -> bool:
+def is_as_assumed(check: Mapping[Axes, float]) -> bool:
     """But for noise."""
-    return check.agreement[STORED_AXES] >= max(check.agreement.values()) - 0.01
+    return check[STORED_AXES] >= max(check.values()) - 0.01
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -107,9 +103,8 @@ def test_other_axes_are_noticed() -> None:
     seen = view(0)
     swapped = axes_by_depth(seen.normals[..., [1, 0, 2]], seen.depth_m, seen.mask)
     assert not is_as_assumed(swapped)
-    assert [axis for axis, _ in next(iter(swapped.agreement))] == [1, 0, 2]
-    nothing = axes_by_depth(np.zeros_like(seen.normals), seen.depth_m, seen.mask)
-    assert nothing.num_pixels == 0
+    assert [axis for axis, _ in next(iter(swapped))] == [1, 0, 2]
+    assert not axes_by_depth(np.zeros_like(seen.normals), seen.depth_m, seen.mask)
 
 
 def test_the_normals_of_a_depth_map_are_those_of_its_planes() -> None:
@@ -189,7 +184,6 @@ def test_normals_of_some_frames_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("subset", "scenes"),
     [
-        ("indoors", ("indoors/scene_00000", "indoors/scene_00001", "indoors/scene_00003", "indoors/scene_00019")),
         ("outdoor", ("outdoor/scene_00011", "outdoor/scene_00022")),
         ("scene_00001, outdoor/scene_00022", ("indoors/scene_00001", "outdoor/scene_00022")),
         (
@@ -234,16 +228,6 @@ def test_outdoor_frames_ask_for_log_depth(tree: tuple[Path, dict[str, View]]) ->
     assert tree_reader(tree[0], subset="indoors").notes == ()
 
 
-def test_a_changed_file_makes_another_store(tmp_path: Path) -> None:
-    views = write_tree(tmp_path / "d", SCANS[:1])
-    before = stored(tmp_path / "d")
-    path = tmp_path / "d" / f"{next(iter(views))}_depth.npy"
-    np.save(path, np.load(path) + 1)
-    after = stored(tmp_path / "d")
-    assert before.path != after.path
-    assert before.digest != after.digest
-
-
 def _without(ending: str) -> Callable[[Path], object]:
     return lambda frame: frame.with_name(frame.name + ending).unlink()
 
@@ -281,16 +265,8 @@ def test_bad_requests_are_found_before_work_starts(tmp_path: Path, monkeypatch: 
     for place in ("d", "again/one", "again/two", "moved"):
         write_tree(tmp_path / place, SCANS[:1], per_scan=1)
     shutil.copytree(tmp_path / "moved/train", tmp_path / "moved/val")
-    (tmp_path / "packed").mkdir()
-    (tmp_path / "packed/val.tar.gz").write_bytes(b"")
     for config, expected in (
-        (
-            DatasetConfig("diode", "d", subset="outdoor"),
-            "subset=outdoor: no such part of d. It has: all, indoors, scene_0",
-        ),
         (DatasetConfig("diode", "d", subset=","), "subset=,: no such part of d"),
-        (DatasetConfig("diode", "packed/val.tar.gz"), "an archive. Unpack it"),
-        (DatasetConfig("diode", "packed"), "holds archives only. Unpack them there: tar -xzf val.tar.gz"),
         (DatasetConfig("diode", "again"), "is there twice"),
         (DatasetConfig("diode", "moved"), "has the name of train/indoors/scene_00000/scan_00000/00000_00000_indoors"),
     ):

@@ -42,11 +42,6 @@ def units(depth_m: np.ndarray, scale: float = 1000) -> np.ndarray:
 Write = Callable[[Path, int, np.ndarray, np.ndarray], None]
 
 
-def plain(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
-    put(root / f"rgb/{number:04d}.png", rgb)
-    put(root / f"depth/{number:04d}.png", units(depth_m))
-
-
 def files(rgb: str, depth: str, scale: float = 1000) -> Write:
     """Return what writes a pair under paths with {n}, {i} (of ten) and {s} (the scene of ten)."""
 
@@ -55,6 +50,9 @@ def files(rgb: str, depth: str, scale: float = 1000) -> Write:
         put(root / depth.format(n=number, i=number % 10, s=number // 10), units(depth_m, scale))
 
     return write
+
+
+plain = files("rgb/{n:04d}.png", "depth/{n:04d}.png")
 
 
 def arrays(save: Callable[[Path, np.ndarray], object]) -> Write:
@@ -115,10 +113,6 @@ def nyu_list(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> N
     files(f"{where}/rgb_{number:05d}.png", f"{where}/sync_depth_{number:05d}.png")(root, number, rgb, depth_m)
     with (root / "nyu_train.txt").open("a") as file:
         file.write(f"/{where}/rgb_{number:05d}.png /{where}/sync_depth_{number:05d}.png 518.8579\n")
-
-
-def upper(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
-    files("RGB/IMG_{n:04d}.PNG", "Depth/img_{n:04d}.png")(root, number, rgb, depth_m)
 
 
 def linked(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
@@ -203,7 +197,7 @@ class Case:
 CASES = {
     "plain": Case(plain),
     "beside": Case(files("{n:04d}.png", "{n:04d}_depth.png")),
-    "upper case": Case(upper),
+    "upper case": Case(files("RGB/IMG_{n:04d}.PNG", "Depth/img_{n:04d}.png")),
     "links": Case(linked),
     "hidden": Case(hidden),
     "one without depth": Case(without_depth(lambda n: n == 7), (), 0.452, ("1 of 30 images has no depth",), 0.02),
@@ -333,7 +327,7 @@ def test_smaller_depth_is_averaged_by_itself(tmp_path: Path) -> None:
     assert native.depth_m.shape == native.valid.shape == native.image.shape[:2] == (360, 480)
     np.testing.assert_array_equal(native.depth_m[3::15, 3::15], stored[::2, ::2])
     put(tmp_path / "depth/000001.png", np.full((64, 64), 900, np.uint16))
-    with pytest.raises(InputError, match="of another shape"):
+    with pytest.raises(InputError, match="Register them to one field of view"):
         found.read(1)
 
 

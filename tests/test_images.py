@@ -14,7 +14,6 @@ from idl.data.images import (
     centred_box,
     eroded,
     metres,
-    read_depth,
     read_map,
     read_rgb,
     repeats,
@@ -143,23 +142,12 @@ def test_what_is_no_depth_map_is_named(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_integers_are_no_metres_without_a_scale(tmp_path: Path) -> None:
-    Image.fromarray(np.full((20, 30), 2000, np.uint16)).save(tmp_path / "a.png")
-    depth_m, valid = metres(tmp_path / "a.png", read_map(tmp_path / "a.png"), 5000.0, (0, 2001))
-    assert valid.all()
-    np.testing.assert_allclose(depth_m, 0.4)
-    with pytest.raises(InputError, match="depth is uint16, expected float32 metres"):
-        read_depth(tmp_path / "a.png")
-    with pytest.raises(InputError, match="not a readable image"):
-        read_rgb(Path(__file__))
-
-
 @pytest.mark.parametrize("content", [b"", b"PF\n2 2\n-1\n" + bytes(48), b"Pf\n2 2\n-1\n" + bytes(8), b"Pf 2 x -1 "])
 @pytest.mark.parametrize("suffix", [".pfm", ".npz", ".hdf5"])
 def test_a_damaged_array_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\{suffix}: not a readable map"):
-        read_depth(tmp_path / f"a{suffix}")
+        read_map(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("kind", ["<", ">"])
@@ -167,7 +155,7 @@ def test_a_pfm_is_of_either_order_of_bytes(tmp_path: Path, kind: str) -> None:
     depth_m = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
     scale = -1 if kind == "<" else 1
     (tmp_path / "a.pfm").write_bytes(f"Pf\n3 2\n{scale}\n".encode() + depth_m[::-1].astype(f"{kind}f4").tobytes())
-    np.testing.assert_array_equal(read_depth(tmp_path / "a.pfm")[0], depth_m)
+    np.testing.assert_array_equal(read_map(tmp_path / "a.pfm"), depth_m)
 
 
 def test_pixels_that_repeat_are_found() -> None:

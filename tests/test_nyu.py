@@ -57,7 +57,6 @@ def test_names_count_from_1_and_scenes_are_those_that_the_references_lead_to(mat
     groups = reader(mat).groups
     assert [group.names for group in groups] == [(f"000{number}",) for number in range(1, 7)]
     assert tuple(group.scene for group in groups) == planted.scenes
-    assert reader(mat).groups[0].scene == "kitchen_0000"
 
 
 @pytest.mark.parametrize("chunk_images", [1, 4, 6])
@@ -75,25 +74,6 @@ def test_a_reader_that_has_read_goes_to_another_process(mat: Path) -> None:
     again = pickle.loads(pickle.dumps(found))
     assert again == found
     np.testing.assert_array_equal(again.read(2)[0].rgb, before[0].rgb)
-
-
-def test_the_file_is_opened_once_and_its_references_are_followed_once(
-    mat: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = reader(mat)
-    assert len(found.groups) == 6
-    opened: list[object] = []
-    original = h5py.File.__init__
-
-    def counted(self: h5py.File, *args: object, **kwargs: object) -> None:
-        opened.extend(arg for arg in args if isinstance(arg, Path))
-        original(self, *args, **kwargs)  # pyright: ignore[reportArgumentType]
-
-    monkeypatch.setattr(h5py.File, "__init__", counted)
-    monkeypatch.setattr(h5py, "check_ref_dtype", None)
-    for index in range(6):
-        found.read(index)
-    assert len(opened) == 1
 
 
 def test_sides_come_from_the_splits_beside_the_file(tmp_path: Path) -> None:

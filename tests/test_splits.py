@@ -1,35 +1,22 @@
 """Splits are disjoint by scene, seeded, and refuse what leaks; tested scenes are known again in every store of them."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
-from diode_files import write_tree
 from hypothesis import given
 from hypothesis import strategies as st
 from nyu_files import SMALL_SIZE, plant, write_mat
 from planted import PlantedReader, write_pairs
 
-from idl.data.crops import CroppedStore
-from idl.data.diode import DiodeReader
 from idl.data.folder import FolderReader
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare
 from idl.data.reader import Reader
 from idl.data.rooms import RoomsReader, RoomsRecipe
-from idl.data.splits import (
-    NUM_FOLDS,
-    Split,
-    are_shared,
-    folds,
-    require_rule,
-    scene_sketch,
-    split_by_scene,
-    split_store,
-)
+from idl.data.splits import NUM_FOLDS, Split, are_shared, folds, require_rule, scene_sketch, split_by_scene
 from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import Protocol
@@ -59,21 +46,12 @@ def test_every_image_is_in_one_split_and_no_scene_in_two(numbers: list[int], see
     assert len(set.union(*sides)) == sum(len(side) for side in sides)
 
 
-def test_default_shares_of_rooms() -> None:
+def test_rooms_are_split_by_default_shares_and_in_an_order_that_the_seed_decides() -> None:
     split = split_by_scene(SCENES)
     assert {name: len(scenes) for name, scenes in split.scenes.items()} == {"train": 220, "val": 40, "test": 60}
-
-
-def test_the_seed_decides() -> None:
-    assert split_by_scene(SCENES, seed=1) == split_by_scene(SCENES, seed=1)
-    assert split_by_scene(SCENES, seed=1).digest != split_by_scene(SCENES, seed=2).digest
-
-
-def test_training_images_come_in_random_order() -> None:
-    order = split_by_scene(SCENES).indices["train"]
-    assert list(order) != sorted(order)
-    first = {SCENES[index] for index in order[:100]}
-    assert len(first) > 50
+    assert len({SCENES[index] for index in split.indices["train"][:100]}) > 50
+    assert split_by_scene(SCENES) == split
+    assert split_by_scene(SCENES, seed=2).digest != split.digest
 
 
 def test_the_digest_of_what_is_tested_does_not_hang_on_the_rest(tmp_path: Path) -> None:
@@ -143,12 +121,6 @@ def test_the_published_test_side_is_the_test_split(
         assert max(map(order.index, train)) < min(map(order.index, val))
 
 
-def test_shares_that_are_asked_for_divide_all_scenes() -> None:
-    sides = ["train" if scene < "s240" else "test" for scene in SCENES]
-    assert split_by_scene(SCENES, "11:2:3", sides=sides) == split_by_scene(SCENES)
-    assert split_by_scene(SCENES, "auto", sides=sides).digest != split_by_scene(SCENES).digest
-
-
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_one_side_alone_is_no_split(side: str) -> None:
     assert split_by_scene(SCENES, sides=[side] * len(SCENES)) == split_by_scene(SCENES)
@@ -174,14 +146,12 @@ def test_a_bad_rule_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     for content, message in (
         ({"train": ["s001"], "val": ["s002"], "test": ["s001"]}, "'s001' is in 'train' and 'test'"),
-        ({"train": ["s001"], "val": ["s002"], "test": ["nowhere"]}, "'nowhere' of 'test' is not in the dataset"),
         ({"train": ["s001"], "val": [], "test": ["s002"]}, "'val' is empty"),
-        ({"train": ["s001"], "val": ["s002"]}, "expected JSON"),
     ):
         file.write_text(json.dumps(content))
         with pytest.raises(InputError, match=message):
             split_by_scene(SCENES, str(file))
-    for rule in ("1:2", "a:b:c", "1:0:1", "", "1:nan:2", "inf:1:1"):
+    for rule in ("a:b:c", "1:0:1", "", "inf:1:1"):
         with pytest.raises(InputError, match="expected shares"):
             require_rule(rule)
 
@@ -290,15 +260,6 @@ def test_published_scenes_are_the_same_wherever_the_files_lie(tmp_path: Path) ->
     assert nyu[0] == nyu[1]
     assert len(nyu[0].split()) == 3
 
-    write_tree(tmp_path / "diode", per_scan=1)
-    shutil.copytree(tmp_path / "diode", tmp_path / "moved")
-    far = replace(SMALL, max_depth_m=80.0)
-    whole, part = (
-        prepared(DiodeReader(tmp_path / root, protocol, subset), protocol, tmp_path / "stores")[1]
-        for root, protocol, subset in (("diode", far, "all"), ("moved", replace(far, erosion=1), "indoors"))
-    )
-    assert set(part.split()) < set(whole.split())
-
 
 def test_splits_that_overlap_share_and_those_that_do_not_do_not(store: Store) -> None:
     of_three, of_one, other = (
@@ -333,11 +294,3 @@ def test_a_store_without_a_recipe_goes_by_its_source(tmp_path: Path) -> None:
     older = Store.open(made.path)
     assert scene_sketch(older, PLACES) == scene_sketch(replace(older, digest="another"), PLACES)
     assert not are_shared(scene_sketch(older, PLACES), scene_sketch(replace(older, source="elsewhere"), PLACES))
-
-
-def test_crops_of_a_scene_are_that_scene(store: Store) -> None:
-    known = {name: getattr(store, name) for name in store.__dataclass_fields__}
-    names = {"names": (*store.names, "crop"), "scenes": (*store.scenes, store.scenes[0])}
-    crops = CroppedStore(**{**known, **names}, reader=None, recipes=(None,), groups={})  # pyright: ignore[reportArgumentType]
-    assert scene_sketch(crops, crops.scenes) == scene_sketch(store, store.scenes)
-    assert split_store(store, "auto", 0).test_tags(store).keys() == {"test_digest", "test_scenes"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import PlantedReader
 from planted_training import wide_store
@@ -27,6 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare(PlantedReader(num_scenes=20), Protocol(resolution=64), tmp_path_factory.mktemp("store"))
 
 
+@settings(deadline=None)
 @given(indices=st.lists(st.integers(0, NUM_IMAGES - 1), max_size=9))
 def test_any_images_in_any_order_are_those_of_h5py(store: Store, indices: list[int]) -> None:
     read = store.read(store.layers, indices)
@@ -42,11 +43,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return wide_store(tmp_path_factory.mktemp("wide"))
 
 
+@settings(deadline=None)
 @given(data=st.data(), height=st.integers(0, 24))
 def test_strips_are_rows_of_the_images(wide: Store, data: st.DataObject, height: int) -> None:
     tops = data.draw(st.lists(st.integers(0, 24 - height), max_size=5))
     indices = data.draw(st.permutations(range(wide.num_images)))[: len(tops)]
-    strips = wide.read_rows(wide.layers, indices, tops, height)
+    strips = wide.read(wide.layers, indices, tops, height)
     with h5py.File(wide.path, "r") as file:
         assert {dataset_of(file, layer).compression for layer in wide.layers} == {None, "lzf"}
         for layer in wide.layers:
@@ -69,7 +71,7 @@ def test_a_layer_of_another_height_is_read_whole(wide: Store) -> None:
 def test_a_strip_beyond_its_image_is_refused(wide: Store, layer: str, top: int, height: int) -> None:
     """The next image would begin there."""
     with pytest.raises(ValueError, match=f"rows {top} to {top + height} of images of 24 rows"):
-        wide.read_rows((layer,), [0, 1], [0, top], height)
+        wide.read((layer,), [0, 1], [0, top], height)
 
 
 def test_a_file_cut_short_after_it_was_opened_is_said(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Arrays of numbers in files that are no pictures: NumPy, PFM, HDF5 and, with the extra `exr`, OpenEXR."""
 
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,18 +12,6 @@ from idl.errors import InputError
 _PFM_HEAD = re.compile(rb"(P[fF])\s+(\d+)\s+(\d+)\s+(\S+)(?:\r\n|\s)")
 # The channel that is depth, of an image with several, in lower case and without its layer.
 _EXR_DEPTH = ("z", "depth", "d", "y", "v")
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Return the numbers of a file as they are stored; of an archive its only array, or that named "depth".
-
-    Raises InputError, naming the file, where it cannot be read.
-    """
-    try:
-        return ARRAY_FORMATS[path.suffix.lower()](path)
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).replace(str(path), "it").split())[:160]
-        raise InputError(f"{path}: not a readable map ({reason}). Replace it or take it out.") from error
 
 
 def _chosen(names: list[str]) -> str:
@@ -77,6 +64,8 @@ def _exr(path: Path) -> np.ndarray:
     raise ValueError(f"channels {', '.join(channels)}; expected one, or one named Z or depth")
 
 
+# By suffix: what reads the numbers of a file as they are stored; of an archive its only array, or that named "depth".
+# What a damaged file leads to (OSError, ValueError, EOFError, KeyError, RuntimeError, BadZipFile) is raised.
 ARRAY_FORMATS: Mapping[str, Callable[[Path], np.ndarray]] = {
     ".npy": _numpy,
     ".npz": _numpy,

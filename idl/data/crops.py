@@ -1,9 +1,8 @@
 """Random crops of native images as a test split: drawn as recipes, made when they are read, never stored.
 
-A crop is a part of one image of a prepared dataset, cut from the frame at the size that it was taken at, resized to the
-protocol's size as whole images are, and mirrored in half the cases. Depth stays what it was: metres along the optical
-axis of the camera that took the whole frame. What changes is the field of view, so that a thing of the same depth
-looks up to twice as large as in the whole frame.
+A crop is cut from one image of a prepared dataset at the size that it was taken at, resized to the protocol's size as
+whole images are, and mirrored in half the cases. Depth stays in metres along the optical axis of the camera that took
+the whole frame; what changes is the field of view.
 """
 
 import hashlib
@@ -11,15 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
-from idl.data.images import resize_depth, resize_normals, resize_rgb, truth_mask
-from idl.data.reader import Native, NativeReader
-from idl.data.store import Store, require_within
+from idl.data.reader import LAYERS, Native, NativeReader
+from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import Crop, Protocol
 
@@ -27,14 +26,11 @@ from idl.protocol import Crop, Protocol
 CROPS_VERSION = 1
 # Height of the smallest crop over that of the largest that fits: a field of view from the half to the whole.
 LEAST_SHARE = 0.5
-# What can be made of a native image, and as which type; a store's further layers are not there for crops.
-LAYERS = {"rgb": np.uint8, "depth": np.float32, "valid": np.bool_, "normals": np.float16}
 # Resizing leaves Python's lock; beyond a few threads, memory is the limit.
 MOST_THREADS = 8
 
 
-@dataclass(frozen=True)
-class CropRecipe:
+class CropRecipe(NamedTuple):
     """What a crop is. image: of the store. box: (top, bottom, left, right), native pixels."""
 
     image: int
@@ -56,8 +52,7 @@ def draw(
     per_image[generator.permutation(len(images))[: count % len(images)]] += 1
     recipes = []
     for image, size, number in zip(images, sizes, per_image.tolist(), strict=True):
-        top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
-        most = _largest(size, protocol)
+        (top, bottom, left, right), most = _room(size, protocol)
         least = max(protocol.resolution, round(LEAST_SHARE * most))
         for height in generator.integers(least, most + 1, number).tolist():
             width = height * protocol.width // protocol.resolution
@@ -67,10 +62,10 @@ def draw(
     return tuple(recipes)
 
 
-def _largest(size: tuple[int, int], protocol: Protocol) -> int:
-    """Return the height of the largest part of the protocol's shape that fits into the protocol's crop of a frame."""
+def _room(size: tuple[int, int], protocol: Protocol) -> tuple[Crop, int]:
+    """Return where crops of a frame lie, and the height of the largest of the protocol's shape that fits there."""
     top, bottom, left, right = protocol.crop or (0, size[0], 0, size[1])
-    return min(bottom - top, (right - left) * protocol.resolution // protocol.width)
+    return (top, bottom, left, right), min(bottom - top, (right - left) * protocol.resolution // protocol.width)
 
 
 def require_size(name: str, size: tuple[int, int], count: int, protocol: Protocol) -> None:
@@ -78,7 +73,7 @@ def require_size(name: str, size: tuple[int, int], count: int, protocol: Protoco
 
     name, size: of the image, height and width in native pixels. count: crops that are asked for.
     """
-    if _largest(size, protocol) < protocol.resolution:
+    if _room(size, protocol)[1] < protocol.resolution:
         cut = " inside the protocol's crop" if protocol.crop else ""
         raise InputError(
             f"test_images={count}: {name} has {size[0]} x {size[1]} pixels; crops of at least "
@@ -90,9 +85,7 @@ def require_size(name: str, size: tuple[int, int], count: int, protocol: Protoco
 class CroppedStore(Store):
     """A prepared dataset with crops behind its images: image `num_whole` and after are crops, the rest is as it was.
 
-    It has the layers that crops have. Its digest is that of the dataset, which training and validation are on; the
-    crops have their own, `crops_digest`, which goes into the split's.
-
+    It has the layers that crops have. Its digest is that of the dataset; the crops have their own, `crops_digest`.
     reader: of the dataset. recipes: of the crops, in order. groups: the reader's group of each image that has crops.
     """
 
@@ -113,95 +106,57 @@ class CroppedStore(Store):
     @cached_property
     def crops_digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the recipes."""
-        described = json.dumps([CROPS_VERSION, [list(asdict(recipe).values()) for recipe in self.recipes]])
+        described = json.dumps([CROPS_VERSION, self.recipes])
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def origin(self, index: int) -> int:
         """Return the image in the file that image `index` is, or is a crop of."""
         return index if index < self.num_whole else self.recipes[index - self.num_whole].image
 
-    def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
-        """Return some layers of some images, in the order of `indices`: name to (image, ...).
+    def read(
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int] = (), height: int | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Return some layers of some images, as `Store.read`; strips only of whole images.
 
-        Crops of one image are made of one reading of it. Raises InputError as `Store.read` and the reader do.
+        Crops of one image are made of one reading of it. Raises also what the reader does.
         """
-        whole = {row: index for row, index in enumerate(indices) if index < self.num_whole}
+        whole = [row for row, index in enumerate(indices) if index < self.num_whole]
         if len(whole) == len(indices):
-            return super().read(layers, indices)
-        self._require(layers)
-        rows = {layer: np.empty((len(indices), *_shape(layer, self.protocol)), LAYERS[layer]) for layer in layers}
-        if whole:
-            for layer, images in super().read(layers, list(whole.values())).items():
-                rows[layer][list(whole)] = images
-        recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in whole}
-
-        def make(native: Native, valid: np.ndarray, row: int) -> None:
-            for layer, values in _layers(native, valid, recipes[row], layers, self.protocol).items():
-                rows[layer][row] = values
-
+            return super().read(layers, indices, tops, height)
+        if height is not None:
+            raise ValueError("strips of crops")
+        read = super().read(layers, [indices[row] for row in whole])
+        made = {row: {layer: images[number] for layer, images in read.items()} for number, row in enumerate(whole)}
+        recipes = {row: self.recipes[index - self.num_whole] for row, index in enumerate(indices) if row not in made}
         # Made while the next image is read; a list of an image's crops at a time, so that few images are held.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-            pending: list[Future[None]] = []
+            pending: dict[int, Future[dict[str, np.ndarray]]] = {}
             for image in dict.fromkeys(recipe.image for recipe in recipes.values()):
-                native, valid = _native(self.reader, self.groups[image], self.protocol)
-                for made in pending:
-                    made.result()
-                mine = [row for row, recipe in recipes.items() if recipe.image == image]
-                pending = [pool.submit(make, native, valid, row) for row in mine]
-            for made in pending:
-                made.result()
-        return rows
-
-    def read_rows(
-        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
-    ) -> Mapping[str, np.ndarray]:
-        """Return a strip of each image, as `Store.read_rows`; of a crop after it was made whole."""
-        if all(index < self.num_whole for index in indices):
-            return super().read_rows(layers, indices, tops, height)
-        require_within(tops, height, self.protocol.resolution)
-        whole = self.read(layers, indices)
-        return {
-            layer: np.stack([image[top : top + height] for image, top in zip(images, tops, strict=True)])
-            for layer, images in whole.items()
-        }
+                native = _native(self.reader, self.groups[image], self.protocol)
+                made |= {row: future.result() for row, future in pending.items()}
+                pending = {
+                    row: pool.submit(_layers, native, recipe, layers, self.protocol)
+                    for row, recipe in recipes.items()
+                    if recipe.image == image
+                }
+            made |= {row: future.result() for row, future in pending.items()}
+        return {layer: np.stack([made[row][layer] for row in range(len(indices))]) for layer in layers}
 
 
 # Two images: a batch begins with the image that the last one ended with.
 @lru_cache(maxsize=2)
-def _native(reader: NativeReader, group: int, protocol: Protocol) -> tuple[Native, np.ndarray]:
-    """Return a native image, and its truth."""
-    native = reader.native(group)
-    # Of the whole frame: at the edge of a crop, a hole beyond it erodes too.
-    return native, truth_mask(native.depth_m, native.valid, protocol)
+def _native(reader: NativeReader, group: int, protocol: Protocol) -> Native:
+    """Return a native image and its truth. Of the whole frame: at a crop's edge, a hole beyond it erodes too."""
+    return reader.native(group).truth(protocol)
 
 
-def _shape(layer: str, protocol: Protocol) -> tuple[int, ...]:
-    return (*protocol.size, 3) if layer in ("rgb", "normals") else protocol.size
-
-
-def _layers(
-    native: Native, valid: np.ndarray, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol
-) -> dict[str, np.ndarray]:
-    """Return layers of one crop.
-
-    valid: the native truth. A dataset whose other images have normals has none here where they are zeros.
-    """
-    top, bottom, left, right = recipe.box
-    part = np.s_[top:bottom, left:right]
+def _layers(native: Native, recipe: CropRecipe, layers: Sequence[str], protocol: Protocol) -> dict[str, np.ndarray]:
+    """Return layers of one crop. An image without normals, in a dataset whose others have some, has zeros."""
     # The crop is a frame of its own from here on.
-    whole = replace(protocol, crop=None)
-    made: dict[str, np.ndarray] = {}
-    if "rgb" in layers:
-        made["rgb"] = resize_rgb(native.image[part], whole)
-    if "depth" in layers or "valid" in layers:
-        made["depth"], made["valid"] = resize_depth(native.depth_m[part], valid[part], whole)
-    if "normals" in layers:
-        made["normals"] = np.zeros(_shape("normals", protocol), np.float16)
-        if native.normals is not None and native.defined is not None:
-            made["normals"] = resize_normals(native.normals[part], (native.defined & valid)[part], whole)
-    if recipe.is_mirrored:
-        made = {layer: mirrored(layer, values) for layer, values in made.items()}
-    return {layer: made[layer] for layer in layers}
+    made = native.part(recipe.box).resized(replace(protocol, crop=None), layers)
+    if "normals" in layers and "normals" not in made:
+        made["normals"] = np.zeros((*protocol.size, 3), np.float16)
+    return {layer: mirrored(layer, made[layer]) if recipe.is_mirrored else made[layer] for layer in layers}
 
 
 def mirrored(
@@ -219,9 +174,6 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
     Raises InputError where there cannot be that many, an image is not in the reader's dataset, or one is too small.
     """
     protocol = store.protocol
-    if count < 1 or seed < 0:
-        name, value, least = ("test_images", count, 1) if count < 1 else ("test_seed", seed, 0)
-        raise InputError(f"{name}={value}: expected {least} or more.")
     group_of = {name: index for index, group in enumerate(reader.groups) for name in group.names}
     missing = [store.names[image] for image in images if store.names[image] not in group_of]
     if missing:
@@ -231,17 +183,19 @@ def with_crops(store: Store, reader: NativeReader, images: Sequence[int], count:
     for image, size in zip(images, sizes, strict=True):
         require_size(store.names[image], size, count, protocol)
     recipes = draw(images, sizes, count, seed, protocol)
-    of_crops = [recipe.image for recipe in recipes]
+    drawn = [recipe.image for recipe in recipes]
     heights = [recipe.box[1] - recipe.box[0] for recipe in recipes]
     note = (
-        f"The test split is {count} random crops (seed {seed}) of {len(set(of_crops))} native images, half of them "
+        f"The test split is {count} random crops (seed {seed}) of {len(set(drawn))} native images, half of them "
         f"mirrored; sides from {min(heights)} to {max(heights)} native pixels, downsampled to {protocol.resolution}."
     )
-    known = {each.name: getattr(store, each.name) for each in fields(Store)} | {
-        "names": store.names + tuple(f"{store.names[k]}-crop{number:05d}" for number, k in enumerate(of_crops)),
-        "scenes": store.scenes + tuple(store.scenes[k] for k in of_crops),
-        "sides": store.sides + tuple(store.sides[k] for k in of_crops) if store.sides else (),
-        "layers": tuple(layer for layer in store.layers if layer in LAYERS),
-        "notes": (*store.notes, note),
-    }
+    whole = replace(
+        store,
+        names=store.names + tuple(f"{store.names[image]}-crop{number:05d}" for number, image in enumerate(drawn)),
+        scenes=store.scenes + tuple(store.scenes[image] for image in drawn),
+        sides=store.sides + tuple(store.sides[image] for image in drawn) if store.sides else (),
+        layers=tuple(layer for layer in store.layers if layer in LAYERS),
+        notes=(*store.notes, note),
+    )
+    known = {each.name: getattr(whole, each.name) for each in fields(Store)}
     return CroppedStore(**known, reader=reader, recipes=recipes, groups=groups)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from idl.data.crops import require_size
 from idl.data.diode import DiodeReader
-from idl.data.download import NOTHING, fetch_published
+from idl.data.download import NOTHING, requested
+from idl.data.download import fetch as fetch_file
 from idl.data.folder import DEPTH_FORMATS, FolderReader
 from idl.data.layouts import LAYOUTS
 from idl.data.nyu import CROP, DEPTHS, NyuReader
@@ -83,20 +84,17 @@ class DatasetConfig:
         """Return the protocol. Raises InputError where there is none of that name, or range or erosion cannot be."""
         if self.erosion < 0:
             raise InputError(f"erosion={self.erosion}: expected native pixels, 0 or more.")
-        name = Protocol.name if self.protocol == AUTO else self.protocol
         if not 0 <= self.min_valid_share <= 1:
             raise InputError(f"min_valid_share={self.min_valid_share:g}: expected a share from 0 to 1.")
-        named = replace(
-            preset(name, self.min_depth, self.max_depth), erosion=self.erosion, min_valid_share=self.min_valid_share
-        )
+        named = preset(Protocol.name if self.protocol == AUTO else self.protocol, self.min_depth, self.max_depth)
+        named = replace(named, erosion=self.erosion, min_valid_share=self.min_valid_share)
         if self.dataset != "nyu":
             return named
         # Published protocols keep the whole frame, and crop where they measure.
         return replace(named, mask=self.depths, crop=None if named.is_native else CROP)
 
 
-def _rooms(config: DatasetConfig) -> Reader:
-    protocol = _not_native(config)
+def _rooms(config: DatasetConfig, protocol: Protocol) -> Reader:
     for name in ("erosion", "min_valid_share"):
         value, default = getattr(config, name), getattr(Protocol, name)
         if value != default:
@@ -104,8 +102,7 @@ def _rooms(config: DatasetConfig) -> Reader:
     return RoomsReader(RoomsRecipe(config.num_scenes, config.views, protocol.resolution, config.dataset_seed))
 
 
-def _folder(config: DatasetConfig) -> Reader:
-    protocol = _not_native(config)
+def _folder(config: DatasetConfig, protocol: Protocol) -> Reader:
     if config.pairs and not config.data:
         config = replace(config, data=str(Path(config.pairs).expanduser().parent))
     root = _data(config, "FOLDER with rgb/ and depth/ in it")
@@ -126,27 +123,15 @@ def _folder(config: DatasetConfig) -> Reader:
     )
 
 
-def _nyu(config: DatasetConfig) -> Reader:
-    path = _data(config, " nyu_depth_v2_labeled.mat, or the folder that holds it")
-    return NyuReader(path, config.build_protocol(), config.depths)
+def _nyu(config: DatasetConfig, protocol: Protocol) -> Reader:
+    return NyuReader(_data(config, " nyu_depth_v2_labeled.mat, or the folder that holds it"), protocol, config.depths)
 
 
-def _diode(config: DatasetConfig) -> Reader:
-    found = DiodeReader(_data(config, "FOLDER with train/ or val/ in it"), config.build_protocol(), config.subset)
+def _diode(config: DatasetConfig, protocol: Protocol) -> Reader:
+    found = DiodeReader(_data(config, "FOLDER with train/ or val/ in it"), protocol, config.subset)
     # What is missing is said before anything is made.
     _ = found.frames
     return found
-
-
-def _not_native(config: DatasetConfig) -> Protocol:
-    """Raise InputError where the protocol measures native depth maps, which the dataset does not have."""
-    protocol = config.build_protocol()
-    if protocol.is_native:
-        raise InputError(
-            f"protocol={config.protocol}: is measured on native depth maps of a published dataset, which "
-            f"dataset={config.dataset} does not have. Pass protocol={Protocol.name}."
-        )
-    return protocol
 
 
 def _data(config: DatasetConfig, expected: str) -> Path:
@@ -161,7 +146,7 @@ def _data(config: DatasetConfig, expected: str) -> Path:
     return path
 
 
-READERS: dict[str, Callable[[DatasetConfig], Reader]] = {
+READERS: dict[str, Callable[[DatasetConfig, Protocol], Reader]] = {
     "rooms": _rooms,
     "folder": _folder,
     "nyu": _nyu,
@@ -170,36 +155,46 @@ READERS: dict[str, Callable[[DatasetConfig], Reader]] = {
 
 
 def reader(config: DatasetConfig) -> Reader:
-    """Return the reader that `config` names. Raises InputError with the nearest name where there is none."""
+    """Return the reader that `config` names.
+
+    Raises InputError, with the nearest name, where there is none, and where the protocol measures native depth maps,
+    which the dataset does not have.
+    """
     if config.dataset not in READERS:
         near = get_close_matches(config.dataset, READERS, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(
             f"dataset={config.dataset}: no such dataset.{hint} Pass one of {', '.join(READERS)}, or a store's .h5."
         )
-    return READERS[config.dataset](config)
+    protocol = config.build_protocol()
+    if protocol.is_native and config.dataset in ("rooms", "folder"):
+        raise InputError(
+            f"protocol={config.protocol}: is measured on native depth maps of a published dataset, which "
+            f"dataset={config.dataset} does not have. Pass protocol={Protocol.name}."
+        )
+    return READERS[config.dataset](config, protocol)
 
 
 def fetch(config: DatasetConfig, progress: Progress = silent) -> None:
-    """Fetch the published files that `config` asks for, unless they are there. Raises InputError."""
+    """Fetch the published files that `config` asks for, unless they are there.
+
+    Raises InputError, before anything is fetched, where they cannot be; and as `download.fetch` does.
+    """
     # Hours are not spent on what is refused in the end.
     _ = config.build_protocol()
-    fetch_published(config.dataset, config.download, config.data, progress)
+    names = config.download.strip().lower()
+    folder, remotes = (Path(), ()) if names == NOTHING else requested(config.dataset, names, config.data)
+    for remote in remotes:
+        fetch_file(remote, folder, progress)
 
 
 def require(config: DatasetConfig) -> None:
     """Raise InputError where `config` names no dataset that can be read; no image is read for it."""
-    if config.dataset.endswith(".h5"):
-        _open(config)
-    else:
-        reader(config)
+    _ = _open(config) if config.dataset.endswith(".h5") else reader(config)
 
 
 def layers_of(config: DatasetConfig, folder: Path | None = None) -> tuple[str, ...]:
-    """Return the layers that a dataset has or, as one sample shows, will have when it is prepared.
-
-    folder: of prepared datasets, where one is looked for.
-    """
+    """Return the layers that a dataset has, prepared in `folder`, or will have, as one sample shows."""
     if config.dataset.endswith(".h5"):
         return _open(config).layers
     found = reader(config)
@@ -243,13 +238,14 @@ def _open(config: DatasetConfig) -> Store:
     """Return a store by its path. Raises InputError where its protocol is not the one that `config` names."""
     store = Store.open(Path(config.dataset).expanduser())
     # Nothing is expected of what is not named. Crop and mask are the reader's; name and range say the rest.
-    expected: dict[str, object] = {"min_depth_m": config.min_depth, "max_depth_m": config.max_depth}
-    if config.protocol != AUTO:
-        protocol = config.build_protocol()
-        expected = {name: getattr(protocol, name) for name in ("name", "min_depth_m", "max_depth_m")}
-    for name in ("erosion", "min_valid_share"):
-        value = getattr(config, name)
-        expected[name] = None if value == getattr(Protocol, name) else value
+    named = None if config.protocol == AUTO else config.build_protocol()
+    expected: dict[str, object] = {
+        "name": named and named.name,
+        "min_depth_m": named.min_depth_m if named else config.min_depth,
+        "max_depth_m": named.max_depth_m if named else config.max_depth,
+        "erosion": config.erosion or None,
+        "min_valid_share": None if config.min_valid_share == Protocol.min_valid_share else config.min_valid_share,
+    }
     actual = {name: getattr(store.protocol, name) for name in expected}
     different = [name for name, value in expected.items() if value not in (None, actual[name])]
     if different:

@@ -14,11 +14,11 @@ from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 
 from idl.data.files import walk
-from idl.data.images import read_depth, read_map, read_mask, read_rgb, require_size, rgb_size
-from idl.data.reader import Group, Native, NativeReader, files_digest
+from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
+from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.errors import InputError
 from idl.protocol import Protocol
 
@@ -49,8 +49,8 @@ STORED_AXES: Axes = ((0, 1), (1, -1), (2, -1))
 class Frame:
     """One RGB-D frame. Sorted, frames are in the order of the store.
 
-    part: "train" or "val", as published. place: "indoors" or "outdoor". name: in the store: scene, scan, place, and
-    the view's two angles.
+    part: "train" or "val", as published. place: "indoors" or "outdoor". scan: about 142 overlapping views of one
+    panorama. name: in the store: scene, scan, place, and the view's two angles.
     """
 
     part: str
@@ -61,7 +61,7 @@ class Frame:
 
     @property
     def scan_path(self) -> str:
-        """The folder of its scan, about 142 overlapping views of one panorama, from train/ or val/ on."""
+        """The folder of its scan, from train/ or val/ on."""
         return f"{self.part}/{self.place}/{self.scene_folder}/{self.scan}"
 
     @property
@@ -76,7 +76,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class DiodeReader(NativeReader):
+class DiodeReader(FileReader):
     """Reads the frames that are under a folder, whichever of train, val, indoors and outdoor that is.
 
     root: the folder that holds train/ or val/, or one below them.
@@ -86,16 +86,14 @@ class DiodeReader(NativeReader):
     root: Path
     protocol: Protocol
     subset: str = "all"
-    is_deterministic: bool = False
     is_sequential: bool = False
     plausible_median_m: tuple[float, float] = PLAUSIBLE_MEDIAN_M
 
     def __post_init__(self) -> None:
         """Raise InputError where there is no such folder, or an archive in its place."""
         if not self.root.is_dir():
-            problem = (
-                "an archive. Unpack it, and pass" if self.root.name.endswith(".tar.gz") else "no such folder. Pass"
-            )
+            is_archive = self.root.name.endswith(".tar.gz")
+            problem = "an archive. Unpack it, and pass" if is_archive else "no such folder. Pass"
             raise InputError(f"{self.root}: {problem} data=FOLDER with train/ or val/ in it.")
 
     @property
@@ -105,43 +103,27 @@ class DiodeReader(NativeReader):
         return names.get(self.subset.strip(), "diode-scenes")
 
     @property
-    def source(self) -> str:
-        """The folder's path."""
-        return str(self.root.resolve())
-
-    @property
     def recipe(self) -> Mapping[str, object]:
         """Settings, and name, size and time of every file."""
-        files = (
-            (frame.path + SUFFIXES[part], path)
-            for frame in self.frames
-            for part, path in sorted(self.found[frame].items())
-        )
+        parts = ((frame, part) for frame in self.frames for part in sorted(self.found[frame]))
+        files = ((frame.path + SUFFIXES[part], self.found[frame][part]) for frame, part in parts)
         return {"reader": "diode", "root": self.source, "subset": self.subset, "files": files_digest(files)}
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group a frame."""
-        return self._groups
 
     @cached_property
     def _groups(self) -> Sequence[Group]:
-        return tuple(Group(frame.scene, (frame.name,)) for frame in self.frames)
+        return [Group(frame.scene, (frame.name,)) for frame in self.frames]
 
     @property
     def notes(self) -> Sequence[str]:
         """A line where outdoor frames are among the others."""
-        num_outdoor = sum(frame.place == "outdoor" for frame in self.frames)
-        if not num_outdoor:
-            return ()
+        num_outdoor, most_m = sum(frame.place == "outdoor" for frame in self.frames), self.protocol.max_depth_m
         # The protocol's 10 m are for rooms.
-        cut = ""
-        if self.protocol.max_depth_m < 80:
-            cut = f" Truth beyond max_depth={self.protocol.max_depth_m:g} m is left out here: pass max_depth=80 or 350."
-        return (
+        cut = f" Truth beyond max_depth={most_m:g} m is left out here: pass max_depth=80 or 350." if most_m < 80 else ""
+        note = (
             f"{num_outdoor} of {len(self.frames)} images of DIODE are outdoor, where depth runs to 350 m: pass "
-            f"target=log-depth, so that the farthest pixels do not decide the fit alone.{cut}",
+            f"target=log-depth, so that the farthest pixels do not decide the fit alone.{cut}"
         )
+        return (note,) if num_outdoor else ()
 
     def side(self, index: int) -> str:
         """Return the side of one frame."""
@@ -152,16 +134,12 @@ class DiodeReader(NativeReader):
         # Sorted: the frames of val, if there are any, come last.
         return self.protocol.is_native and (self.side(index) == "test" or self.side(-1) != "test")
 
-    def native_size(self, index: int) -> tuple[int, int]:
-        """Look at the picture's head. Raises InputError naming the file."""
-        return rgb_size(self.found[self.frames[index]]["rgb"])
-
-    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one frame's picture. Raises InputError naming the file."""
-        return read_rgb(self.found[self.frames[index]]["rgb"])
+    def picture(self, index: int) -> Path:
+        """Return the picture of one frame."""
+        return self.found[self.frames[index]]["rgb"]
 
     def native(self, index: int) -> Native:
-        """Return one frame. Raises InputError naming the file."""
+        """Return one frame."""
         return read_frame(self.found[self.frames[index]], self.protocol)
 
     @cached_property
@@ -188,10 +166,10 @@ class DiodeReader(NativeReader):
         """
         # Normals alone are no frame: their archive may hold more scenes than were unpacked of the other.
         frames = sorted(frame for frame, parts in self.found.items() if set(parts) & set(NEEDED))
+        archives = sorted(path.name for path in self.root.glob("*.tar.gz"))
+        if not frames and archives:
+            raise InputError(f"{self.root}: holds archives only. Unpack them there: tar -xzf {archives[0]}")
         if not frames:
-            archives = sorted(path.name for path in self.root.glob("*.tar.gz"))
-            if archives:
-                raise InputError(f"{self.root}: holds archives only. Unpack them there: tar -xzf {archives[0]}")
             raise InputError(
                 f"{self.root}: no frames of DIODE. Expected {{train,val}}/{{indoors,outdoor}}/scene_*/scan_*/*.png "
                 "with *_depth.npy and *_depth_mask.npy."
@@ -205,12 +183,11 @@ class DiodeReader(NativeReader):
             frames = [frame for frame in frames if requested & {frame.place, frame.scene_folder, frame.scene}]
         named: dict[str, Frame] = {}
         for frame in frames:
-            parts = self.found[frame]
+            parts, other = self.found[frame], named.setdefault(frame.name, frame)
             lacking = [SUFFIXES[part] for part in NEEDED if part not in parts]
             if lacking:
                 there = next(iter(parts.values()))
                 raise InputError(f"{there}: no {frame.name}{lacking[0]} beside it. Unpack it again.")
-            other = named.setdefault(frame.name, frame)
             if other != frame:
                 raise InputError(f"{self.root}: {frame.path} has the name of {other.path}. Keep one of them.")
         return tuple(frames)
@@ -223,27 +200,25 @@ def read_frame(files: Mapping[str, Path], protocol: Protocol) -> Native:
     in depth count as missing before the mask is eroded: the mask marks holes, the spurious returns sit beside jumps.
     Raises InputError, naming the file, where one cannot be read or is of another size than the picture.
     """
-    rgb = read_rgb(files["rgb"])
-    depth_m, valid = read_depth(files["depth"])
-    require_size(files["depth"], "depth", depth_m, rgb)
-    mask = read_mask(files["mask"])
-    require_size(files["mask"], "the mask", mask, rgb)
+    rgb, mask = read_rgb(files["rgb"]), read_mask(files["mask"])
+    depth_m, valid = metres(files["depth"], read_map(files["depth"]))
+    normals = read_map(files["normals"], channels=3) if "normals" in files else None
+    for part, what, each in (("depth", "depth", depth_m), ("mask", "the mask", mask), ("normals", "normals", normals)):
+        if each is not None:
+            require_registered(files[part], what, each.shape, rgb.shape)
     valid &= mask
     if protocol.erosion:
         valid &= ~jumps(depth_m, valid)
-    if "normals" not in files:
+    if normals is None:
         return Native(rgb, depth_m, valid)
-    normals = read_map(files["normals"], channels=3)
-    require_size(files["normals"], "the normal map", normals, rgb)
     if normals.dtype.kind != "f":
         raise InputError(f"{files['normals']}: normals are {normals.dtype}, expected float32. Unpack it again.")
     return Native(rgb, depth_m, valid, *to_camera(normals))
 
 
-# The data's own pages do not state the axes of the normals. What is done here is what published users of the data do:
-# they are taken as x right, y up, z backward, so y and z change their sign; then every normal is turned towards the
-# camera, as a surface that is seen must face it. `axes_by_depth` asks the data itself: which axes agree best with the
-# normals that the depth map has by finite differences. It has been held against made scenes, not the published files.
+# The data's own pages do not state the axes of the normals. As published users of the data do, they are taken as x
+# right, y up, z backward; then every normal is turned towards the camera, as a surface that is seen must face it.
+# `axes_by_depth` asks the data itself. It has been held against made scenes, not the published files.
 
 
 def rays(height: int, width: int) -> Normals:
@@ -260,7 +235,7 @@ def to_camera(stored: Normals) -> tuple[Normals, Bool[np.ndarray, "H W"]]:
 
     stored: (0, 0, 0) where there is none; the length of the others does not matter.
     """
-    # An axis at a time: numpy sums over the last axis, of three, ten times as slowly.
+    # An axis at a time: numpy sums over the last, of three, ten times as slowly.
     x, y, z = np.moveaxis(_rearranged(np.asarray(stored, np.float32), STORED_AXES), -1, 0)
     with np.errstate(invalid="ignore", over="ignore"):
         length = np.sqrt(x * x + y * y + z * z)
@@ -272,38 +247,26 @@ def to_camera(stored: Normals) -> tuple[Normals, Bool[np.ndarray, "H W"]]:
     return normals, defined
 
 
-@dataclass(frozen=True)
-class AxesCheck:
-    """How well each reading of the stored axes agrees with the depth map.
+def axes_by_depth(
+    stored: Normals, depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]
+) -> Mapping[Axes, float]:
+    """Return how well each of the 24 readings of the stored axes agrees with the depth map, best first.
 
-    A camera that is held level among upright walls sees the same either way up: its readings tie.
-    agreement: mean absolute cosine between the normals so read and those by finite differences, best first; a
-      global sign does not count. num_pixels: compared.
-    """
-
-    agreement: Mapping[Axes, float]
-    num_pixels: int
-
-
-def axes_by_depth(stored: Normals, depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]) -> AxesCheck:
-    """Compare all 24 readings of the stored axes with the depth map. Walls seen straight on decide little.
-
-    depth_m: metres along the optical axis.
+    That is the mean absolute cosine between the normals so read and those by finite differences; a global sign does
+    not count. Empty where no pixel can be compared. Walls seen straight on decide little, and a camera that is held
+    level among upright walls sees the same either way up. depth_m: metres along the optical axis.
     """
     by_depth, known = normals_by_depth(depth_m, valid)
     length = np.linalg.norm(stored, axis=-1)
     used = known & (length > 0)
-    truth = by_depth[used]
     units = stored[used] / length[used][:, None]
-    found = {}
+    found: dict[Axes, float] = {}
     # The first sign is +1: with all three turned it is the same line.
-    for order in permutations(range(3)):
-        for signs in product((1,), (1, -1), (1, -1)):
-            axes: Axes = tuple(zip(order, signs, strict=True))  # pyright: ignore[reportAssignmentType]
-            cosine = np.abs((_rearranged(units, axes) * truth).sum(axis=-1))
-            found[axes] = float(cosine.mean()) if used.any() else 0.0
-    best_first = dict(sorted(found.items(), key=lambda item: -item[1]))
-    return AxesCheck(best_first, int(used.sum()))
+    for order, signs in product(permutations(range(3)), product((1,), (1, -1), (1, -1))):
+        axes: Axes = tuple(zip(order, signs, strict=True))  # pyright: ignore[reportAssignmentType]
+        if used.any():
+            found[axes] = float(np.abs((_rearranged(units, axes) * by_depth[used]).sum(axis=-1)).mean())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def normals_by_depth(
@@ -327,8 +290,7 @@ def jumps(depth_m: Float32[np.ndarray, "H W"], valid: Bool[np.ndarray, "H W"]) -
     """Return pixels on either side of a jump in depth: a neighbour in x or y is farther or nearer by more than a tenth.
 
     There the laser's spot meets two surfaces, and a return between them belongs to neither (mixed pixels: Tang, Huber
-    and Akinci, 3DIM 2007). Relative, as the depths run from 0.6 to 350 m. A tenth: a floor seen from 1.5 m above
-    steps so much from row to row only beyond 139 m (0.1 x 1.5 m x fy).
+    and Akinci, 3DIM 2007). A floor seen from 1.5 m above steps so much only beyond 139 m (0.1 x 1.5 m x fy).
     """
     marked = np.zeros(valid.shape, bool)
     known_m = np.where(valid, depth_m, np.float32(1))

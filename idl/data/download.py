@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -27,9 +28,7 @@ NOTHING, USUAL = "false", "true"
 
 _BLOCK = 1 << 20
 _MB = 1_000_000
-_LONGEST_WAIT_S = 60.0
-_PARTIAL, _NOT_SATISFIABLE = 206, 416
-_NYU = "https://horatio.cs.nyu.edu/mit/silberman"
+_NYU, _MAT = "https://horatio.cs.nyu.edu/mit/silberman", "nyu_depth_v2_labeled.mat"
 _DIODE = "http://diode-dataset.s3.amazonaws.com"
 
 
@@ -46,12 +45,7 @@ class Remote:
 # By the name that `download` may have. The checksums are those that the users of the files pin.
 PUBLISHED = {
     "nyu": {
-        "labeled": Remote(
-            "nyu_depth_v2_labeled.mat",
-            f"{_NYU}/nyu_depth_v2/nyu_depth_v2_labeled.mat",
-            2_972_037_809,
-            "520609c519fba3ba5ac58c8fefcc3530",
-        ),
+        "labeled": Remote(_MAT, f"{_NYU}/nyu_depth_v2/{_MAT}", 2_972_037_809, "520609c519fba3ba5ac58c8fefcc3530"),
         "splits": Remote("splits.mat", f"{_NYU}/indoor_seg_sup/splits.mat", 2_626, "08e3c3aea27130ac7c01ffd739a4535f"),
     },
     "diode": {
@@ -68,45 +62,19 @@ PUBLISHED = {
 _USUAL = {"nyu": ("labeled", "splits"), "diode": ("val", "train")}
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for.
-
-    timeout_s: without a single byte. attempts: in a row that bring nothing. wait_s: before the second; it doubles.
-    """
-
-    timeout_s: float = 60.0
-    attempts: int = 6
-    wait_s: float = 1.0
-
-
-def fetch_published(dataset: str, download: str, data: str, progress: Progress) -> None:
-    """Fetch what `download` names into the folder `data`, unless it is there.
-
-    Raises InputError, before anything is fetched, where the dataset is not published, or a name or the folder cannot
-    be; and as `fetch` does.
-    """
-    download = download.strip().lower()
-    if download != NOTHING:
-        folder, remotes = requested(dataset, download, data)
-        for remote in remotes:
-            fetch(remote, folder, progress)
-
-
 def requested(dataset: str, download: str, data: str) -> tuple[Path, tuple[Remote, ...]]:
     """Return the folder to fetch to, and what. `data` may also name one of the published files, in its folder.
 
-    Raises InputError as `fetch_published` does.
+    Raises InputError where the dataset is not published, or a name or the folder cannot be.
     """
-    if dataset not in PUBLISHED:
+    files, path = PUBLISHED.get(dataset), Path(data).expanduser()
+    if files is None:
         raise InputError(
             f"download={download}: dataset={dataset} is not fetched from anywhere. Pass download={NOTHING}, or "
             f"dataset= {' or '.join(PUBLISHED)}."
         )
-    files = PUBLISHED[dataset]
     if not data:
         raise InputError(f"download={download}: no folder to fetch to. Pass data=FOLDER.")
-    path = Path(data).expanduser()
     named = {remote.name: name for name, remote in files.items()}
     names = _USUAL[dataset] if download == USUAL else tuple(part.strip() for part in download.split(",") if part)
     for name in names or (download,):
@@ -126,10 +94,19 @@ def requested(dataset: str, download: str, data: str) -> tuple[Path, tuple[Remot
     return path, tuple(files[name] for name in names)
 
 
-def fetch(remote: Remote, folder: Path, progress: Progress = silent, patience: Patience | None = None) -> Path:
+def fetch(
+    remote: Remote,
+    folder: Path,
+    progress: Progress = silent,
+    *,
+    timeout_s: float = 60.0,
+    attempts: int = 6,
+    wait_s: float = 1.0,
+) -> Path:
     """Return the file under `folder`, fetched now where it is not there yet. A whole file is not looked at again.
 
     The system's proxies are used (http_proxy, https_proxy, no_proxy).
+    timeout_s: without a single byte. attempts: in a row that bring nothing. wait_s: before the second; it doubles.
     Raises InputError where it cannot be had, does not fit on the disk, or is not what was published; what has arrived
     until then is kept, and the same call goes on from there. A file whose checksum differs becomes NAME.damaged.
     """
@@ -146,14 +123,12 @@ def fetch(remote: Remote, folder: Path, progress: Progress = silent, patience: P
         # One process fetches; another that needs the same waits, and finds it.
         with FileLock(folder / ".idl-fetch.lock"):
             if not path.exists():
-                _arrive(remote, part, progress, patience or Patience())
+                _arrive(remote, part, progress, timeout_s, attempts, wait_s)
                 _check(remote, part, progress)
                 part.replace(path)
     except OSError as error:
         if is_disk_full(error):
-            raise InputError(
-                f"{folder}: no space left for {remote.name}. Free some; the same command goes on from here."
-            ) from error
+            raise _no_space(remote, folder) from error
         raise InputError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}). Pass a folder that can."
         ) from error
@@ -162,9 +137,8 @@ def fetch(remote: Remote, folder: Path, progress: Progress = silent, patience: P
 
 def md5_of(path: Path, progress: Progress = silent) -> str:
     """Return the MD5 of a file, as 32 hex digits. Raises OSError."""
-    digest = hashlib.md5(usedforsecurity=False)
-    size = path.stat().st_size
-    with path.open("rb") as file, _megabytes(progress, f"check {path.name.removesuffix('.part')}", size, 0) as at:
+    digest, label = hashlib.md5(usedforsecurity=False), f"check {path.name.removesuffix('.part')}"
+    with path.open("rb") as file, _megabytes(progress, label, _size(path), 0) as at:
         while block := file.read(_BLOCK):
             digest.update(block)
             at(file.tell())
@@ -172,28 +146,24 @@ def md5_of(path: Path, progress: Progress = silent) -> str:
 
 
 class _RetryError(Exception):
-    """What may be over in a moment. wait_s: that the server asks for."""
-
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait_s = wait_s
+    """What may be over in a moment."""
 
 
-def _arrive(remote: Remote, part: Path, progress: Progress, patience: Patience) -> None:
+def _arrive(remote: Remote, part: Path, progress: Progress, timeout_s: float, attempts: int, wait_s: float) -> None:
     """Bring `part` to its last byte."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            return _attempt(remote, part, progress, patience.timeout_s)
+            return _attempt(remote, part, progress, timeout_s)
         except _RetryError as error:
             failures = 1 if _size(part) > before else failures + 1
-            if failures >= patience.attempts:
+            if failures >= attempts:
                 raise InputError(
                     f"{remote.url}: {error}, {failures} attempts in a row. Check the network and the proxy "
                     f"(https_proxy); the same command goes on from {_size(part) / _MB:.1f} MB."
                 ) from error
-            time.sleep(min(max(patience.wait_s * 2 ** (failures - 1), error.wait_s), _LONGEST_WAIT_S))
+            time.sleep(wait_s * 2 ** (failures - 1))
 
 
 def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -> None:
@@ -201,18 +171,23 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
     start = _size(part)
     headers = {"User-Agent": f"idl/{__version__}", "Accept-Encoding": "identity"}
     headers |= {"Range": f"bytes={start}-"} if start else {}
-    with _network_errors():
-        try:
+    try:
+        with _network_errors():
             # Not urlopen: it keeps the proxies of its first call.
             response = build_opener().open(Request(remote.url, headers=headers), timeout=timeout_s)
-        except HTTPError as error:
-            with error:
-                if error.code == _NOT_SATISFIABLE:
-                    # Nothing is missing; or the part is of another file, which the check finds out.
-                    return
-                raise _refusal(remote, error) from error
+    except HTTPError as error:
+        answer = f"the server answers {error.code} {error.reason}"
+        error.close()
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            # Nothing is missing; or the part is of another file, which the check finds out.
+            return
+        if error.code in (408, 425, 429) or error.code >= 500:
+            raise _RetryError(answer) from error
+        raise InputError(
+            f"{remote.url}: {answer}. The file may have moved: fetch it by other means, and leave download out."
+        ) from error
     with response:
-        if response.status == _PARTIAL and start:
+        if response.status == HTTPStatus.PARTIAL_CONTENT and start:
             place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
             if place is None or int(place[1]) != start:
                 part.unlink()
@@ -222,10 +197,17 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
             # All of it: the server ignores ranges.
             start, length = 0, response.headers.get("Content-Length", "")
             total = int(length) if length.isdigit() else None
-        _require_length(remote, total, start, part.parent)
+        if None not in (total, remote.size) and total != remote.size:
+            raise InputError(
+                f"{remote.url}: the server's file has {total} bytes, the published one {remote.size}. "
+                f"Fetch it by other means, and put it into {part.parent}."
+            )
+        expected = total or remote.size or 0
+        if expected - start > shutil.disk_usage(part.parent).free:
+            raise _no_space(remote, part.parent, expected - start)
         with (
             part.open("r+b" if part.exists() else "wb") as file,
-            _megabytes(progress, f"fetch {remote.name}", total or remote.size or 0, start) as at,
+            _megabytes(progress, f"fetch {remote.name}", expected, start) as at,
         ):
             file.truncate(start)
             file.seek(start)
@@ -242,19 +224,13 @@ def _attempt(remote: Remote, part: Path, progress: Progress, timeout_s: float) -
         raise _RetryError(f"the server broke off {(total - _size(part)) / _MB:.1f} MB before the end")
 
 
-def _require_length(remote: Remote, total: int | None, start: int, folder: Path) -> None:
-    if None not in (total, remote.size) and total != remote.size:
-        raise InputError(
-            f"{remote.url}: the server's file has {total} bytes, the published one {remote.size}. "
-            f"Fetch it by other means, and put it into {folder}."
-        )
-    missing = (total or remote.size or 0) - start
+def _no_space(remote: Remote, folder: Path, missing: int | None = None) -> InputError:
+    """Return what is said of a disk that is full, or has less space than the bytes that are missing."""
     free = shutil.disk_usage(folder).free
-    if missing > free:
-        raise InputError(
-            f"{folder}: no space left for {remote.name}: {missing / _MB:,.0f} MB are missing, {free / _MB:,.0f} MB "
-            "are free. Free some; the same command goes on from here."
-        )
+    lacking = "" if missing is None else f": {missing / _MB:,.0f} MB are missing, {free / _MB:,.0f} MB are free"
+    return InputError(
+        f"{folder}: no space left for {remote.name}{lacking}. Free some; the same command goes on from here."
+    )
 
 
 def _check(remote: Remote, part: Path, progress: Progress) -> None:
@@ -269,21 +245,9 @@ def _check(remote: Remote, part: Path, progress: Progress) -> None:
     raise InputError(f"{remote.url}: what arrived {problem}. It is kept as {aside}; the same command fetches it again.")
 
 
-def _refusal(remote: Remote, error: HTTPError) -> Exception:
-    if error.code in (408, 425, 429) or error.code >= 500:
-        wait_s = error.headers.get("Retry-After", "")
-        return _RetryError(
-            f"the server answers {error.code} {error.reason}", float(wait_s) if wait_s.isdigit() else 0.0
-        )
-    return InputError(
-        f"{remote.url}: the server answers {error.code} {error.reason}. The file may have moved: fetch it by other "
-        "means, and leave download out."
-    )
-
-
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turn what a connection may raise into _RetryError."""
+    """Turn what a connection may raise, but for a server's answer, into _RetryError."""
     try:
         yield
     except HTTPError:
@@ -302,9 +266,8 @@ def _megabytes(progress: Progress, label: str, total: int, done: int) -> Iterato
 
         def at(num_bytes: int) -> None:
             nonlocal shown
-            if num_bytes // _MB != shown:
-                advance(num_bytes // _MB - shown)
-                shown = num_bytes // _MB
+            advance(num_bytes // _MB - shown)
+            shown = num_bytes // _MB
 
         yield at
 

@@ -11,12 +11,12 @@ from os.path import relpath
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped
 
 from idl.data.arrays import ARRAY_FORMATS
-from idl.data.images import metres, read_map, read_mask, read_rgb, rgb_size
+from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
 from idl.data.layouts import Layout, Listing, Pair, recognise
-from idl.data.reader import Group, Native, NativeReader, files_digest
+from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
 from idl.protocol import Protocol
@@ -30,7 +30,7 @@ _SHAPE = 0.006
 
 
 @dataclass(frozen=True)
-class FolderReader(NativeReader):
+class FolderReader(FileReader):
     """Reads a folder of pairs in the order of their names.
 
     root: the folder.
@@ -49,7 +49,6 @@ class FolderReader(NativeReader):
     invalid_values: tuple[int, ...] = (0, 65535)
     scene: str = "auto"
     plausible_median_m: tuple[float, float] = (0.1, 100.0)
-    is_deterministic: bool = False
     layout: str = "auto"
     pair_list: str = ""
     patterns: tuple[str, str] = ("", "")
@@ -63,18 +62,11 @@ class FolderReader(NativeReader):
             raise InputError(f"depth_scale {self.depth_scale}: expected units per metre above 0, such as 1000.")
         if not re.fullmatch(r"auto|folder|block:[1-9]\d*", self.scene):
             raise InputError(f"scene {self.scene!r}: expected auto, folder or block:N.")
-        if self.depth_format not in DEPTH_FORMATS:
-            raise InputError(f"depth_format={self.depth_format}: expected {' or '.join(DEPTH_FORMATS)}.")
 
     @property
     def name(self) -> str:
         """The folder's own name, in the letters that an alias may have."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.root.resolve().name).strip("-").lower() or "folder"
-
-    @property
-    def source(self) -> str:
-        """The folder's path."""
-        return str(self.root.resolve())
 
     @property
     def recipe(self) -> Mapping[str, object]:
@@ -91,7 +83,9 @@ class FolderReader(NativeReader):
         # Only where they say something: the stores of plain folders keep their names.
         if self.depth_format != "auto":
             recipe["depth_format"] = self.depth_format
-        if self.depth_scale is not None and self._has_floats:
+        # By its name a TIFF may be either; what is written of it is harmless.
+        may_be_floats = any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
+        if self.depth_scale is not None and may_be_floats:
             recipe["float_scale"] = self.depth_scale
         if self.layout_name != "plain":
             listed = json.dumps([(pair.name, pair.folder, pair.side) for pair in self.pairs])
@@ -102,11 +96,6 @@ class FolderReader(NativeReader):
     def is_sequential(self) -> bool:
         """Blocks of frames stay in order."""
         return self._scene_rule.startswith("block")
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group a pair."""
-        return self._groups
 
     @cached_property
     def _groups(self) -> Sequence[Group]:
@@ -124,23 +113,19 @@ class FolderReader(NativeReader):
         """Return the side of one pair, "" where the layout has none."""
         return self.pairs[index].side
 
-    def native_size(self, index: int) -> tuple[int, int]:
-        """Look at the picture's head. Raises InputError naming the file."""
-        return rgb_size(self.pairs[index].rgb)
-
-    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one picture. Raises InputError naming the file."""
-        return read_rgb(self.pairs[index].rgb)
+    def picture(self, index: int) -> Path:
+        """Return the picture of one pair."""
+        return self.pairs[index].rgb
 
     def native(self, index: int) -> Native:
-        """Return one pair, its depth at the size of its picture. Raises InputError naming the file."""
+        """Return one pair, its depth at the size of its picture."""
         stored = self.as_stored(index)
         size = stored.image.shape[:2]
         depth_m, valid = _repeated(stored.depth_m, size), _repeated(stored.valid, size)
         return Native(stored.image, depth_m, valid)
 
     def as_stored(self, index: int) -> Native:
-        """Return one pair, its depth at its own size. Raises InputError naming the file."""
+        """Return one pair, its depth at its own size."""
         pair = self.pairs[index]
         rgb = read_rgb(pair.rgb)
         return Native(rgb, *self._truth(pair, read_map(pair.depth), rgb.shape))
@@ -149,52 +134,49 @@ class FolderReader(NativeReader):
         self, pair: Pair, values: Shaped[np.ndarray, "h w"], rgb_shape: tuple[int, ...]
     ) -> tuple[Float32[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Return the metres, and the mask, of the numbers in a pair's depth map."""
-        float_scale = 1.0 if self.depth_scale is None else self.depth_scale
-        is_sunrgbd = self.depth_format == "sunrgbd"
-        depth_m, valid = metres(pair.depth, values, self.integer_scale, self.invalid_values, float_scale, is_sunrgbd)
-        _require_shape(pair.depth, "depth", depth_m.shape, rgb_shape)
+        depth_m, valid = metres(
+            pair.depth, values, self.integer_scale, self.invalid_values, self.depth_scale or 1.0, self._is_rotated
+        )
+        require_registered(pair.depth, "depth", depth_m.shape, rgb_shape, _SHAPE)
         if pair.mask is not None:
             mask = read_mask(pair.mask)
-            _require_shape(pair.mask, "the mask", mask.shape, rgb_shape)
+            require_registered(pair.mask, "the mask", mask.shape, rgb_shape, _SHAPE)
             valid &= _repeated(mask, valid.shape)
         return depth_m, valid
 
     @property
     def notes(self) -> Sequence[str]:
         """Lines on a layout that is not plain, on pictures without depth, and on a doubtful unit."""
-        found, num = [], len(self.pairs)
+        found, num, alone = [], len(self.pairs), self.alone
         if self.layout_name != "plain":
             found.append(f"{self.root}: read as {self.layout_name}: {self._found[1].summary}.")
-        if self.alone:
-            has = "has no depth beside it and was" if len(self.alone) == 1 else "have no depth beside them and were"
-            found.append(f"{len(self.alone)} of {num + len(self.alone)} images {has} left out ({self.alone[0]}).")
+        if alone:
+            has = "has no depth beside it and was" if len(alone) == 1 else "have no depth beside them and were"
+            found.append(f"{len(alone)} of {num + len(alone)} images {has} left out ({alone[0]}).")
         doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
-        return (*found, f"{self.root}: {doubt.problem}. {doubt.remedy}") if doubt else found
+        return [*found, f"{self.root}: {doubt}"] if doubt else found
 
     def doubt_units(self, indices: Sequence[int]) -> UnitsDoubt | None:
-        """Return why the depth of some pairs is hardly metres; None where it may be. Files that cannot be read are not.
-
-        indices: of pairs.
-        """
-        depths_m, num_read, num_rotated, num_integers = [], 0, 0, 0
+        """Return why the depth of some pairs is hardly metres; None where it may be, or none can be read."""
+        depths_m, rotated = [], []
         for index in indices:
             try:
                 values = read_map(self.pairs[index].depth)
                 depth_m, valid = self._truth(self.pairs[index], values, self.native_size(index))
             except InputError:
                 continue
-            num_read += 1
-            known_m = depth_m[valid]
-            if known_m.size:
-                depths_m.append((float(known_m.min()), float(np.median(known_m)), float(known_m.max())))
-            num_integers += values.dtype.kind in "iu"
-            num_rotated += is_rotated(values)
-        if not num_read:
+            # Of floats, None.
+            rotated.append(is_rotated(values) if values.dtype.kind in "iu" else None)
+            if valid.any():
+                least, median, most = np.quantile(depth_m[valid], (0, 0.5, 1)).tolist()
+                depths_m.append((least, median, most))
+        if not rotated:
             return None
-        rotated = self.depth_format == "auto" and self.integer_scale != 8000 and 2 * num_rotated > num_integers > 0
-        scale = self.integer_scale if num_integers else self.depth_scale or 0.0
+        of_integers = [each for each in rotated if each is not None]
+        may_be_rotated = not self._is_rotated and self.integer_scale != 8000 and 2 * sum(of_integers) > len(of_integers)
+        scale = self.integer_scale if of_integers else self.depth_scale or 0.0
         range_m = (self.protocol.min_depth_m, self.protocol.max_depth_m)
-        return doubt_units(depths_m, self.plausible_median_m, range_m, depth_scale=scale, is_rotated=rotated)
+        return doubt_units(depths_m, self.plausible_median_m, range_m, depth_scale=scale, is_rotated=may_be_rotated)
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -220,10 +202,9 @@ class FolderReader(NativeReader):
     def _found(self) -> tuple[str, Layout, Listing]:
         return recognise(self.root, self.layout, self.pair_list, self.patterns)
 
-    @cached_property
-    def _has_floats(self) -> bool:
-        # By its name a TIFF may be either; what is written of it into the recipe is harmless.
-        return any(pair.depth.suffix.lower() in (*ARRAY_FORMATS, ".tif", ".tiff") for pair in self.pairs)
+    @property
+    def _is_rotated(self) -> bool:
+        return self.depth_format == "sunrgbd"
 
     @cached_property
     def _scene_rule(self) -> str:
@@ -232,20 +213,7 @@ class FolderReader(NativeReader):
         return "folder" if len({pair.folder for pair in self.pairs}) >= 3 else f"block:{_BLOCK}"
 
 
-def _require_shape(path: Path, what: str, size: tuple[int, ...], image: tuple[int, ...]) -> None:
-    """Raise InputError where a map has not the shape of its picture. path: of the map. what: it is, for people."""
-    (height, width), (rgb_height, rgb_width) = size[:2], image[:2]
-    off = (abs(width * rgb_height / rgb_width - height), abs(height * rgb_width / rgb_height - width))
-    if not (off[0] <= max(1, _SHAPE * height) or off[1] <= max(1, _SHAPE * width)):
-        raise InputError(
-            f"{path}: {what} is {width} x {height}, its RGB image {rgb_width} x {rgb_height}, of another shape. "
-            "Register them to one field of view."
-        )
-
-
-def _repeated(
-    values: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"] | np.ndarray, size: tuple[int, ...]
-) -> np.ndarray:
+def _repeated(values: Shaped[np.ndarray, "h w"], size: tuple[int, ...]) -> np.ndarray:
     """Return a map at another size of the same shape: each pixel is the one whose place it covers."""
     if values.shape == size:
         return values

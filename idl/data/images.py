@@ -5,7 +5,9 @@ is averaged over measured pixels only.
 """
 
 import hashlib
+import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from idl.data.arrays import ARRAY_FORMATS, read_array
+from idl.data.arrays import ARRAY_FORMATS
 from idl.data.units import axial_depth, unrotated
 from idl.errors import InputError
 from idl.progress import Progress
@@ -31,7 +33,10 @@ HYPERSIM = ".depth_meters.hdf5"
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 # (rank, cells): the native pixels that a cell overlaps, and over which share of its length.
 _Overlaps = tuple[Int64[np.ndarray, "rank cells"], Float64[np.ndarray, "rank cells"]]
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, KeyError, RuntimeError),
+    *(Image.DecompressionBombError, zipfile.BadZipFile),
+)
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -63,12 +68,6 @@ def rgb_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
-def orientation(path: Path) -> int:
-    """Return the orientation tag of a picture, 1 to 8; 1 is upright, or without a tag. Raises InputError as above."""
-    with _opened(path, "image") as image:
-        return _orientation(image) if _may_be_turned(path, image) else 1
-
-
 def _orientation(image: Image.Image) -> int:
     """Return the orientation tag, 1 (upright) where there is none or the tags are damaged."""
     try:
@@ -83,8 +82,7 @@ def _may_be_turned(path: Path, image: Image.Image) -> bool:
         return True
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2**16))
-        end = file.read()
-    return any(chunk in end for chunk in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+        return re.search(rb"eXIf|iTXt|zTXt|tEXt", file.read()) is not None
 
 
 def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels"]:
@@ -93,7 +91,8 @@ def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels
     Raises InputError, naming the file, where it cannot be read or has another shape.
     """
     if path.suffix.lower() in ARRAY_FORMATS:
-        values = read_array(path)
+        with _readable(path, "map"):
+            values = ARRAY_FORMATS[path.suffix.lower()](path)
     else:
         with _opened(path, "map") as image:
             values = np.asarray(image)
@@ -103,11 +102,6 @@ def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels
         expected = "one number a pixel (H, W)" if channels == 1 else f"(H, W, {channels})"
         raise InputError(f"{path}: has shape {values.shape}, expected {expected}.")
     return values
-
-
-def read_depth(path: Path) -> tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Return a depth map of floats, metres, and which pixels were measured. Raises InputError as `metres` does."""
-    return metres(path, read_map(path))
 
 
 def metres(
@@ -155,12 +149,21 @@ def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     return values > 0
 
 
-def require_size(path: Path, what: str, values: np.ndarray, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Raise InputError where a map has another size than its picture. path: of the map. what: it is, for people."""
-    if values.shape[:2] != image.shape[:2]:
+def require_registered(
+    path: Path, what: str, size: tuple[int, ...], image: tuple[int, ...], slack: float | None = None
+) -> None:
+    """Raise InputError where a map has another size than its picture or, with a slack, another shape.
+
+    path: of the map. what: it is, for people. size, image: shapes of arrays. slack: the share of a side, or a pixel if
+    that is more, by which the shape may differ.
+    """
+    (height, width), (rgb_height, rgb_width) = size[:2], image[:2]
+    off = (abs(width * rgb_height / rgb_width - height), abs(height * rgb_width / rgb_height - width))
+    most = [-1.0, -1.0] if slack is None else [max(1, slack * height), max(1, slack * width)]
+    if size[:2] != image[:2] and off[0] > most[0] and off[1] > most[1]:
         raise InputError(
-            f"{path}: {what} is {values.shape[1]} x {values.shape[0]}, its RGB image {image.shape[1]} x "
-            f"{image.shape[0]}. Register them to one size."
+            f"{path}: {what} is {width} x {height}, its RGB image {rgb_width} x {rgb_height}. Register them to one "
+            f"{'size' if slack is None else 'field of view'}."
         )
 
 
@@ -174,23 +177,25 @@ def _eight_bits(path: Path, values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
 
 
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+def _readable(path: Path, what: str) -> Iterator[None]:
+    """Raise InputError for what a damaged file leads to."""
     try:
-        with warnings.catch_warnings():
-            # Of damaged tags, and from 89 million pixels on; from 179 million on Pillow refuses.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path) as image:
-                if image.format == "TIFF":
-                    # Without a name, Pillow does not map the file: it would lay out the rows of a turned TIFF wrongly.
-                    image.filename = ""
-                yield image
+        yield
     except _UNREADABLE as error:
-        raise _unreadable(path, what, error) from error
+        reason = " ".join(str(error).replace(repr(str(path)), "it").replace(str(path), "it").split())[:160]
+        raise InputError(f"{path}: not a readable {what} ({reason}). Replace it or take it out.") from error
 
 
-def _unreadable(path: Path, what: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).replace(repr(str(path)), "it").split())[:160]
-    return InputError(f"{path}: not a readable {what} ({reason}). Replace it or take it out.")
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+    with _readable(path, what), warnings.catch_warnings():
+        # Of damaged tags, and from 89 million pixels on; from 179 million on Pillow refuses.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(path) as image:
+            if image.format == "TIFF":
+                # Without a name, Pillow does not map the file: it would lay out the rows of a turned TIFF wrongly.
+                image.filename = ""
+            yield image
 
 
 def resize_rgb(rgb: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> UInt8[np.ndarray, "height width 3"]:
@@ -210,13 +215,9 @@ def resize_depth(
     """Return metres at the protocol's size, 0 where not valid, and the mask.
 
     A cell is the average of the valid pixels under it, and valid where enough of its area was: no invented pixel
-    enters an average.
-    depth_m: metres; what stands at invalid pixels does not matter, NaN included.
-    valid: the native truth, `truth_mask`.
+    enters an average. depth_m: metres, of any value where not valid. valid: the native truth, `truth_mask`.
     """
-    cells = _cells(valid.shape, protocol)
-    share = _averaged(valid.astype(np.float64), *cells)
-    total = _averaged(np.where(valid, depth_m, 0).astype(np.float64), *cells)
+    total, share = _averaged(depth_m, valid, protocol, np.float64)
     # The share of a wholly valid cell is 1 up to rounding.
     kept = (share >= protocol.min_valid_share - 1e-9) & (share > 0)
     return np.where(kept, total / np.where(kept, share, 1), 0).astype(np.float32), kept
@@ -230,10 +231,8 @@ def resize_normals(
     (0, 0, 0) where less of the cell than the protocol's share was defined, or its normals cancel.
     defined: where there is a normal of the native truth.
     """
-    cells = _cells(defined.shape, protocol)
     # float32, as half precision is what is kept.
-    share = _averaged(defined.astype(np.float32), *cells)
-    total = _averaged(np.where(defined, np.moveaxis(normals, -1, 0), np.float32(0)), *cells)
+    total, share = _averaged(np.moveaxis(normals, -1, 0), defined, protocol, np.float32)
     length = np.sqrt(np.square(total).sum(axis=0))
     # Below a thousandth of the share, what is left of opposite normals is rounding.
     kept = (share >= protocol.min_valid_share - 1e-5) & (share > 0) & (length > 1e-3 * share)
@@ -286,9 +285,7 @@ def centred_box(
 ) -> tuple[float, float, float, float]:
     """Return the centred part of the (cropped) image that becomes the store's image: left, top, right, bottom, pixels.
 
-    It is the largest of the shape of `size` (height, width; a square unless said): resizing an image so that it
-    covers `size`, and cropping the centre, is resizing this box.
-    crop: (top, bottom, left, right), as in Protocol; None: the whole image.
+    It is the largest of the shape of `size`, (height, width). crop: as in Protocol; None: the whole image.
     """
     top, bottom, left, right = crop or (0, height, 0, width)
     # Products of whole numbers: the whole of a frame of that shape is exactly the whole of it.
@@ -298,13 +295,6 @@ def centred_box(
         box_height, box_width = (right - left) * size[0] / size[1], right - left
     x, y = left + (right - left - box_width) / 2, top + (bottom - top - box_height) / 2
     return x, y, x + box_width, y + box_height
-
-
-def _cells(shape: tuple[int, ...], protocol: Protocol) -> tuple[_Overlaps, _Overlaps]:
-    """Return what the protocol's cells overlap of a map of (height, width) `shape`, along rows and along columns."""
-    height, width = shape
-    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
-    return _overlaps(top, bottom, height, protocol.resolution), _overlaps(left, right, width, protocol.width)
 
 
 # A crop's sides are its own: rows and columns of one, and of those that are made beside it.
@@ -321,17 +311,24 @@ def _overlaps(start: float, stop: float, num_pixels: int, num_cells: int) -> _Ov
 
 
 def _averaged(
-    values: Float[np.ndarray, "*maps H W"], rows: _Overlaps, columns: _Overlaps
-) -> Float[np.ndarray, "*maps height width"]:
-    """Average over cells, each map by itself, in the type of `values`."""
-    # A cell touches two to four pixels a side: a product with the matrix of all overlaps took ten times as long.
-    for pixels, shares in (rows, columns):
-        shares = shares.astype(values.dtype)[..., None]
-        total = values[..., pixels[0], :] * shares[0]
-        for pixel, share in zip(pixels[1:], shares[1:], strict=True):
-            total += values[..., pixel, :] * share
-        values = np.ascontiguousarray(np.swapaxes(total, -1, -2))
-    return values
+    values: Float[np.ndarray, "*maps H W"], valid: Bool[np.ndarray, "H W"], protocol: Protocol, dtype: type
+) -> tuple[Float[np.ndarray, "*maps height width"], Float[np.ndarray, "height width"]]:
+    """Return sums over the protocol's cells of valid values, over a cell's area, and the share of it that is valid."""
+    height, width = valid.shape
+    left, top, right, bottom = centred_box(height, width, protocol.crop, protocol.size)
+    sides = _overlaps(top, bottom, height, protocol.resolution), _overlaps(left, right, width, protocol.width)
+    averages = []
+    # What is not valid may be not finite.
+    for each in (np.where(valid, values, 0).astype(dtype, copy=False), valid.astype(dtype)):
+        # A cell touches two to four pixels a side: a product with the matrix of all overlaps took ten times as long.
+        for pixels, shares in sides:
+            shares = shares.astype(dtype)[..., None]
+            total = each[..., pixels[0], :] * shares[0]
+            for pixel, share in zip(pixels[1:], shares[1:], strict=True):
+                total += each[..., pixel, :] * share
+            each = np.ascontiguousarray(np.swapaxes(total, -1, -2))
+        averages.append(each)
+    return averages[0], averages[1]
 
 
 def repeats(
@@ -339,8 +336,7 @@ def repeats(
 ) -> Iterator[tuple[int, int]]:
     """Yield (position, position of the first that equals it) for each image of `indices` that repeats an earlier one.
 
-    read: returns the image of an index, or None where there is none to compare; it is called from several threads,
-    and its errors are raised here.
+    read: returns the image of an index, None where there is none to compare; called from several threads.
     Pixels are compared, not files: a copy at another compression is the same image. An image all of one colour, which
     a camera that drops out gives again and again, is no repeat.
     """

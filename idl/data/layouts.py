@@ -7,10 +7,12 @@ other, are its name, and those but `stem...` and `view...` its folder, which is 
 
 import re
 import shlex
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
 
@@ -21,10 +23,6 @@ from idl.errors import InputError
 
 # Seconds between a picture and its depth in TUM's lists, as its own tools have it.
 _MOST_SECONDS = 0.02
-_FOLDERS_OF_RGB = re.compile("rgb|colou?r", re.IGNORECASE)
-_NO_FOLDER = ("stem", "view")
-_ABOVE = r"(?P<above>(?:.*/)?)"
-_STEM = r"(?P<stem>[^/]+)"
 
 
 @dataclass(frozen=True)
@@ -43,159 +41,138 @@ class Pair:
 class Listing:
     """The pairs of a folder, in order. alone: paths of pictures without depth. unread: of depth that is not read."""
 
-    pairs: tuple[Pair, ...]
-    alone: tuple[str, ...] = ()
+    pairs: Sequence[Pair] = ()
+    alone: Sequence[str] = ()
     unread: str = ""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Regular expressions, as above.
+    """Regular expressions, as above, in which {above} is any folders, and {stem} a name.
 
-    suffixes: of the pictures, and of the depth maps, where not all of them. has_others: NAME_ANYTHING.png beside a
+    rgb_suffixes, depth_suffixes: which pictures and depth maps are meant. has_others: NAME_ANYTHING.png beside a
     picture NAME.png is another map of the same image, not an image without depth.
     """
 
     rgb: str
     depth: str
     mask: str = ""
-    suffixes: tuple[tuple[str, ...], tuple[str, ...]] = (PICTURE_SUFFIXES, MAP_SUFFIXES)
+    rgb_suffixes: Sequence[str] = PICTURE_SUFFIXES
+    depth_suffixes: Sequence[str] = MAP_SUFFIXES
     has_others: bool = False
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a folder. paths: from `root` on, in order."""
-
-    root: Path
-    paths: tuple[str, ...]
-
-    @cached_property
-    def pictures(self) -> tuple[str, ...]:
-        """Those with the suffix of a picture."""
-        return tuple(path for path in self.paths if _suffix(path) in PICTURE_SUFFIXES)
-
-    def matched(self, expression: str, suffixes: Sequence[str] = ()) -> list[tuple[str, re.Match[str]]]:
-        """Return each path, and its match, that an expression fits, of some suffixes, or of any."""
-        if not expression:
-            return []
-        # A name may hold a line break.
-        compiled = re.compile(expression, re.IGNORECASE | re.DOTALL)
-        found = ((path, compiled.fullmatch(_stem(path))) for path in self.paths)
-        return [(path, match) for path, match in found if match and (not suffixes or _suffix(path) in suffixes)]
 
 
 def _suffix(path: str) -> str:
     return splitext(path)[1].lower()
 
 
-def _stem(path: str) -> str:
-    return splitext(path)[0]
+@cache
+def _compiled(expression: str) -> re.Pattern[str]:
+    for name, group in (("{above}", "(?P<above>(?:.*/)?)"), ("{stem}", "(?P<stem>[^/]+)")):
+        expression = expression.replace(name, group)
+    # A name may hold a line break.
+    return re.compile(expression, re.IGNORECASE | re.DOTALL)
 
 
-def _by_rules(rules: Sequence[Rule], files: Files) -> Listing:
+def _matched(paths: Sequence[str], expression: str) -> list[tuple[str, re.Match[str]]]:
+    found = ((path, _compiled(expression).fullmatch(splitext(path)[0])) for path in paths)
+    return [(path, match) for path, match in found if match]
+
+
+def _by_rules(rules: Sequence[Rule], root: Path, paths: Sequence[str]) -> Listing:
     """Return the pairs of the rules together. A picture that one rule has put into a pair is no longer another's."""
     pairs: dict[str, Pair] = {}
     alone: list[str] = []
     unread = ""
     for rule in rules:
-        depths, masks = _Maps(files, rule, rule.depth, rule.suffixes[1]), _Maps(files, rule, rule.mask, MAP_SUFFIXES)
+        depths, masks = (_Maps(root, paths, rule.rgb, expression) for expression in (rule.depth, rule.mask))
         before, lacking = len(pairs), []
-        for path, match in files.matched(rule.rgb, rule.suffixes[0]):
-            if path in pairs:
+        for path, match in _matched(paths, rule.rgb):
+            if path in pairs or _suffix(path) not in rule.rgb_suffixes:
                 continue
-            depth, mask = depths.of(match), masks.of(match)
-            if depth is None:
-                if path not in depths.all and path not in masks.all:
-                    lacking.append(path)
-                    unread = unread or depths.unread(match)
-                continue
-            parts = {name: text.strip("/") for name, text in match.groupdict(default="").items()}
-            name = "/".join(filter(None, parts.values()))
-            folder = "/".join(text for key, text in parts.items() if text and not key.startswith(_NO_FOLDER))
-            mask_path = None if mask is None else files.root / mask
-            pairs[path] = Pair(name, folder, files.root / path, files.root / depth, mask_path)
+            depth, mask = depths.of(match, rule.depth_suffixes), masks.of(match, MAP_SUFFIXES)
+            if depth:
+                parts = {name: text.strip("/") for name, text in match.groupdict("").items() if text.strip("/")}
+                folder = [text for name, text in parts.items() if not name.startswith(("stem", "view"))]
+                pairs[path] = Pair("/".join(parts.values()), "/".join(folder), root / path, depth, mask)
+            elif path not in depths.paths and path not in masks.paths:
+                lacking.append(path)
+                unread = unread or next(iter(depths.named(match)), "")
         if len(pairs) > before:
-            paired = {_stem(path) for path in pairs} if rule.has_others else set[str]()
-            alone += [path for path in lacking if not any(_stem(path)[:end] in paired for end in _cuts(path))]
-    order = {path: number for number, path in enumerate(files.paths)}
-    alone = [path for path in dict.fromkeys(alone) if path not in pairs]
-    return Listing(tuple(pairs[path] for path in sorted(pairs, key=order.__getitem__)), tuple(alone), unread)
+            paired = {splitext(path)[0] for path in pairs} if rule.has_others else set[str]()
+            alone += [path for path in lacking if paired.isdisjoint(_beginnings(path))]
+    in_order = [pairs[path] for path in paths if path in pairs]
+    return Listing(in_order, [path for path in dict.fromkeys(alone) if path not in pairs], unread)
 
 
-def _cuts(path: str) -> list[int]:
-    return [match.start() for match in re.finditer(r"[_.-]", _stem(path))]
+def _beginnings(path: str) -> list[str]:
+    return [path[: match.start()] for match in re.finditer(r"[_.-]", splitext(path)[0])]
 
 
 class _Maps:
-    """The depth maps, or the masks, of one rule, by the groups that they share with pictures."""
+    """The depth maps, or the masks, of a rule, by the groups that they share with its pictures.
 
-    def __init__(self, files: Files, rule: Rule, expression: str, suffixes: Sequence[str]) -> None:
-        matches = files.matched(expression)
-        self._shared = re.compile(rule.rgb).groupindex.keys() & re.compile(expression).groupindex.keys()
-        self._found: dict[tuple[str, ...], list[tuple[str, re.Match[str]]]] = {}
-        self._suffixes, self._root = suffixes, files.root
-        for path, match in matches:
-            self._found.setdefault(self._key(match), []).append((path, match))
-        self.all = {path for path, _ in matches}
+    paths: of all that the expression matches, whatever the suffix.
+    """
 
-    def _key(self, match: re.Match[str]) -> tuple[str, ...]:
-        return tuple((match[name] or "").lower() for name in sorted(self._shared))
+    def __init__(self, root: Path, paths: Sequence[str], rgb: str, expression: str) -> None:
+        self._root, self._by_key = root, defaultdict[tuple[object, ...], list[str]](list)
+        self._shared = sorted(_compiled(rgb).groupindex.keys() & _compiled(expression).groupindex.keys())
+        for path, match in _matched(paths, expression):
+            for key in self._keys(match):
+                self._by_key[key].append(path)
+        self.paths = set(chain(*self._by_key.values()))
 
-    def of(self, picture: re.Match[str]) -> str | None:
+    def _keys(self, match: re.Match[str]) -> tuple[tuple[object, ...], tuple[object, ...]]:
+        """Return the shared groups, as they are and whatever the case."""
+        groups = [match[name] or "" for name in self._shared]
+        return (True, *groups), (False, *map(str.lower, groups))
+
+    def named(self, picture: re.Match[str]) -> Sequence[str]:
+        """Return the maps of a picture's name, of any suffix; of another case only where there is none of its own."""
+        exact, lowered = self._keys(picture)
+        return self._by_key.get(exact) or self._by_key.get(lowered, ())
+
+    def of(self, picture: re.Match[str], suffixes: Sequence[str]) -> Path | None:
         """Return the map of a picture. Raises InputError, naming both, where two could be it."""
-        found = self._found.get(self._key(picture), ())
-        found = [(path, match) for path, match in found if _suffix(path) in self._suffixes]
-        exact = [path for path, match in found if all(match[name] == picture[name] for name in self._shared)]
-        paths = exact or [path for path, _ in found]
+        found = [path for path in self.named(picture) if _suffix(path) in suffixes]
         # A picture beside an array of the same name is most often there to be looked at.
-        paths = [path for path in paths if _suffix(path) in ARRAY_FORMATS] or paths
-        if len(paths) > 1:
-            raise InputError(f"{self._root / paths[0]}: {Path(paths[1]).name} is beside it, too. Keep one of them.")
-        return paths[0] if paths else None
-
-    def unread(self, picture: re.Match[str]) -> str:
-        """Return a map of a picture in a format that is not read, "" where there is none."""
-        found = self._found.get(self._key(picture), ())
-        return next((path for path, _ in found if _suffix(path) not in self._suffixes), "")
+        found = [path for path in found if _suffix(path) in ARRAY_FORMATS] or found
+        if len(found) > 1:
+            raise InputError(f"{self._root / found[0]}: {Path(found[1]).name} is beside it, too. Keep one of them.")
+        return self._root / found[0] if found else None
 
 
-def _rules(*rules: Rule) -> Callable[[Files], Listing]:
-    # No lambda: a reader goes to the processes that prepare it.
-    return partial(_by_rules, rules)
-
-
-def _tum(files: Files) -> Listing:
+def _tum(root: Path, paths: Sequence[str]) -> Listing:
     """Pair each folder's rgb.txt and depth.txt, "seconds path" a line, nearest first, each file once."""
-    by_name = {path.lower(): path for path in files.paths}
+    by_name = {path.lower(): path for path in paths}
     pairs, alone = [], []
-    for lowered, path in by_name.items():
-        folder, name = path[: -len("rgb.txt")], lowered.rsplit("/", 1)[-1]
+    for path in by_name.values():
+        folder, name = path[: -len("rgb.txt")], path.lower().rsplit("/", 1)[-1]
         depth_list = by_name.get(f"{folder.lower()}depth.txt")
         if name != "rgb.txt" or depth_list is None:
             continue
-        pictures, depths = (_stamped(files.root / each) for each in (path, depth_list))
+        pictures, depths = (_stamped(root / each) for each in (path, depth_list))
         stamps = [seconds for seconds, _ in depths]
-        near = []
-        for number, (seconds, _) in enumerate(pictures):
-            for other in range(bisect_left(stamps, seconds - _MOST_SECONDS), len(stamps)):
-                if stamps[other] > seconds + _MOST_SECONDS:
-                    break
-                near.append((abs(stamps[other] - seconds), number, other))
+        near = [
+            (abs(stamps[other] - seconds), number, other)
+            for number, (seconds, _) in enumerate(pictures)
+            for other in range(
+                bisect_left(stamps, seconds - _MOST_SECONDS), bisect_right(stamps, seconds + _MOST_SECONDS)
+            )
+        ]
         partner: dict[int, int] = {}
-        taken: set[int] = set()
+        taken = set[int]()
         for _, number, other in sorted(near):
             if number not in partner and other not in taken:
                 partner[number] = other
                 taken.add(other)
-        for number, (_, name) in enumerate(pictures):
-            if number not in partner:
-                alone.append(f"{folder}{name}")
-                continue
-            rgb, depth = (files.root / folder / each for each in (name, depths[partner[number]][1]))
-            _require_files(files.root / path, rgb, depth)
+        alone += [f"{folder}{name}" for number, (_, name) in enumerate(pictures) if number not in partner]
+        for number, other in sorted(partner.items()):
+            rgb, depth = (root / folder / name for _, name in (pictures[number], depths[other]))
+            _require_files(root / path, rgb, depth)
             pairs.append(Pair(f"{folder}{rgb.stem}", folder.rstrip("/"), rgb, depth))
-    return Listing(tuple(pairs), tuple(alone))
+    return Listing(pairs, alone)
 
 
 def _stamped(path: Path) -> list[tuple[float, str]]:
@@ -206,26 +183,22 @@ def _stamped(path: Path) -> list[tuple[float, str]]:
         return []
 
 
-def _nyu_lists(files: Files) -> Listing:
+def _nyu_lists(root: Path, paths: Sequence[str]) -> Listing:
     """Pair what nyu_train.txt and nyu_test.txt list; their names are the sides where they share no scene."""
-    found = {
-        side: _listed(files.root / path, *_nyu_bases((files.root / path).parent, side), side=side)
-        for path in files.paths
-        for side in ("train", "test")
-        if re.fullmatch(rf"(?:.*/)?nyu(?:_?depth_?v2)?_{side}(?:_files_with_gt)?\.txt", path, re.IGNORECASE)
-    }
+    found: dict[str, Listing] = {}
+    for path in paths:
+        match = re.fullmatch(r"(?:.*/)?nyu(?:_?depth_?v2)?_(train|test)(?:_files_with_gt)?\.txt", path, re.IGNORECASE)
+        if match:
+            folder, side = (root / path).parent, match[1].lower()
+            bases = [folder, *(folder / each for each in ("sync", side, f"official_splits/{side}"))]
+            found[side] = _listed(root / path, *bases)
     scenes = [{pair.folder for pair in listing.pairs} for listing in found.values()]
     are_sides = len(scenes) == 2 and scenes[0].isdisjoint(scenes[1])
-    pairs = [pair for listing in found.values() for pair in listing.pairs]
-    pairs = pairs if are_sides else [replace(pair, side="") for pair in pairs]
-    return Listing(tuple(pairs), tuple(path for listing in found.values() for path in listing.alone))
+    pairs = [replace(pair, side=side if are_sides else "") for side, each in found.items() for pair in each.pairs]
+    return Listing(pairs, [path for listing in found.values() for path in listing.alone])
 
 
-def _nyu_bases(folder: Path, side: str) -> list[Path]:
-    return [folder, *(folder / each for each in ("sync", side, f"official_splits/{side}"))]
-
-
-def _listed(path: Path, *folders: Path, side: str = "") -> Listing:
+def _listed(path: Path, *folders: Path) -> Listing:
     """Return the pairs of a list, "rgb depth [scene]" a line. folders: that its paths begin in."""
     pairs, alone = [], []
     for number, (rgb, *rest) in _lines(path):
@@ -234,31 +207,26 @@ def _listed(path: Path, *folders: Path, side: str = "") -> Listing:
         if rest[0] == "None":
             alone.append(rgb)
             continue
-        rgb_path, depth_path = (_resolved(each, folders) for each in (rgb, rest[0]))
-        _require_files(f"{path}, line {number}", rgb_path, depth_path)
-        parts = [part for part in PurePosixPath(rgb).with_suffix("").parts if part not in ("/", "..", ".")]
-        parts = [part for part in parts[:-1] if not _FOLDERS_OF_RGB.fullmatch(part)] + parts[-1:]
+        files = []
+        for name in (rgb, rest[0]):
+            places = [Path(folder, name.lstrip("/")) for folder in folders] + [Path(name)]
+            files.append(next((place for place in places if place.is_file()), places[0]))
+        _require_files(f"{path}, line {number}", *files)
+        *above, stem = (part for part in PurePosixPath(rgb).with_suffix("").parts if part not in ("/", "..", "."))
+        above = [part for part in above if not re.fullmatch("rgb|colou?r", part, re.IGNORECASE)]
         # NYU's lists have the focal length in the place of a scene.
         is_scene = len(rest) > 1 and not re.fullmatch(r"\d+\.\d+", rest[1])
-        pairs.append(
-            Pair("/".join(parts), rest[1] if is_scene else "/".join(parts[:-1]), rgb_path, depth_path, side=side)
-        )
-    return Listing(tuple(pairs), tuple(alone))
-
-
-def _resolved(name: str, folders: Sequence[Path]) -> Path:
-    """Return where a listed file is: below the first folder that has it, or as it is written."""
-    places = [Path(folder, name.lstrip("/")) for folder in folders] + [Path(name)]
-    return next((place for place in places if place.is_file()), places[0])
+        pairs.append(Pair("/".join((*above, stem)), rest[1] if is_scene else "/".join(above), *files))
+    return Listing(pairs, alone)
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and words of each line that says something."""
+    """Return number and words of each line that says something; a tab is between words, else a space, or quotes are."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list ({error}).") from error
-    return [(number, _words(line)) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+    return [(number, _words(line)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
 
 
 def _words(line: str) -> list[str]:
@@ -276,14 +244,13 @@ def _require_files(where: object, *paths: Path) -> None:
             raise InputError(f"{where}: no such file: {path}. Correct the list, or take the line out.")
 
 
-def _gray_beside(files: Files) -> Listing:
+def _gray_beside(root: Path, paths: Sequence[str]) -> Listing:
     """Pair NAME.jpg and NAME.png, where the .png have one channel."""
-    rule = Rule(rf"{_ABOVE}{_STEM}", rf"{_ABOVE}{_STEM}", suffixes=((".jpg", ".jpeg"), (".png",)))
-    listing = _by_rules([rule], files)
+    listing = _by_rules([Rule("{above}{stem}", "{above}{stem}", "", (".jpg", ".jpeg"), (".png",))], root, paths)
     try:
         _ = [read_map(pair.depth) for pair in listing.pairs[:1]]
     except InputError:
-        return Listing(())
+        return Listing()
     return listing
 
 
@@ -291,18 +258,24 @@ def _gray_beside(files: Files) -> Listing:
 class Layout:
     """A way to lay out RGB-D pairs.
 
-    summary: where pictures and depth are. find: returns the pairs of a folder, none where it is laid out otherwise.
-    depth_scale: units per metre of integers, where none is given. is_sparse: most pictures may lack depth.
+    summary: where pictures and depth are. find: returns the pairs of a folder, of which the paths of all files are
+    given; none where it is laid out otherwise. depth_scale: units per metre of integers, where none is given.
+    is_sparse: most pictures may lack depth.
     """
 
     summary: str
-    find: Callable[[Files], Listing] = field(repr=False)
+    find: Callable[[Path, Sequence[str]], Listing] = field(repr=False)
     depth_scale: float = 1000.0
     is_sparse: bool = False
 
 
+def _ruled(summary: str, *rules: Rule, depth_scale: float = 1000.0, is_sparse: bool = False) -> Layout:
+    # No lambda: a reader goes to the processes that prepare it.
+    return Layout(summary, partial(_by_rules, rules), depth_scale, is_sparse)
+
+
 def _folders(name: str) -> Rule:
-    rgb, depth, mask = (rf"{_ABOVE}{kind}/(?P<below>(?:.*/)?){_STEM}" for kind in (name, "depth", "mask"))
+    rgb, depth, mask = (f"{{above}}{kind}/(?P<below>(?:.*/)?){{stem}}" for kind in (name, "depth", "mask"))
     return Rule(rgb, depth, mask)
 
 
@@ -310,66 +283,53 @@ def _folders(name: str) -> Rule:
 LAYOUTS: Mapping[str, Layout] = {
     "tum": Layout("rgb.txt and depth.txt, nearest within 0.02 s", _tum, 5000.0, is_sparse=True),
     "nyu-lists": Layout("nyu_train.txt and nyu_test.txt", _nyu_lists),
-    "plain": Layout(
+    "plain": _ruled(
         "rgb/NAME.png with depth/NAME.png, or NAME.png with NAME_depth.png",
-        _rules(
-            _folders("rgb"),
-            Rule(rf"{_ABOVE}{_STEM}", rf"{_ABOVE}{_STEM}_depth", rf"{_ABOVE}{_STEM}_mask", has_others=True),
-        ),
+        _folders("rgb"),
+        Rule("{above}{stem}", "{above}{stem}_depth", "{above}{stem}_mask", has_others=True),
     ),
-    "scannet": Layout(
-        "color/NAME.jpg with depth/NAME.png, as of ScanNet and Open3D", _rules(_folders("(?:colou?r|images?)"))
+    "scannet": _ruled("color/NAME.jpg with depth/NAME.png, as of ScanNet and Open3D", _folders("(?:colou?r|images?)")),
+    "7-scenes": _ruled(
+        "seq-01/NAME.color.png with NAME.depth.png", Rule(r"{above}{stem}\.color", r"{above}{stem}\.depth")
     ),
-    "7-scenes": Layout(
-        "seq-01/NAME.color.png with NAME.depth.png",
-        _rules(Rule(rf"{_ABOVE}{_STEM}\.color", rf"{_ABOVE}{_STEM}\.depth")),
-    ),
-    "kitti": Layout(
+    "kitti": _ruled(
         "DRIVE/image_02/data/NAME.png with DRIVE/proj_depth/groundtruth/image_02/NAME.png",
-        _rules(
-            Rule(
-                rf"(?:.*/)?(?P<drive>[^/]+_sync)/(?P<view>image_0\d)/data/{_STEM}",
-                rf"(?:.*/)?(?P<drive>[^/]+_sync)/proj_depth/groundtruth/(?P<view>image_0\d)/{_STEM}",
-            ),
-            Rule(
-                r"(?:.*/)?image/(?P<drive>[^/]+_sync)_image_(?P<stem>\d+)_(?P<view>image_0\d)",
-                r"(?:.*/)?groundtruth_depth/(?P<drive>[^/]+_sync)_groundtruth_depth_(?P<stem>\d+)_(?P<view>image_0\d)",
-            ),
+        Rule(
+            r"(?:.*/)?(?P<drive>[^/]+_sync)/(?P<view>image_0\d)/data/{stem}",
+            r"(?:.*/)?(?P<drive>[^/]+_sync)/proj_depth/groundtruth/(?P<view>image_0\d)/{stem}",
         ),
-        256.0,
+        Rule(
+            r"(?:.*/)?image/(?P<drive>[^/]+_sync)_image_(?P<stem>\d+)_(?P<view>image_0\d)",
+            r"(?:.*/)?groundtruth_depth/(?P<drive>[^/]+_sync)_groundtruth_depth_(?P<stem>\d+)_(?P<view>image_0\d)",
+        ),
+        depth_scale=256.0,
         is_sparse=True,
     ),
-    "hypersim": Layout(
+    "hypersim": _ruled(
         "images/CAMERA_final_preview/NAME.tonemap.jpg with CAMERA_geometry_hdf5/NAME.depth_meters.hdf5: distance to "
         "the camera's centre, turned into depth along its axis",
-        _rules(
-            Rule(
-                rf"{_ABOVE}images/(?P<view>[^/]+)_final_preview/(?P<stem>[^/]+)\.(?:tonemap|color)",
-                rf"{_ABOVE}images/(?P<view>[^/]+)_geometry_hdf5/(?P<stem>[^/]+)\.depth_meters",
-            )
+        Rule(
+            r"{above}images/(?P<view>[^/]+)_final_preview/{stem}\.(?:tonemap|color)",
+            r"{above}images/(?P<view>[^/]+)_geometry_hdf5/{stem}\.depth_meters",
         ),
     ),
-    "vkitti": Layout(
+    "vkitti": _ruled(
         "rgb/CAMERA/rgb_N.jpg with depth/CAMERA/depth_N.png",
-        _rules(Rule(rf"{_ABOVE}rgb/(?P<view>(?:.*/)?)rgb_{_STEM}", rf"{_ABOVE}depth/(?P<view>(?:.*/)?)depth_{_STEM}")),
-        100.0,
+        Rule("{above}rgb/(?P<view>(?:.*/)?)rgb_{stem}", "{above}depth/(?P<view>(?:.*/)?)depth_{stem}"),
+        depth_scale=100.0,
     ),
-    "replica": Layout(
+    "replica": _ruled(
         "frameN.jpg with depthN.png",
-        _rules(Rule(rf"{_ABOVE}frame(?P<stem>\d+)", rf"{_ABOVE}depth(?P<stem>\d+)")),
-        6553.5,
+        Rule(r"{above}frame(?P<stem>\d+)", r"{above}depth(?P<stem>\d+)"),
+        depth_scale=6553.5,
     ),
-    "nyu-sync": Layout(
-        "SCENE/rgb_N.jpg with sync_depth_N.png", _rules(Rule(rf"{_ABOVE}rgb_{_STEM}", rf"{_ABOVE}sync_depth_{_STEM}"))
-    ),
-    "colors": Layout(
+    "nyu-sync": _ruled("SCENE/rgb_N.jpg with sync_depth_N.png", Rule("{above}rgb_{stem}", "{above}sync_depth_{stem}")),
+    "colors": _ruled(
         "NAME_colors.png (or _rgb, _color) with NAME_depth.png",
-        _rules(Rule(rf"{_ABOVE}{_STEM}_(?:colors?|rgb|image)", rf"{_ABOVE}{_STEM}_depth")),
+        Rule("{above}{stem}_(?:colors?|rgb|image)", "{above}{stem}_depth"),
     ),
     "beside": Layout("NAME.jpg with NAME.png", _gray_beside),
 }
-# Of what is no entry of the table, because it is told.
-_TOLD = Layout("as told", partial(_by_rules, ()))
 
 
 def recognise(
@@ -381,87 +341,89 @@ def recognise(
     and of their depth maps, whose stars stand for the same.
     Raises InputError where there are none, two pictures or two maps have one name, or most pictures lack their depth.
     """
-    files = Files(root, () if pairs else tuple(walk(root)))
+    paths = () if pairs else tuple(walk(root))
+    layout, listing = _ruled("as told"), Listing()
     if pairs:
         path = Path(pairs).expanduser()
         path = path if path.is_file() or not (root / pairs).is_file() else root / pairs
-        name, layout, listing = "pairs", _TOLD, _listed(path, path.parent, root)
+        name, listing = "pairs", _listed(path, path.parent, root)
     elif any(patterns):
-        name, layout, listing = "patterns", _TOLD, _by_rules([_pattern_rule(*patterns)], files)
-    elif name in ("auto", *LAYOUTS):
-        candidates, unread = LAYOUTS if name == "auto" else {name: LAYOUTS[name]}, ""
-        for found, layout in candidates.items():
-            listing = layout.find(files)
+        name, listing = "patterns", _by_rules([_pattern_rule(*patterns)], root, paths)
+    elif name not in ("auto", *LAYOUTS):
+        raise InputError(f"layout={name}: no such layout. Pass auto, or one of {', '.join(LAYOUTS)}.")
+    else:
+        unread = ""
+        for found, layout in LAYOUTS.items() if name == "auto" else ((name, LAYOUTS[name]),):
+            listing = layout.find(root, paths)
             unread = unread or listing.unread
             if listing.pairs:
                 name = found
                 break
         else:
-            layout, listing = LAYOUTS.get(name, LAYOUTS["plain"]), Listing((), unread=unread)
-    else:
-        raise InputError(f"layout={name}: no such layout. Pass auto, or one of {', '.join(LAYOUTS)}.")
-    _require(files, layout, listing, is_auto=name == "auto")
-    return name, layout, _unlinked(listing)
+            layout, listing = LAYOUTS.get(name, LAYOUTS["plain"]), Listing(unread=unread)
+    _require(root, paths, layout, listing, is_auto=name == "auto")
+    return name, layout, replace(listing, pairs=_unlinked(listing.pairs))
 
 
 def _pattern_rule(rgb: str, depth: str) -> Rule:
-    counts = {len(re.findall(r"\*\*/|\*", pattern.removesuffix(".*"))) for pattern in (rgb, depth)}
-    if len(counts) > 1 or 0 in counts:
+    (rgb_parts, rgb_suffixes), (depth_parts, depth_suffixes) = (
+        _pattern_parts(pattern, known) for pattern, known in ((rgb, PICTURE_SUFFIXES), (depth, MAP_SUFFIXES))
+    )
+    if len(rgb_parts) != len(depth_parts) or len(rgb_parts) == 1:
         raise InputError(
             f"rgb_pattern={rgb}, depth_pattern={depth}: expected both, with as many stars, such as "
             "'left/*.jpg' and 'depth/*_d.png'."
         )
-    expressions, suffixes, names = [], [], list[str]()
-    for pattern, known in ((rgb, PICTURE_SUFFIXES), (depth, MAP_SUFFIXES)):
-        stem, suffix = splitext(pattern)
-        suffixes.append((suffix.lower(),) if suffix.lower() in known else known)
-        literals = re.split(r"\*\*/|\*", stem if suffix == ".*" or suffix.lower() in known else pattern)
-        stars = re.findall(r"\*\*/|\*", pattern)[: len(literals) - 1]
-        # Of the picture's path: what a star stands for before its last part is a folder of a scene.
-        is_folder = ["/" in "".join(literals[number + 1 :]) or star == "**/" for number, star in enumerate(stars)]
-        names = names or [f"{'above' if above else 'stem'}{number}" for number, above in enumerate(is_folder)]
-        groups = [
-            f"(?P<{name}>{'(?:.*/)?' if star == '**/' else '[^/]*'})" for name, star in zip(names, stars, strict=True)
-        ]
-        expressions.append(
-            "".join(f"{re.escape(one)}{other}" for one, other in zip(literals, [*groups, ""], strict=True))
-        )
-    return Rule(expressions[0], expressions[1], suffixes=(suffixes[0], suffixes[1]))
+    # Of the picture's path: what a star stands for before its last part is a folder of a scene.
+    stars = range(1, len(rgb_parts), 2)
+    names = {star: f"{'above' if '/' in ''.join(rgb_parts[star:]) else 'stem'}{star}" for star in stars}
+
+    def expression(parts: Sequence[str]) -> str:
+        groups = {star: f"(?P<{names[star]}>{'(?:.*/)?' if parts[star] == '**/' else '[^/]*'})" for star in stars}
+        return "".join(groups.get(number) or re.escape(part) for number, part in enumerate(parts))
+
+    return Rule(expression(rgb_parts), expression(depth_parts), "", rgb_suffixes, depth_suffixes)
 
 
-def _unlinked(listing: Listing) -> Listing:
-    """Return the pairs without those whose picture is one of another's through a link."""
-    by_file: dict[tuple[int, int], list[Pair]] = {}
-    for pair in listing.pairs:
+def _pattern_parts(pattern: str, known: Sequence[str]) -> tuple[list[str], Sequence[str]]:
+    """Return the parts of a pattern, every other one of them a star, and the suffixes that it means."""
+    stem, suffix = splitext(pattern)
+    suffixes = [suffix.lower()] if suffix.lower() in known else known
+    return re.split(r"(\*\*/|\*)", stem if suffix == ".*" or suffixes is not known else pattern), suffixes
+
+
+def _unlinked(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Return the pairs without those whose picture is one of another's through a link; a hard link is no such."""
+    by_file: dict[tuple[int, int], list[Path]] = defaultdict(list)
+    for pair in pairs:
         status = pair.rgb.stat()
-        by_file.setdefault((status.st_dev, status.st_ino), []).append(pair)
-    left_out: set[Pair] = set()
-    for same in by_file.values():
-        if len(same) > 1:
-            # The one that is no link is kept; a hard link is a file of its own.
-            same.sort(key=lambda pair: pair.rgb.resolve() != pair.rgb.absolute())
-            seen = set[Path]()
-            left_out |= {pair for pair in same if (real := pair.rgb.resolve()) in seen or seen.add(real)}
-    return replace(listing, pairs=tuple(pair for pair in listing.pairs if pair not in left_out))
+        by_file[status.st_dev, status.st_ino].append(pair.rgb)
+    # Resolving takes twenty times as long.
+    real = {rgb: rgb.resolve() for same in by_file.values() if len(same) > 1 for rgb in same}
+    kept: dict[Path, Path] = {}
+    for rgb in sorted(real, key=lambda rgb: real[rgb] != rgb.absolute()):
+        kept.setdefault(real[rgb], rgb)
+    return [pair for pair in pairs if pair.rgb not in real or kept[real[pair.rgb]] == pair.rgb]
 
 
-def _require(files: Files, layout: Layout, listing: Listing, *, is_auto: bool) -> None:
-    root, pictures = files.root, files.pictures
-    if listing.unread and len(listing.alone) >= len(listing.pairs):
+def _require(root: Path, paths: Sequence[str], layout: Layout, listing: Listing, *, is_auto: bool) -> None:
+    num_pairs, num_alone = len(listing.pairs), len(listing.alone)
+    if listing.unread and num_alone >= num_pairs:
         raise InputError(
             f"{root / listing.unread}: depth in a format that is not read. Convert it to one of "
             f"{', '.join(MAP_SUFFIXES)}."
         )
-    if not listing.pairs:
+    if not num_pairs:
+        pictures = [path for path in paths if _suffix(path) in PICTURE_SUFFIXES]
         expected = f"{LAYOUTS['plain'].summary}, or another layout" if is_auto else layout.summary
         have = f" among {len(pictures)} pictures ({pictures[0]}, ...)" if pictures else ""
         raise InputError(
             f"{root}: no RGB-D pairs{have}. Expected {expected}; or list them: pairs=FILE, 'rgb depth' a line."
         )
-    if len(listing.alone) > len(listing.pairs) and not layout.is_sparse:
+    if num_alone > num_pairs and not layout.is_sparse:
         raise InputError(
-            f"{root / listing.alone[0]}: no depth beside it, as for {len(listing.alone)} of "
-            f"{len(listing.alone) + len(listing.pairs)} images. Expected {layout.summary}."
+            f"{root / listing.alone[0]}: no depth beside it, as for {num_alone} of {num_alone + num_pairs} images. "
+            f"Expected {layout.summary}."
         )
     seen: dict[str, Pair] = {}
     for pair in listing.pairs:

@@ -14,9 +14,9 @@ BATCHES_AHEAD = 3
 
 
 def images_of(rgb: Tensor) -> Tensor:
-    """Return stored RGB, uint8 (batch, H, W, 3), as what networks read: float32 (batch, 3, H, W) in [0, 1].
+    """Return stored RGB, uint8 (batch, H, W, 3), as networks read it: float32 (batch, 3, H, W) in [0, 1].
 
-    A view of the stored order: the batch is channels_last without a copy.
+    Channels last: a view of the stored order.
     """
     return rgb.permute(0, 3, 1, 2).float().div_(255)
 
@@ -24,9 +24,8 @@ def images_of(rgb: Tensor) -> Tensor:
 def batches(
     store: Store, layers: Sequence[str], indices: Sequence[int], batch_size: int, first: int = 0
 ) -> Generator[Mapping[str, Tensor]]:
-    """Yield layers of `indices`, in order, `batch_size` images at a time, beginning at position `first`.
+    """Yield layers of `indices` as stored, in order, `batch_size` images at a time, from position `first` on.
 
-    Each layer comes as stored: "rgb" uint8 (batch, H, W, 3), "depth" float32 metres, "valid" bool (batch, H, W).
     Raises and ends as `ahead`.
     """
     starts = range(first, len(indices), batch_size)

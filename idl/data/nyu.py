@@ -25,13 +25,13 @@ FILE, SPLITS_FILE = "nyu_depth_v2_labeled.mat", "splits.mat"
 # Which array is the truth. In-painted depth has no holes: they were filled by colourisation guided by the RGB image, so
 # that what an encoder sees of that image is in the target.
 DEPTHS = {"sensor": "rawDepths", "inpainted": "depths"}
-# (top, bottom, left, right): 427 x 561 pixels. It takes away 44 rows above, 9 below, 40 columns on the left and 39 on
-# the right. That is the rectangle which the dataset's own toolbox keeps (get_projection_mask.m, rows 45 to 471 and
-# columns 41 to 601 counted from 1): outside it the Kinect's depth does not reach once it is projected to the RGB
+# (top, bottom, left, right), the rectangle that the dataset's own toolbox keeps (get_projection_mask.m, rows 45 to 471
+# and columns 41 to 601 counted from 1): outside it the Kinect's depth does not reach once it is projected to the RGB
 # camera, and the RGB's white frame, which undistortion left and a network would take for an object, lies there too.
 CROP = (44, 471, 40, 601)
 # All that have one map an image; a file that was put together wrongly shows in any of them.
-_MAPS = {
+_ARRAYS = {
+    "images": np.uint8,
     "depths": np.floating,
     "rawDepths": np.floating,
     "labels": np.unsignedinteger,
@@ -57,14 +57,11 @@ class NyuReader(NativeReader):
     depths: str = "sensor"
     size: tuple[int, int] = (480, 640)
     name: str = "nyu"
-    is_deterministic: bool = False
     is_sequential: bool = False
     plausible_median_m: tuple[float, float] = (0.5, 6.0)
 
     def __post_init__(self) -> None:
         """Raise InputError where a setting cannot be, or the file or the split beside it is not what it should be."""
-        if self.depths not in DEPTHS:
-            raise InputError(f"depths={self.depths}: expected {' or '.join(DEPTHS)}.")
         if self.protocol.is_native:
             self.protocol.require_frame(*self.size, where=str(self.data))
         _ = self.sides
@@ -77,24 +74,13 @@ class NyuReader(NativeReader):
     @property
     def recipe(self) -> Mapping[str, object]:
         """Name, size and time of the file, which depth, and the sides: a changed file makes another store."""
-        status = self._path.stat()
-        return {
-            "reader": "nyu",
-            "file": self.source,
-            "bytes": status.st_size,
-            "time_ns": status.st_mtime_ns,
-            "depths": self.depths,
-            "sides": hashlib.sha256(" ".join(self.sides).encode()).hexdigest(),
-        }
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        """One group an image."""
-        return self._groups
+        status, sides = self._path.stat(), hashlib.sha256(" ".join(self.sides).encode()).hexdigest()
+        known = {"file": self.source, "bytes": status.st_size, "time_ns": status.st_mtime_ns}
+        return {"reader": "nyu", **known, "depths": self.depths, "sides": sides}
 
     @cached_property
     def _groups(self) -> Sequence[Group]:
-        return tuple(Group(scene, (f"{index + 1:04d}",)) for index, scene in enumerate(self._layout[0]))
+        return [Group(scene, (f"{index + 1:04d}",)) for index, scene in enumerate(self._layout[0])]
 
     @cached_property
     def sides(self) -> tuple[str, ...]:
@@ -111,14 +97,14 @@ class NyuReader(NativeReader):
         return self.size
 
     def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return one image without its depth. Raises InputError naming the file and the image."""
+        """Return one image without its depth."""
         planes = self._read(0, index)
         # Pillow turns the axes in 0.4 ms; numpy's copy of a turned array takes 1.3 ms.
         merged = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
         return np.asarray(merged.transpose(Image.Transpose.TRANSPOSE))
 
     def native(self, index: int) -> Native:
-        """Return one image; depth is missing where it is 0. Raises InputError naming the file and the image."""
+        """Return one image; depth is missing where it is 0."""
         depth_m = self._read(1, index).astype(np.float32, copy=False).T
         with np.errstate(invalid="ignore"):
             return Native(self.rgb(index), depth_m, np.isfinite(depth_m) & (depth_m > 0))
@@ -167,15 +153,21 @@ def _layout(path: Path, depth_key: str, size: tuple[int, int]) -> tuple[tuple[st
                 f"s = load('{path.name}'); save('{path.name}', '-struct', 's', '-v7.3')."
             )
         with h5py.File(path, "r") as file:
-            images = _array(file, path, "images")
+            images, depth = (_array(file, path, key) for key in ("images", depth_key))
             count = len(images) if images.ndim else 0
-            _require_array(path, images, (count, 3, size[1], size[0]), np.uint8)
             if not count:
                 raise InputError(f"{path}: `images` is empty. Fetch the file again.")
-            for key, kind in _MAPS.items():
-                if key == depth_key or key in file:
-                    _require_array(path, _array(file, path, key), (count, size[1], size[0]), kind)
-            depth = _array(file, path, depth_key)
+            for key, kind in _ARRAYS.items():
+                if key not in file:
+                    continue
+                array, expected = _array(file, path, key), (count, *([3] if key == "images" else []), size[1], size[0])
+                if array.shape != expected:
+                    raise InputError(
+                        f"{path}: `{key}` has shape {array.shape}, expected {expected}: the axes of a MATLAB file "
+                        "through HDF5, reversed. Fetch the file again, or save it from MATLAB with -v7.3."
+                    )
+                if not np.issubdtype(array.dtype, kind):
+                    raise InputError(f"{path}: `{key}` is {array.dtype}, expected {kind.__name__}. {_REMEDY}")
             cache_bytes = max(_bytes_touched(images), _bytes_touched(depth), _LEAST_CACHE_BYTES)
             return _scenes(file, path, count), min(cache_bytes, _MOST_CACHE_BYTES)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -189,17 +181,6 @@ def _array(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
         have = ", ".join(name for name in map(str, file) if name[0] != "#") or "nothing"
         raise InputError(f"{path}: no array `{key}` (it has {have}). {_REMEDY}")
     return found
-
-
-def _require_array(path: Path, array: h5py.Dataset, expected: tuple[int, ...], kind: type[np.generic]) -> None:
-    name = str(array.name).removeprefix("/")
-    if array.shape != expected:
-        raise InputError(
-            f"{path}: `{name}` has shape {array.shape}, expected {expected}: the axes of a MATLAB file through HDF5, "
-            "reversed. Fetch the file again, or save it from MATLAB with -v7.3."
-        )
-    if not np.issubdtype(array.dtype, kind):
-        raise InputError(f"{path}: `{name}` is {array.dtype}, expected {kind.__name__}. {_REMEDY}")
 
 
 def _bytes_touched(array: h5py.Dataset) -> int:
@@ -260,6 +241,4 @@ def read_sides(path: Path, num_images: int) -> tuple[str, ...]:
             f"{path}: lists {len(together)} images, {together[0]:g} to {together[-1]:g}; expected each of 1 to "
             f"{num_images} once. Take the split of this file, or remove it: the split is by scene then."
         )
-    sides = np.full(num_images, "test", dtype="<U5")
-    sides[numbers["train"].astype(int) - 1] = "train"
-    return tuple(sides.tolist())
+    return tuple(np.where(np.isin(np.arange(1, num_images + 1), numbers["train"]), "train", "test").tolist())

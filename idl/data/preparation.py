@@ -1,8 +1,8 @@
 """From a reader to a store: read in several processes, written by one, resumable, whole or not there.
 
 The store is written under a temporary name and renamed in the end. Beside it grows a log, a line a group of images that
-is in the file; a run that was killed leaves both, and the next one goes on behind the groups whose images are in the
-file as the log says. Content and order depend neither on the number of processes nor on interruptions.
+is in the file; a run that was killed leaves both, and the next one goes on from there. Content and order depend neither
+on the number of processes nor on interruptions.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -24,40 +24,31 @@ from filelock import FileLock
 
 from idl.data.files import shortened
 from idl.data.images import within_range
-from idl.data.reader import Reader, Sample
+from idl.data.reader import Reader
 from idl.data.store import RENDERED_VERSION, STORE_VERSION, TEXTS, Store, dataset_of
 from idl.data.units import doubt_units
 from idl.errors import InputError, disk_full_reported
 from idl.progress import Progress, silent
 from idl.protocol import NATIVE, Protocol
 
-# Measured on rooms of 256 x 256, one core of an AMD EPYC with AVX-512. lzf brings RGB to 56 % of its size, but takes
-# 1.6 ms an image to write and 0.8 ms to read instead of 0.1 and 0.04 ms, and depth to 54 % (2.0 and 0.6 ms, with the
-# shuffle): both are left as they are, and the mask, which is read as often. Normals come to 6 %, labels to 8 %; but
-# what is trained on is read in every step, and labels took 0.21 ms to unpack, under Python's lock: 0.02 ms as they are.
+# Layers that are not compressed. On rooms of 256 x 256 lzf brings RGB and depth to 55 % of their size, but takes 1.6
+# and 2 ms an image to write and 0.7 ms to read instead of 0.1 and 0.04. Normals come to 6 %; labels to 8 %, but what
+# is trained on is read in every step, and they took 0.21 ms to unpack, under Python's lock: 0.02 ms as they are.
 PLAIN = ("rgb", "depth", "valid", "kinds", "materials")
-
-
 # A file's name has 255 bytes, as an alias of mlflow's registry; digests, suffixes and "champion-" take some.
 MOST_NAME_CHARACTERS = 100
 # Dense depth with holes keeps its share up to a few percent of it. KITTI's annotated lidar keeps 0.6, its raw one 0.2.
 MOST_LOST = 0.8
 
 
-def recipe_digest(reader: Reader, protocol: Protocol) -> str:
-    """Return the first 16 hex digits of the SHA-256 of all that decides the content; it names the store's file."""
-    deciding = {"recipe": reader.recipe, "protocol": protocol.to_json(), "version": _version(reader)}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def store_path(reader: Reader, protocol: Protocol, folder: Path) -> Path:
     """Return where `prepare` puts the store of this reader under `folder`."""
-    return folder / f"{dataset_name(reader)}-{recipe_digest(reader, protocol)}.h5"
+    return folder / f"{shortened(reader.name, MOST_NAME_CHARACTERS)}-{_recipe_digest(reader, protocol)}.h5"
 
 
-def dataset_name(reader: Reader) -> str:
-    """Return the name of a reader's dataset in files, tables and aliases: a long one is cut, and its digest follows."""
-    return shortened(reader.name, MOST_NAME_CHARACTERS)
+def _recipe_digest(reader: Reader, protocol: Protocol) -> str:
+    deciding = {"recipe": reader.recipe, "protocol": protocol.to_json(), "version": _version(reader)}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version(reader: Reader) -> int:
@@ -85,8 +76,7 @@ def prepare(
     return Store.open(path)
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     """What the log says of an image.
 
     hash: of its layers. median_m, far_m: of its depth, of which 99 % is nearer. cell_share: of the cells that keep a
@@ -96,7 +86,7 @@ class _Image:
     name: str
     scene: str
     side: str
-    layers: tuple[str, ...]
+    layers: Sequence[str]
     hash: str
     median_m: float
     far_m: float
@@ -110,50 +100,44 @@ _Read = tuple[_Image, Mapping[str, np.ndarray]]
 
 def _make(reader: Reader, protocol: Protocol, path: Path, workers: int, progress: Progress) -> None:
     unfinished, log_path = path.with_suffix(".unfinished"), path.with_suffix(".log")
-    groups = _finished(unfinished, log_path)
-    images = [image for group in groups for image in group]
+    done = _finished(unfinished, log_path)
+    images = [image for group in done for image in group]
     # Without a last line that was cut off, or the lines of a file that is gone.
-    log_path.write_text("".join(map(_line, groups)))
+    log_path.write_text("".join(f"{json.dumps(group)}\n" for group in done))
     sizes = [len(group.names) for group in reader.groups]
-    todo = range(len(groups), len(sizes))
+    num, todo = sum(sizes), range(len(done), len(sizes))
     with (
         # No cache of chunks: each image is written at once, and a full disk is noticed there, not while closing.
-        h5py.File(unfinished, "r+" if groups else "w", rdcc_nbytes=0) as file,
+        h5py.File(unfinished, "r+" if done else "w", rdcc_nbytes=0) as file,
         log_path.open("a") as log,
         closing(_read_all(reader, protocol, todo, workers)) as read,
     ):
-        with progress(f"prepare {reader.name}", sum(sizes), sum(sizes[: todo.start])) as advance:
+        with progress(f"prepare {reader.name}", num, sum(sizes[: todo.start])) as advance:
             for index, group in zip(todo, read, strict=True):
                 for image, maps in group:
-                    _write(file, reader, len(images), sum(sizes), maps)
+                    _write(file, reader, len(images), num, maps)
                     images.append(image)
                 # In the file before it is in the log.
                 file.flush()
-                log.write(_line([image for image, _ in group]))
+                log.write(f"{json.dumps([image for image, _ in group])}\n")
                 log.flush()
                 advance(sizes[index])
         if not images:
-            notes = " ".join(getattr(reader, "notes", ()))
+            notes = " ".join(getattr(reader, "notes", ())) or "Check the depth scale and the range."
             raise InputError(
-                f"{reader.source}: none of {sum(sizes)} images has a pixel with a depth between "
-                f"{protocol.min_depth_m:g} and {protocol.max_depth_m:g} m. "
-                f"{notes or 'Check the depth scale and the range.'}"
+                f"{reader.source}: none of {num} images has a pixel with a depth between "
+                f"{protocol.min_depth_m:g} and {protocol.max_depth_m:g} m. {notes}"
             )
-        _conclude(file, reader, protocol, images, sum(sizes) - len(images))
+        _conclude(file, reader, protocol, images, num - len(images))
     unfinished.replace(path)
     log_path.unlink()
-
-
-def _line(group: Sequence[_Image]) -> str:
-    return json.dumps([asdict(image) for image in group]) + "\n"
 
 
 def _finished(unfinished: Path, log: Path) -> list[list[_Image]]:
     """Return the groups that an interrupted preparation has in its file; none where the file is not as its log says."""
     try:
         # What follows the last line's end was cut off.
-        lines = log.read_text().split("\n")[:-1]
-        groups = [[_Image(**image) for image in json.loads(line)] for line in lines]
+        groups = [[_Image(*image) for image in json.loads(line)] for line in log.read_text().split("\n")[:-1]]
         with h5py.File(unfinished, "r") as file:
             for row, image in enumerate(image for group in groups for image in group):
                 if _content_hash({layer: dataset_of(file, layer)[row] for layer in image.layers}) != image.hash:
@@ -166,8 +150,7 @@ def _finished(unfinished: Path, log: Path) -> list[list[_Image]]:
 def _read_all(reader: Reader, protocol: Protocol, groups: range, workers: int) -> Generator[list[_Read]]:
     """Yield the images of each group, in order; read in processes where each has more than one group to read."""
     if workers == 1 or len(groups) <= workers:
-        for index in groups:
-            yield _read_group(reader, protocol, index)
+        yield from (_read_group(reader, protocol, index) for index in groups)
         return
     pending: deque[Future[list[_Read]]] = deque()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_process, initargs=(reader, protocol))
@@ -196,7 +179,7 @@ def _start_process(reader: Reader, protocol: Protocol) -> None:
 
 
 def _end_with_parent() -> None:
-    """Without it, the processes of a parent that was killed wait for work for ever."""
+    # Else the processes of a parent that was killed wait for work for ever.
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -208,7 +191,10 @@ def _read_in_process(index: int) -> list[_Read]:
 
 
 def _read_group(reader: Reader, protocol: Protocol, index: int) -> list[_Read]:
-    """Return the images of a group that have a valid pixel within the protocol's range."""
+    """Return the images of a group that have a valid pixel within the protocol's range.
+
+    Raises InputError where native truth is missing or does not fit.
+    """
     read: list[_Read] = []
     for sample in reader.read(index):
         depth, valid = within_range(sample.depth_m, sample.valid, protocol)
@@ -217,21 +203,16 @@ def _read_group(reader: Reader, protocol: Protocol, index: int) -> list[_Read]:
         maps = {"rgb": sample.rgb, "depth": depth, "valid": valid, **sample.layers}
         # Nothing is measured on the published training side: its images may go without.
         if protocol.is_native and (NATIVE in maps or sample.side != "train"):
-            maps[NATIVE] = _native_in_range(reader, sample, protocol)
+            where = f"{reader.source}: {sample.name}"
+            if NATIVE not in maps:
+                raise InputError(f"{where} has no native depth, which {protocol.name} is measured on.")
+            protocol.require_frame(*maps[NATIVE].shape, where=where)
+            maps[NATIVE] = within_range(maps[NATIVE], maps[NATIVE] > 0, protocol)[0]
         median_m, far_m = np.quantile(sample.depth_m[valid], (0.5, 0.99)).tolist()
         shares = float(valid.mean()), sample.native_share
         noted = (sample.name, sample.scene, sample.side, tuple(maps), _content_hash(maps), median_m, far_m, *shares)
         read.append((_Image(*noted), maps))
     return read
-
-
-def _native_in_range(reader: Reader, sample: Sample, protocol: Protocol) -> np.ndarray:
-    """Return the sample's native truth, 0 outside the range. Raises InputError where it is missing or does not fit."""
-    native_m = sample.layers.get(NATIVE)
-    if native_m is None:
-        raise InputError(f"{reader.source}: {sample.name} has no native depth, which {protocol.name} is measured on.")
-    protocol.require_frame(*native_m.shape, where=f"{reader.source}: {sample.name}")
-    return within_range(native_m, native_m > 0, protocol)[0]
 
 
 def _content_hash(maps: Mapping[str, np.ndarray]) -> str:
@@ -275,8 +256,7 @@ def _conclude(file: h5py.File, reader: Reader, protocol: Protocol, images: Seque
             dataset_of(file, name).resize(len(images), axis=0)
     texts = {name: [getattr(image, name) for image in images] for name in TEXTS}
     # Only where some image has a side: the digests of stores without stay what they were.
-    if not any(texts["side"]):
-        del texts["side"]
+    texts = {name: values for name, values in texts.items() if any(values)}
     for name, values in texts.items():
         file.create_dataset(name, data=values, dtype=h5py.string_dtype())
     names, scenes, *sides = texts.values()
@@ -286,8 +266,8 @@ def _conclude(file: h5py.File, reader: Reader, protocol: Protocol, images: Seque
     file.attrs.update(
         {
             "version": _version(reader),
-            "dataset": dataset_name(reader),
-            "digest": recipe_digest(reader, protocol) if reader.is_deterministic else digest,
+            "dataset": shortened(reader.name, MOST_NAME_CHARACTERS),
+            "digest": _recipe_digest(reader, protocol) if reader.is_deterministic else digest,
             "content_digest": digest,
             "protocol": protocol.to_json(),
             "source": reader.source,
@@ -320,10 +300,9 @@ def sparse_truth(cell_share: float, native_share: float, protocol: Protocol) -> 
 
     cell_share: of the cells that keep a depth. native_share: of the native pixels that are truth.
     """
-    if cell_share > MOST_LOST * native_share:
-        return []
-    return [
+    note = (
         f"{100 * cell_share:.2g} % of the cells keep a depth, of {100 * native_share:.2g} % of the pixels: sparse "
         f"depth? A cell counts where {protocol.min_valid_share:g} of it was measured; a smaller min_valid_share= "
         "keeps more."
-    ]
+    )
+    return [note] if cell_share <= MOST_LOST * native_share else []

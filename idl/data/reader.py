@@ -3,16 +3,21 @@
 import hashlib
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from idl.data.images import native_share, resize_depth, resize_normals, resize_rgb, truth_mask
+from idl.data.images import native_share, read_rgb, resize_depth, resize_normals, resize_rgb, rgb_size, truth_mask
 from idl.errors import InputError
-from idl.protocol import NATIVE, Protocol
+from idl.protocol import NATIVE, Crop, Protocol
+
+# What is made of a native image.
+LAYERS = ("rgb", "depth", "valid", "normals")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,30 @@ class Native:
     valid: Bool[np.ndarray, "H W"]
     normals: Float32[np.ndarray, "H W 3"] | None = None
     defined: Bool[np.ndarray, "H W"] | None = None
+
+    def truth(self, protocol: Protocol) -> Self:
+        """Return the same with what is truth under a protocol, `images.truth_mask`, in the place of `valid`."""
+        return replace(self, valid=truth_mask(self.depth_m, self.valid, protocol))
+
+    def part(self, box: Crop) -> Self:
+        """Return the pixels within a box, (top, bottom, left, right)."""
+        place = np.s_[box[0] : box[1], box[2] : box[3]]
+        maps = (self.image, self.depth_m, self.valid, self.normals, self.defined)
+        return type(self)(*(None if each is None else each[place] for each in maps))  # pyright: ignore[reportArgumentType]
+
+    def resized(self, protocol: Protocol, layers: Collection[str] = LAYERS) -> dict[str, np.ndarray]:
+        """Return layers at the protocol's size, as in a store; without normals where there are none.
+
+        `valid` is the truth, as `truth` returns it.
+        """
+        made: dict[str, np.ndarray] = {}
+        if "rgb" in layers:
+            made["rgb"] = resize_rgb(self.image, protocol)
+        if "depth" in layers or "valid" in layers:
+            made["depth"], made["valid"] = resize_depth(self.depth_m, self.valid, protocol)
+        if "normals" in layers and self.normals is not None and self.defined is not None:
+            made["normals"] = resize_normals(self.normals, self.defined & self.valid, protocol)
+        return made
 
 
 @dataclass(frozen=True)
@@ -114,26 +143,34 @@ class Reader(typing.Protocol):
 
 
 class NativeReader(ABC):
-    """A reader of one image a group that also gives any of them at the size that it was taken at."""
+    """A reader of one image a group that also gives any of them at the size that it was taken at.
+
+    Its methods are called from several threads, and raise InputError naming the file that cannot be read.
+    """
 
     protocol: Protocol
+    is_deterministic = False
 
     @property
-    @abstractmethod
     def groups(self) -> Sequence[Group]:
-        """As of a `Reader`."""
+        """One group an image, in order."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> Sequence[Group]:
+        raise NotImplementedError
 
     @abstractmethod
     def native_size(self, index: int) -> tuple[int, int]:
-        """Return height and width of image `index`, pixels, without decoding it. Raises InputError naming the file."""
+        """Return height and width of image `index`, pixels, without decoding it."""
 
     @abstractmethod
     def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the RGB of image `index`; for several threads. Raises InputError naming the file."""
+        """Return the RGB of image `index`."""
 
     @abstractmethod
     def native(self, index: int) -> Native:
-        """Return image `index`; for several threads. Raises InputError naming the file."""
+        """Return image `index`."""
 
     def as_stored(self, index: int) -> Native:
         """Return image `index` with depth and mask at their own size, which may be another than the picture's."""
@@ -148,7 +185,7 @@ class NativeReader(ABC):
         return self.protocol.is_native
 
     def read(self, index: int) -> list[Sample]:
-        """Return one image at the protocol's size. Raises InputError naming the file."""
+        """Return one image at the protocol's size."""
         native, group, protocol = self.as_stored(index), self.groups[index], self.protocol
         height, width = native.valid.shape
         if protocol.crop is not None and (protocol.crop[1] > height or protocol.crop[3] > width):
@@ -156,15 +193,36 @@ class NativeReader(ABC):
                 f"protocol {protocol.name}: crop {protocol.crop} does not fit into {width} x {height} pixels, those of "
                 f"image {group.names[0]}."
             )
-        is_truth = truth_mask(native.depth_m, native.valid, protocol)
-        depth_m, valid = resize_depth(native.depth_m, is_truth, protocol)
-        layers: dict[str, np.ndarray] = {}
-        if native.normals is not None and native.defined is not None:
-            layers["normals"] = resize_normals(native.normals, native.defined & is_truth, protocol)
+        native = native.truth(protocol)
+        layers = native.resized(protocol)
         if self.keeps_native(index):
-            layers[NATIVE] = np.where(is_truth, native.depth_m, np.float32(0))
-        rgb, share = resize_rgb(native.image, protocol), native_share(is_truth, protocol)
+            layers[NATIVE] = np.where(native.valid, native.depth_m, np.float32(0))
+        rgb, depth_m, valid = (layers.pop(layer) for layer in ("rgb", "depth", "valid"))
+        share = native_share(native.valid, protocol)
         return [Sample(group.names[0], group.scene, rgb, depth_m, valid, layers, self.side(index), share)]
+
+
+class FileReader(NativeReader):
+    """A reader of the picture files under a folder, `root`."""
+
+    root: Path
+
+    @property
+    def source(self) -> str:
+        """The folder's path."""
+        return str(self.root.resolve())
+
+    @abstractmethod
+    def picture(self, index: int) -> Path:
+        """Return the file of picture `index`."""
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Look at the picture's head."""
+        return rgb_size(self.picture(index))
+
+    def rgb(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return one picture."""
+        return read_rgb(self.picture(index))
 
 
 def files_digest(files: Iterable[tuple[str, Path]]) -> str:

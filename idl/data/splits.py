@@ -49,18 +49,13 @@ class Split:
     scenes_digest: str = ""
     test_digest: str = ""
 
-    def test_tags(self, store: Store) -> Mapping[str, str]:
-        """Return the tags by which a run that reads the test images is found by later ones that do.
-
-        store: that was split.
-        """
-        return {"test_digest": self.test_digest, "test_scenes": scene_sketch(store, self.scenes["test"])}
-
     def __post_init__(self) -> None:
-        if not self.scenes_digest:
-            object.__setattr__(self, "scenes_digest", self.digest)
-        if not self.test_digest:
-            object.__setattr__(self, "test_digest", _digest(sorted(self.scenes["test"])))
+        object.__setattr__(self, "scenes_digest", self.scenes_digest or self.digest)
+        object.__setattr__(self, "test_digest", self.test_digest or _digest(sorted(self.scenes["test"])))
+
+    def test_tags(self, store: Store) -> Mapping[str, str]:
+        """Return the tags by which a run that reads the test images of a store is found by later ones that do."""
+        return {"test_digest": self.test_digest, "test_scenes": scene_sketch(store, self.scenes["test"])}
 
 
 def split_by_scene(
@@ -75,11 +70,10 @@ def split_by_scene(
 
     image_scenes: the scene of each image.
     rule: shares "train:val:test" of all scenes; or the path of a JSON file {"train": [scene, ...], "val": [...],
-      "test": [...]}; or "auto": the test side of the published split is the test split, and the scenes of its training
-      side are divided 11:2 into train and val. Where the images are not on two sides, "auto" is 11:2:3.
+      "test": [...]}; or "auto": the published split, if the images are on its two sides, whose training side is divided
+      11:2 into train and val; else 11:2:3.
     sides: side of the published split of each image, as in `Store`.
-    is_sequential: scenes stay in the store's order (pieces of one recording: the test comes last in time)
-      instead of being shuffled with `seed`.
+    is_sequential: scenes stay in the store's order (the test comes last in time) instead of being shuffled.
     Raises InputError where the rule cannot be read, a split would be empty, or a scene is on two sides.
     """
     scenes = list(dict.fromkeys(image_scenes))
@@ -87,8 +81,8 @@ def split_by_scene(
     if rule.endswith(".json"):
         assigned = _read_file(Path(rule), set(scenes))
     else:
-        tested = _tested_scenes(image_scenes, sides) if uses_published(rule, sides) else {}
-        rest = [scene for scene in scenes if scene not in tested]
+        tested = _tested_scenes(image_scenes, sides) if uses_published(rule, sides) else ()
+        rest = [scene for scene in scenes if scene not in set(tested)]
         order = rest if is_sequential else [rest[index] for index in generator.permutation(len(rest))]
         shares = _shares(rule)[:2] if tested else _shares(rule)
         if len(order) < len(shares):
@@ -96,8 +90,11 @@ def split_by_scene(
                 f"split {rule!r}: only {len(order)} scenes for {', '.join(SPLITS[: len(shares)])}, which need one "
                 "each. Give the images scenes (subfolders, or scene=block:N), or pass split=11:2:3."
             )
-        train, val, test = _cut(order, shares)
-        assigned = {"train": train, "val": val, "test": tuple(tested) or test}
+        num_val, *num_test = (max(1, round(len(order) * share / sum(shares))) for share in shares[1:])
+        num_train = max(1, len(order) - num_val - sum(num_test))
+        cut = num_train + min(num_val, len(order) - num_train - len(num_test))
+        parts = (order[:num_train], order[num_train:cut], tested or order[cut:])
+        assigned = {name: tuple(part) for name, part in zip(SPLITS, parts, strict=True)}
     split_of = {scene: name for name in SPLITS for scene in assigned[name]}
     indices = {
         name: tuple(index for index, scene in enumerate(image_scenes) if split_of.get(scene) == name) for name in SPLITS
@@ -132,8 +129,7 @@ def split_store(store: Store, rule: str, seed: int) -> Split:
 def folds(store: Store, split: Split) -> Mapping[str, tuple[int, ...]]:
     """Return the fold, from 0 to NUM_FOLDS - 1, of each training and validation image, in the order of `Split.indices`.
 
-    A scene is in one fold, and so is a recording where there are enough of them; else consecutive blocks of frames
-    go to one fold, because neighbours resemble each other.
+    A recording is in one fold where there are enough of them; else consecutive blocks of frames, which are alike, are.
     """
     order = [index for name in ("train", "val") for index in sorted(split.indices[name])]
     groups, is_sequential = store.recordings, False
@@ -164,10 +160,9 @@ def scene_sketch(store: Store, scenes: Iterable[str]) -> str:
     """Return hashes of scenes of a prepared dataset, with spaces between, in rising order.
 
     A scene has the same hash in every store of the same data: whatever the resolution, the range of depth, the erosion
-    and the split, as crops or whole. Of more than 1,000 scenes these are the 1,000 lowest hashes, which is a random
-    sample, and of shared scenes the same one in every set: two sets that share a hundredth of all their scenes share a
-    hash in all but 4 of 100,000 cases, while a few scenes of thousands may be missed. By accident two sets of 1,000
-    scenes share one in 0.4 % of cases, two of 60 in 0.001 %.
+    and the split, as crops or whole. Of more than 1,000 these are the 1,000 lowest, which of shared scenes is the same
+    random sample in every set: two sets that share a hundredth of all their scenes share a hash in all but 4 of
+    100,000 cases. By accident two sets of 1,000 scenes share one in 0.4 % of cases, two of 60 in 0.001 %.
     """
     data: object = [store.name, store.source]
     if store.recipe:
@@ -204,17 +199,8 @@ def _shares(rule: str) -> tuple[float, ...]:
     return shares
 
 
-def _cut(order: Sequence[str], shares: Sequence[float]) -> tuple[tuple[str, ...], ...]:
-    """Return the scenes of train, val and test by their shares, at least one each; of two shares, none of test."""
-    num_val, *num_test = (max(1, round(len(order) * share / sum(shares))) for share in shares[1:])
-    num_train = max(1, len(order) - num_val - sum(num_test))
-    num_val = min(num_val, len(order) - num_train - len(num_test))
-    cut = num_train + num_val
-    return tuple(order[:num_train]), tuple(order[num_train:cut]), tuple(order[cut:])
-
-
-def _tested_scenes(image_scenes: Sequence[str], sides: Sequence[str]) -> dict[str, str]:
-    """Return the scenes of the test side, in order, as keys. Raises InputError where a scene is not on one side."""
+def _tested_scenes(image_scenes: Sequence[str], sides: Sequence[str]) -> tuple[str, ...]:
+    """Return the scenes of the test side, in order. Raises InputError where a scene is not on one side."""
     found: dict[str, str] = {}
     for scene, side in zip(image_scenes, sides, strict=True):
         if side not in ("train", "test") or found.setdefault(scene, side) != side:
@@ -222,7 +208,7 @@ def _tested_scenes(image_scenes: Sequence[str], sides: Sequence[str]) -> dict[st
                 f"split 'auto': not all images of scene {scene!r} are on one side of the published split. Pass "
                 "split=11:2:3."
             )
-    return {scene: side for scene, side in found.items() if side == "test"}
+    return tuple(scene for scene, side in found.items() if side == "test")
 
 
 def _read_file(path: Path, known: set[str]) -> dict[str, tuple[str, ...]]:

@@ -1,14 +1,13 @@
 """The store: one HDF5 file a prepared dataset, read image by image."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -101,25 +100,24 @@ class Store:
             return self.scenes
         return tuple(BLOCK.sub("", scene) or "." for scene in self.scenes)
 
-    def read(self, layers: Sequence[str], indices: Sequence[int]) -> Mapping[str, np.ndarray]:
+    def read(
+        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int] = (), height: int | None = None
+    ) -> Mapping[str, np.ndarray]:
         """Return some layers of some images, in the order of `indices`: name to (image, ...).
 
-        Raises InputError where a layer is not there or an image cannot be read.
+        tops, height: of a strip of each image, so many rows from its row of `tops` on; None: whole images.
+        Raises InputError where a layer is not there or an image cannot be read, ValueError where a strip is not within
+        its image.
         """
-        return self._read(layers, indices, [0] * len(indices), None)
+        self._require(layers)
+        try:
+            return {layer: self._read_layer(layer, indices, tops or [0] * len(indices), height) for layer in layers}
+        except (OSError, KeyError) as error:
+            raise InputError(f"{self.path}: damaged ({error}). {_REMEDY}") from error
 
     def rgb(self, index: int) -> np.ndarray:
         """Return one image, uint8 (H, W, 3). Raises InputError as `read`."""
         return self.read(("rgb",), [index])["rgb"][0]
-
-    def read_rows(
-        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int
-    ) -> Mapping[str, np.ndarray]:
-        """Return a strip of each image, `height` rows from its row of `tops` on: name to (image, height, W, ...).
-
-        Raises InputError as `read`, and ValueError where a strip is not within its image.
-        """
-        return self._read(layers, indices, tops, height)
 
     def lacking(self, layer: str, indices: Sequence[int]) -> tuple[int, ...]:
         """Return those of `indices` that have nothing of a layer that others have, and are read as zeros."""
@@ -138,28 +136,24 @@ class Store:
             have = ", ".join(self.layers)
             raise InputError(f"{self.path}: no layer {missing[0]!r}. It has: {have}.")
 
-    def _read(
-        self, layers: Sequence[str], indices: Sequence[int], tops: Sequence[int], height: int | None
-    ) -> Mapping[str, np.ndarray]:
-        """Read strips; without a height each layer's whole images, which may be of another height than the others'."""
-        self._require(layers)
-        try:
-            return {layer: self._read_layer(layer, indices, tops, height) for layer in layers}
-        except (OSError, KeyError) as error:
-            raise InputError(f"{self.path}: damaged ({error}). {_REMEDY}") from error
-
     def _read_layer(self, layer: str, indices: Sequence[int], tops: Sequence[int], height: int | None) -> np.ndarray:
         plain = self._plain_layers.get(layer)
-        if plain is not None:
-            return plain.read(self.path, indices, tops, require_within(tops, height, plain.shape[0]))
-        with h5py.File(self.path, "r") as file:
-            dataset = dataset_of(file, layer)
-            height = require_within(tops, height, dataset.shape[1])
-            strips = np.empty((len(indices), height, *dataset.shape[2:]), dtype=dataset.dtype)
+        with h5py.File(self.path, "r") if plain is None else self.path.open("rb", buffering=0) as file:
+            dataset = plain or dataset_of(file, layer)  # pyright: ignore[reportArgumentType]
+            height = dataset.shape[1] if height is None else height
+            for top in tops:
+                if not 0 <= top <= dataset.shape[1] - height:
+                    raise ValueError(f"rows {top} to {top + height} of images of {dataset.shape[1]} rows")
+            strips = np.empty((len(indices), height, *dataset.shape[2:]), dataset.dtype)
             for strip, index, top in zip(strips, indices, tops, strict=True):
-                # Into a row of its own: into a part of all rows takes twice as long.
-                dataset.read_direct(strip, np.s_[index, top : top + height])
-            return strips
+                if isinstance(dataset, h5py.Dataset):
+                    # Into a row of its own: into a part of all rows takes twice as long.
+                    dataset.read_direct(strip, np.s_[index, top : top + height])
+                    continue
+                place = dataset.offsets[index] + top * strip.strides[0]
+                if os.preadv(file.fileno(), [strip], place) != strip.nbytes:  # pyright: ignore[reportAttributeAccessIssue]
+                    raise OSError(f"it ends before image {index} is complete")
+        return strips
 
     @cached_property
     def _plain_layers(self) -> Mapping[str, "_PlainLayer"]:
@@ -171,12 +165,11 @@ class Store:
                 offsets = _chunk_offsets(dataset)
                 is_packed = dataset.id.get_create_plist().get_nfilters()
                 if dataset.chunks == (1, *dataset.shape[1:]) and not is_packed and len(offsets) == len(dataset):
-                    found[layer] = _PlainLayer(dataset.shape[1:], dataset.dtype, offsets)
+                    found[layer] = _PlainLayer(dataset.shape, dataset.dtype, offsets)
         return found
 
 
-@dataclass(frozen=True)
-class _PlainLayer:
+class _PlainLayer(NamedTuple):
     """A layer whose images lie in the file as they are, each in one piece, and where they begin.
 
     The system's own read takes them: h5py needs four times as long and holds Python's lock meanwhile, so that the
@@ -187,37 +180,14 @@ class _PlainLayer:
     dtype: np.dtype
     offsets: Mapping[int, int]
 
-    def read(self, path: Path, indices: Sequence[int], tops: Sequence[int], height: int) -> np.ndarray:
-        """Return `height` rows of each image, from its row of `tops` on. Raises OSError where the file ends before."""
-        strips = np.empty((len(indices), height, *self.shape[1:]), self.dtype)
-        bytes_per_row = self.dtype.itemsize * math.prod(self.shape[1:])
-        with path.open("rb", buffering=0) as file:
-            for strip, index, top in zip(strips, indices, tops, strict=True):
-                if os.preadv(file.fileno(), [strip], self.offsets[index] + top * bytes_per_row) != strip.nbytes:
-                    raise OSError(f"it ends before image {index} is complete")
-        return strips
-
 
 def _chunk_offsets(dataset: h5py.Dataset) -> Mapping[int, int]:
     """Return where the first chunk of each image that has any begins in the file, bytes."""
     if dataset.chunks is None:
         return dict.fromkeys(range(len(dataset)), 0)
     offsets: dict[int, int] = {}
-
-    def note(chunk: h5py.h5d.StoreInfo) -> None:
-        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
-
-    dataset.id.chunk_iter(note)
+    dataset.id.chunk_iter(lambda chunk: offsets.update({chunk.chunk_offset[0]: chunk.byte_offset}))
     return offsets
-
-
-def require_within(tops: Sequence[int], height: int | None, whole: int) -> int:
-    """Return the height of strips, `whole` where none is given. Raises ValueError where one is not within its image."""
-    height = whole if height is None else height
-    for top in tops:
-        if not 0 <= top <= whole - height:
-            raise ValueError(f"rows {top} to {top + height} of images of {whole} rows")
-    return height
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:

@@ -29,7 +29,7 @@ class UnitsDoubt:
 def doubt_units(
     depths_m: Sequence[tuple[float, float, float]],
     plausible_m: tuple[float, float],
-    range_m: tuple[float, float] | None = None,
+    range_m: tuple[float, float] = (0.0, float("inf")),
     *,
     depth_scale: float | None = None,
     is_rotated: bool = False,
@@ -37,34 +37,33 @@ def doubt_units(
     """Return why the depth of a sample of images is hardly metres; None where it may be.
 
     depths_m: least, median and greatest valid depth of each image that has any, as read. plausible_m: between which
-    the median image's median lies. range_m: of valid truth; None: any. depth_scale: units per metre that integers were
-    read with; 0: the maps are floats; None: the dataset is read without one. is_rotated: `is_rotated` holds of the
-    integers, which were not read as such.
+    the median image's median lies. range_m: of valid truth. depth_scale: units per metre that integers were read with;
+    0: the maps are floats; None: the dataset is read without one. is_rotated: `is_rotated` holds of the integers.
     """
     if not depths_m:
-        problem, remedy = "no measured image has a valid depth", "Check the mask, and which values mean missing."
-        return UnitsDoubt(problem, remedy, is_fatal=True)
+        remedy = "Check the mask, and which values mean missing."
+        return UnitsDoubt("no measured image has a valid depth", remedy, is_fatal=True)
     median_m, (low, high) = float(np.median([median for _, median, _ in depths_m])), plausible_m
     if is_rotated:
         problem = f"median depth {median_m:.3g} m; nearly all integers are multiples of 8 and go beyond 8191"
         return UnitsDoubt(problem, "Millimetres rotated by 3 bits, as in SUN RGB-D: pass depth_format=sunrgbd.")
-    is_outside = range_m is not None and all(far < range_m[0] or near > range_m[1] for near, _, far in depths_m)
+    is_outside = all(far < range_m[0] or near > range_m[1] for near, _, far in depths_m)
     if low <= median_m <= high and not is_outside:
         return None
-    problem = f"median depth {median_m:.3g} m, expected {low:g} to {high:g} m"
-    if range_m is not None and is_outside:
-        problem = f"median depth {median_m:.3g} m, none of it between {range_m[0]:g} and {range_m[1]:g} m"
-    now, kept_m = depth_scale or 1.0, range_m or plausible_m
+    expected = (
+        f"none of it between {range_m[0]:g} and {range_m[1]:g}" if is_outside else f"expected {low:g} to {high:g}"
+    )
     # Floats come in metres, millimetres or centimetres.
-    scales = [scale for scale in (SCALES if depth_scale else (1000.0, 100.0)) if scale != now]
-    fits = [f"{scale:g}" for scale in scales if max(low, kept_m[0]) <= median_m * now / scale <= min(high, kept_m[1])]
+    now, scales = depth_scale or 1.0, SCALES if depth_scale else (1000.0, 100.0)
+    low, high = max(low, range_m[0]), min(high, range_m[1])
+    fits = [f"{scale:g}" for scale in scales if scale != now and low <= median_m * now / scale <= high]
     if not fits:
         remedy = "Look at it: which unit is it in?"
     elif depth_scale is None:
         remedy = f"Divided by {' or '.join(fits)} it would fit: write it in metres."
     else:
         remedy = f"Pass depth_scale={fits[0]}" + (f" (or {', '.join(fits[1:])})." if fits[1:] else ".")
-    return UnitsDoubt(problem, remedy, is_outside)
+    return UnitsDoubt(f"median depth {median_m:.3g} m, {expected} m", remedy, is_outside)
 
 
 def is_rotated(values: Shaped[np.ndarray, "H W"]) -> bool:

@@ -260,7 +260,7 @@ def _arrays(files: Sequence[Mapping[str, Path]], tree: DiodeReader) -> Iterator[
             native = read_frame({part: each[part] for part in NEEDED}, tree.protocol)
             stored = np.nan_to_num(np.load(each["normals"], allow_pickle=False).astype(np.float32))
             check = axes_by_depth(stored, native.depth_m, native.valid)
-            agreements += [check.agreement] if check.num_pixels else []
+            agreements += [check] if check else []
     if not agreements:
         return
     mean = {axes: float(np.mean([each[axes] for each in agreements])) for axes in agreements[0]}

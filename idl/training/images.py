@@ -60,7 +60,7 @@ class TrainingImages:
             generator = np.random.default_rng([self.seed, _CHANGE, step])
             tops, lefts = generator.integers(0, resolution - side + 1, (self.batch_size, 2))[part].T
             is_flipped = (generator.random(self.batch_size)[part] < 0.5) & self.flip
-            strips = self.store.read_rows(self.layers, chosen, tops.tolist(), side)
+            strips = self.store.read(self.layers, chosen, tops.tolist(), side)
             batch = {}
             for layer, rows in strips.items():
                 # Whole images keep their width, whatever it is; so do layers of another size.
