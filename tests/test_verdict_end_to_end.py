@@ -26,8 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Store:
 
 
 def outcome(store: Store, encoder: str, size: tuple[int, int], seed: int) -> Outcome:
-    (verdict,) = judge(Case(encoder, *size, seed, untrained_seeds=1), store).verdicts
-    return verdict.outcome
+    (answer,) = judge(Case(encoder, *size, seed, untrained_seeds=1), store).answers
+    return answer.verdict.outcome
 
 
 def test_training_is_what_lets_depth_through(store: Store) -> None:

@@ -1,6 +1,6 @@
 """The commands that answer: `verdict` of one encoder, `compare` (and `main`) of several beside the null."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,11 +18,11 @@ from idl.encoders.tasks import task_of
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.settings import setting
-from idl.verdict.answers import encoder_run, probe_run, whole_report
-from idl.verdict.page import Provenance, provenance
-from idl.verdict.report import summary
+from idl.verdict.baselines import NULL
+from idl.verdict.document import Provenance
+from idl.verdict.report import encoder_run, probe_run, summary, whole_report
 from idl.verdict.settings import StudyConfig
-from idl.verdict.study import NULL, Plan, Study, Subject, check, chosen_encoder, compared_encoders, plan, study
+from idl.verdict.study import Study, Subject, check, chosen_encoder, compared_encoders, plan, study
 
 SPLIT = ("split", "split_seed", "test_images", "test_seed", "batch_size")
 FEATURE = "What may have been learned: depth, log-depth, inverse-depth, normals, or package.module:factory."
@@ -63,23 +63,17 @@ def verdict(settings: VerdictSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
     run, progress = settings.run, setup.progress_shown()
-    probe = replace(settings.probe, target=settings.feature)
     chosen = chosen_encoder(settings.encoder, settings.task)
     name = f"verdict {chosen.name} {settings.feature}"
     with setup.tracked_run("verdict", name, run) as recorder, _named(target="feature"):
-        setup.check_dataset(settings.dataset, probe, run)
+        _check_dataset(settings)
         encoder = setup.encoder_of(chosen, run, settings.dataset)
-        subject = Subject(encoder, task_of(encoder.origin, settings.task))
-        check(probe, settings.study, [subject], setup.image_size(settings.dataset))
-        planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), [subject])
-        test_reads = _note_plan(recorder, planned)
-        answers = study(planned, run.cache_folder, progress=progress)
+        answers, given = _study(recorder, settings, [Subject(encoder, task_of(encoder.origin, settings.task))])
         # Only what the null has too: stage, normalisation and arguments are the encoder's.
         common = EncoderConfig(name=NULL, stride=settings.study.common_stride)
         null = setup.encoder_of(common, run, settings.dataset)
         panels = probe_run(answers, null, run.cache_folder, progress=progress).report.panels
-        given = _provenance(answers, test_reads)
-        judged = encoder_run(answers, 0, panels, given, run.cache_folder, progress=progress)
+        judged = encoder_run(answers, encoder, panels, given, run.cache_folder, progress=progress)
         setup.finish(recorder, judged.run, encoder, settings)
         click.echo(f"\n{summary(answers, [judged.cues])}")
 
@@ -102,28 +96,22 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
     run, progress, feature = settings.run, setup.progress_shown(), settings.feature
-    probe = replace(settings.probe, target=feature)
     configs = compared_encoders(settings.encoders, settings.weights, settings.study.common_stride)
     with (
         setup.tracked_run(entry_point, f"{entry_point} {feature}", run) as recorder,
         _named(target="feature", encoder="encoders"),
     ):
-        setup.check_dataset(settings.dataset, probe, run)
+        _check_dataset(settings)
         null, *encoders = (setup.encoder_of(config, run, settings.dataset) for config in configs)
         subjects = [Subject(encoder, task_of(encoder.origin)) for encoder in encoders]
-        check(probe, settings.study, subjects, setup.image_size(settings.dataset))
-        planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), subjects)
-        test_reads = _note_plan(recorder, planned)
-        answers = study(planned, run.cache_folder, progress=progress)
-        given = _provenance(answers, test_reads)
+        answers, given = _study(recorder, settings, subjects)
         with tracking.child(recorder, f"{NULL} {feature}") as child:
             null_run = probe_run(answers, null, run.cache_folder, progress=progress)
             setup.finish(child, null_run, null, settings)
-        panels, judged = {NULL: null_run.report.panels}, []
-        for position, encoder in enumerate(encoders):
+        panels, judged = null_run.report.panels, []
+        for encoder in encoders:
             with tracking.child(recorder, f"{encoder.name} {feature}") as child:
-                each = encoder_run(answers, position, panels[NULL], given, run.cache_folder, progress=progress)
-                panels[encoder.name] = each.run.report.panels
+                each = encoder_run(answers, encoder, panels, given, run.cache_folder, progress=progress)
                 judged.append(each)
                 setup.finish(child, each.run, encoder, settings)
         setup.log_report(recorder, whole_report(answers, panels, judged, given), settings)
@@ -131,22 +119,29 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         click.echo(f"study: {recorder.hint}")
 
 
-def _note_plan(recorder: tracking.Recorder, planned: Plan) -> int:
-    """Tag the run with the digests of what is fixed before the test split is read; return how many runs have read it.
+def _check_dataset(settings: VerdictSettings | CompareSettings) -> None:
+    setup.check_dataset(settings.dataset, replace(settings.probe, target=settings.feature), settings.run)
 
-    Where no answer can be valid, that is said now: fits and losses, which follow all the same, may take an hour.
+
+def _study(
+    recorder: tracking.Recorder, settings: VerdictSettings | CompareSettings, subjects: Sequence[Subject]
+) -> tuple[Study, Provenance]:
+    """Reach the answers, with the digest of what is fixed in the run before the test split is read.
+
+    Where no answer can be valid, that is said first: fits and losses, which follow all the same, may take an hour.
     """
+    probe, run = replace(settings.probe, target=settings.feature), settings.run
+    check(probe, settings.study, subjects, setup.image_size(settings.dataset))
+    planned = plan(probe, settings.study, setup.store_of(settings.dataset, probe, run), subjects)
     if planned.warning:
         setup.warn(planned.warning)
     test_reads = tracking.count_test_readers(planned.split.test_tags(planned.store)["test_scenes"])
     recorder.tag("verdict_digest", planned.digest)
     recorder.tag("test_reads_before", str(test_reads))
     setup.note_test_reading(recorder, planned.store, planned.split)
-    return test_reads
-
-
-def _provenance(answers: Study, test_reads: int) -> Provenance:
-    return provenance(answers, test_reads, command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    answers = study(planned, run.cache_folder, progress=setup.progress_shown())
+    made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return answers, Provenance(command_line(), made_at, test_reads)
 
 
 @contextmanager

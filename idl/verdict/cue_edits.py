@@ -1,17 +1,14 @@
 """Images with one cue removed, and what a frozen probe makes of them.
 
 Edits are batched functions of RGB in [0, 1]. Luminance is Y = 0.2126 R + 0.7152 G + 0.0722 B (Rec. 709) of the stored,
-gamma-encoded values, which video calls luma; chroma is RGB - Y. Encoded rather than linear light, because the question
-is which of its numbers a network reads, and these are its numbers: every edit of colour is linear in them, so a probe
-that is linear in Y does not see grey or a rotated hue at all; and nothing amplifies the noise of dark pixels, as a
-decoding does near black.
-
-Where an edit leaves [0, 1], the pixel's chroma is scaled down until it fits: luminance is kept exactly, which clipping
-would not do.
+gamma-encoded values, which video calls luma; chroma is RGB - Y. Encoded rather than linear light, because these are the
+numbers that a network reads. Where an edit leaves [0, 1], the pixel's chroma is scaled down until it fits: luminance is
+kept exactly, which clipping would not do.
 """
 
 import copy
 import hashlib
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +64,7 @@ def grey(rgb: Images) -> Images:
 def hue_rotated(rgb: Images, degrees: float) -> Images:
     """Rotate the chroma in the plane of colours without luminance, before anything is fitted into [0, 1].
 
-    Distances in that plane are those of RGB. Luminance stays, and the rotation by -degrees undoes it.
+    Luminance stays, and the rotation by -degrees undoes it.
     """
     length = math.sqrt(sum(weight**2 for weight in LUMINANCE))
     x, y, z = (weight / length for weight in LUMINANCE)
@@ -144,14 +141,22 @@ def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Map
     return result
 
 
-# Those that are alike for every image; tiles are not.
-_EDITS: Mapping[str, Callable[[Images], Images]] = {
-    CLEAN: lambda rgb: rgb,
-    GREY: grey,
-    HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
-    FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
-    LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
-    TURNED: lambda rgb: rgb.flip(2),
+def _same(maps: Maps) -> Maps:
+    return maps
+
+
+def _turned(maps: Maps) -> Maps:
+    return maps.flip(2)
+
+
+# Those that are alike for every image, and what brings a prediction on the grid to where the clean image has it.
+_EDITS: Mapping[str, tuple[Callable[[Images], Images], Callable[[Maps], Maps]]] = {
+    CLEAN: (_same, _same),
+    GREY: (grey, _same),
+    HUE: (lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)), _same),
+    FLAT: (lambda rgb: fitted(luminance_flattened(rgb)), _same),
+    LOW_PASS: (lambda rgb: low_passed(rgb, _SIGMA), _same),
+    TURNED: (_turned, _turned),
 }
 
 
@@ -199,11 +204,10 @@ def predict(
     cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
     num_tiles = (grid[0] // cells) * (grid[1] // cells)
     count = min(config.num_examples, len(indices))
-    shown = {int((part + 0.5) * len(indices) / config.num_examples) for part in range(count)}
-    errors: dict[str, list[np.ndarray]] = defaultdict(list)
-    sums: dict[str, list[np.ndarray]] = defaultdict(list)
+    shown = {indices[int((part + 0.5) * len(indices) / config.num_examples)] for part in range(count)}
+    errors, sums = defaultdict[str, list[np.ndarray]](list), defaultdict[str, list[np.ndarray]](list)
     moments, examples = [], []
-    first = 0
+    remaining = iter(indices)
     layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
         for read in batches(store, layers, indices, config.batch_size):
@@ -211,18 +215,18 @@ def predict(
             rgb = images_of(read["rgb"].to(encoder.device))
             # Tiles are whole cells of what the network is fed.
             fed = encoder.resized(rgb)
-            names = [store.names[index] for index in indices[first : first + len(rgb)]]
-            held = [row for row in range(len(rgb)) if first + row in shown]
+            of_batch = list(itertools.islice(remaining, len(rgb)))
+            names = [store.names[index] for index in of_batch]
+            held = [row for row, index in enumerate(of_batch) if index in shown]
             pictures, values = [], []
             orders = tile_orders(num_tiles, [_seed(name) for name in names])
-            edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
-            # What brings a prediction on the grid to where the clean image has it.
-            backs = {**dict.fromkeys(_EDITS, _EDITS[CLEAN]), TURNED: _EDITS[TURNED]}
-            backs[TILES] = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
+            to_tiles = partial(shuffled, orders=orders, tile=cells * encoder.stride)
+            put_back = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
             for name in (CLEAN, *REMOVED):
-                edited = edits[name](fed)
+                edit, back = (to_tiles, put_back) if name == TILES else _EDITS[name]
+                edited = edit(fed)
                 on_grid = probe(encoder(edited))
-                prediction = upsample(backs[name](on_grid).contiguous(), height, width)
+                prediction = upsample(back(on_grid).contiguous(), height, width)
                 error = torch.where(valid[:, None], prediction - truth, 0).square_()
                 errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
                 if held:
@@ -239,7 +243,6 @@ def predict(
             for place, row in enumerate(held):
                 stacks = (np.stack([each[place] for each in of_edits]) for of_edits in (pictures, values))
                 examples.append(CueExample(names[row], *stacks))
-            first += len(rgb)
     total, squares, num_valid = (torch.cat(parts) for parts in zip(*moments, strict=True))
     mean = total.sum(dim=0) / num_valid.sum().clamp(min=1)
     of_constant = (squares - 2 * mean * total + num_valid * mean**2).clamp(min=0).sum(dim=1)

@@ -34,8 +34,8 @@ from jaxtyping import Float64, Int64
 from scipy.special import ndtri
 
 from idl.errors import InputError
-from idl.probes.exact import PENALTIES
-from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, FittedArm
+from idl.probes.exact import PENALTIES, Solution
+from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, Arm
 from idl.verdict.intervals import (
     Interval,
     Series,
@@ -49,7 +49,6 @@ from idl.verdict.intervals import (
     resample,
 )
 from idl.verdict.result import (
-    UNTRAINED,
     ArmFigures,
     Cell,
     ClusterKind,
@@ -71,8 +70,8 @@ _ROUNDING = 1e-5
 _EQUAL = 1e-10
 # A median needs the images themselves in every draw, and decides nothing: a tenth of the draws serves.
 _MEDIAN_DRAWS = 1_000
-# Names of further sums that are resampled beside the arms'.
-_NUM_VALID, _SHUFFLED, _SHUFFLED_CONSTANT = "valid pixels", "shuffled truth, trained", "shuffled truth, constant"
+# Name of the sums that make means of the arms'.
+_NUM_VALID = "valid pixels"
 
 
 def decide(
@@ -92,10 +91,18 @@ def decide(
     measured = [_measure(cell, config, described) for cell in cells]
     tested = [index for index, verdict in enumerate(measured) if all(gate.passed for gate in verdict.gates)]
     adjusted = dict(zip(tested, holm([measured[index].p for index in tested]), strict=True))
-    return tuple(
-        _concluded(replace(verdict, adjusted_p=adjusted.get(index), num_tested=len(tested)), config)
-        for index, verdict in enumerate(measured)
-    )
+    verdicts = []
+    for index, verdict in enumerate(measured):
+        p = adjusted.get(index)
+        if p is None:
+            outcome = Outcome.INVALID
+        elif p <= config.alpha / 2:
+            outcome = Outcome.LEARNED
+        else:
+            outcome = Outcome.NOT_LEARNED if verdict.below(config.margin) else Outcome.INCONCLUSIVE
+        concluded = replace(verdict, outcome=outcome, adjusted_p=p, num_tested=len(tested))
+        verdicts.append(replace(concluded, reason=_reason(concluded, config)))
+    return tuple(verdicts)
 
 
 def require_draws(num_cells: int, config: VerdictConfig) -> None:
@@ -104,31 +111,36 @@ def require_draws(num_cells: int, config: VerdictConfig) -> None:
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:
         # A cell is a question of the user's: an encoder at one k.
-        questions = "1 question" if num_cells == 1 else f"{num_cells} questions"
-        raise InputError(f"draws={config.draws}: too few for {questions}. Pass {needed} or more.")
+        raise InputError(f"draws={config.draws}: too few for {counted(num_cells, 'question')}. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
     """Return everything that one cell says by itself; its outcome is open."""
-    if not np.all(cell.num_valid > 0):
-        cell = cell.subset(np.flatnonzero(cell.num_valid > 0).tolist())
-    clusters = cluster_numbers(cell.clusters.of_image)
+    kept = np.flatnonzero(cell.num_valid > 0)
+    clusters = cluster_numbers([cell.clusters.of_image[index] for index in kept])
+    recordings = {cell.clusters.recordings[index] for index in kept} if cell.clusters.recordings else ()
     num_clusters = int(clusters.max()) + 1
-    forms = _forms(cell)
+    forms = _forms(cell.arms)
     deciding = forms[0].arms
-    arms = cell.arms if described else (PIXELS, JOINT, *deciding)
-    sums = {arm: cell.arms[arm].squared_error for arm in arms}
+    sums = {arm: cell.arms[arm].squared_error for arm in (cell.arms if described else (PIXELS, JOINT, *deciding))}
     if described:
         sums[_NUM_VALID] = cell.num_valid
         if cell.shuffled:
-            sums[_SHUFFLED] = cell.shuffled[TRAINED].squared_error
-            sums[_SHUFFLED_CONSTANT] = cell.shuffled[CONSTANT].squared_error
+            sums |= {_shuffled(name): cell.shuffled[name].squared_error for name in (TRAINED, CONSTANT)}
         sums |= {_aligned(name): arm.aligned_error for name, arm in cell.arms.items()}
+    sums = {name: values[kept] for name, values in sums.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
-    beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
-    learned = _compare("learned, not built in", deciding, resampled, config)
-    seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
+    def compare(name: str, *above: str) -> Comparison:
+        series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
+        found = interval(series, config.level)
+        needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
+        detectable = config.margin + needed * found.standard_error
+        return Comparison(name, above, JOINT, found, p_value(series, config.margin), detectable)
+
+    beyond_pixels = compare("beyond pixels", PIXELS)
+    learned = compare("learned, not built in", *deciding)
+    seeds = tuple(compare(f"learned, against {arm} alone", arm) for arm in deciding)
     return Verdict(
         cell=cell.name,
         outcome=Outcome.INCONCLUSIVE,
@@ -144,90 +156,72 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         few_clusters=config.min_clusters <= num_clusters < config.few_clusters,
         clusters=cell.clusters.kind,
         num_clusters=num_clusters,
-        num_recordings=len(set(cell.clusters.recordings)) or None,
+        num_recordings=len(recordings) or None,
         num_images=len(clusters),
-        num_valid=float(np.sum(cell.num_valid)),
-        recovered=cell.arms[JOINT].fitted.recovered,
-        description=_describe(cell, resampled, clusters, deciding, config) if described else None,
+        num_valid=float(np.sum(cell.num_valid[kept])),
+        recovered=cell.arms[JOINT].recovered,
+        description=_describe(cell, sums, resampled, clusters, deciding, config) if described else None,
     )
 
 
-def _forms(cell: Cell) -> tuple[Form, ...]:
+def _forms(arms: Mapping[str, Arm]) -> tuple[Form, ...]:
     """Return the forms of untrained, the one of lowest cross-validated loss first; of equal ones by name."""
-    forms = [
-        Form(form, arms, float(np.mean([cell.arms[arm].fitted.solution.cv_loss for arm in arms])))
-        for form, arms in cell.untrained.items()
-    ]
+    seeds: dict[str, dict[int, str]] = {}
+    for arm in arms:
+        if (match := UNTRAINED.fullmatch(arm)) and match["pixels"]:
+            seeds.setdefault(match["form"], {})[int(match["seed"])] = arm
+    forms = []
+    for form, by_seed in seeds.items():
+        of_form = tuple(by_seed[seed] for seed in sorted(by_seed))
+        forms.append(Form(form, of_form, float(np.mean([arms[arm].solution.cv_loss for arm in of_form]))))
     return tuple(sorted(forms, key=lambda form: (form.cv_loss, form.name)))
-
-
-def _compare(name: str, above: tuple[str, ...], resampled: Mapping[str, Series], config: VerdictConfig) -> Comparison:
-    series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
-    compared = interval(series, config.level)
-    needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
-    detectable = config.margin + needed * compared.standard_error
-    return Comparison(name, above, JOINT, compared, p_value(series, config.margin), detectable)
-
-
-def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
-    if verdict.adjusted_p is None:
-        outcome = Outcome.INVALID
-    elif verdict.adjusted_p <= config.alpha / 2:
-        outcome = Outcome.LEARNED
-    elif verdict.below(config.margin) is not None:
-        outcome = Outcome.NOT_LEARNED
-    else:
-        outcome = Outcome.INCONCLUSIVE
-    return replace(verdict, outcome=outcome, reason=_reason(outcome, verdict, config))
 
 
 def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
     """Return what has to hold before a verdict means anything: of fits, splits and clusters, never of a test loss."""
     # The common null has a grid of its own.
-    fits = {name: arm.fitted for name, arm in cell.arms.items() if name != COMMON_NULL}
-    solutions = {name: fit.solution for name, fit in fits.items()}
-
-    constant = solutions[CONSTANT].plain_train_loss
+    arms = {name: arm for name, arm in cell.arms.items() if name != COMMON_NULL}
+    solutions = {name: arm.solution for name, arm in arms.items()}
+    constant, pixels = solutions[CONSTANT].plain_train_loss, solutions[PIXELS]
     # `not <=` here and below: a loss that is no number fails too.
     worse = [
-        f"{arm} {each.plain_train_loss:.4g}"
-        for arm, each in solutions.items()
+        f"{name} {each.plain_train_loss:.4g}"
+        for name, each in solutions.items()
         if not each.plain_train_loss <= constant * (1 + _ROUNDING)
     ]
-    excess = {arm: each.excess_loss for arm, each in solutions.items()}
-    worst = max(excess, key=lambda arm: math.inf if math.isnan(excess[arm]) else excess[arm])
+    excess = {name: each.excess_loss for name, each in solutions.items()}
+    worst = max(excess, key=lambda name: math.inf if math.isnan(excess[name]) else excess[name])
     # No direction is lost, save those that features and pixels have in common.
     lost = [
-        f"{arm} {solutions[arm].rank} of {fit.expected_rank}"
-        for arm, fit in fits.items()
-        if solutions[arm].rank < fit.expected_rank
+        f"{name} {arm.solution.rank} of {arm.expected_rank}"
+        for name, arm in arms.items()
+        if arm.solution.rank < arm.expected_rank
     ]
     # A twin that changes nothing was not read, unless cross-validation itself left it out by the largest penalty.
     same = [
-        arm
-        for arm, fit in fits.items()
-        if UNTRAINED.fullmatch(arm)
-        and fit.features_penalty != max(PENALTIES)
-        and math.isclose(fit.solution.val_loss, solutions[PIXELS].val_loss, rel_tol=_EQUAL)
-        and math.isclose(fit.solution.cv_loss, solutions[PIXELS].cv_loss, rel_tol=_EQUAL)
+        name
+        for name, arm in arms.items()
+        if (match := UNTRAINED.fullmatch(name))
+        and match["pixels"]
+        and arm.features_penalty != max(PENALTIES)
+        and math.isclose(arm.solution.val_loss, pixels.val_loss, rel_tol=_EQUAL)
+        and math.isclose(arm.solution.cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
     ]
+    below_part = _below_part(solutions)
+    of_parts = f"worse: {'; '.join(below_part) or 'none'}"
+    if any(math.isinf(each.val_error) for each in solutions.values()):
+        of_parts += "; not tested on validation, which is of one fold"
     apart = "no scene and no image is in two splits"
     if cell.leaked:
         more = ", ..." if len(cell.leaked) > 3 else ""
         apart = f"{len(cell.leaked)} found in two splits: {', '.join(cell.leaked[:3])}{more}"
+    against_constant = f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}"
+    most = f"excess loss at most {excess[worst]:.2%} ({worst}), of {config.max_excess_loss:.2%} or less"
     return (
-        Gate(
-            "no fit worse than constant",
-            not worse,
-            f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}",
-        ),
-        Gate(
-            "fits converged",
-            excess[worst] <= config.max_excess_loss,
-            f"excess loss at most {excess[worst]:.2%} ({worst}), of {config.max_excess_loss:.2%} or less",
-        ),
+        Gate("no fit worse than constant", not worse, against_constant),
+        Gate("fits converged", excess[worst] <= config.max_excess_loss, most),
         Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}"),
-        _above_parts(fits),
+        Gate("no joint arm worse than its part", not below_part, of_parts),
         Gate("twins differ from pixels", not same, f"equal to the pixels: {', '.join(same) or 'none'}"),
         enough_clusters(num_clusters, cell.clusters.kind, config),
         Gate("splits apart", not cell.leaked, apart),
@@ -243,52 +237,50 @@ def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictCon
     return Gate("enough clusters", passed, detail)
 
 
-def _above_parts(fits: Mapping[str, FittedArm]) -> Gate:
-    """No joint arm does worse than one of its parts by more than the part's standard error."""
+def _below_part(solutions: Mapping[str, Solution]) -> list[str]:
+    """Return where a joint arm does worse than one of its parts by more than the part's standard error."""
     worse = []
-    joints = [arm for arm in fits if arm.endswith(f"+{PIXELS}")]
-    for arm in joints:
-        for part in (PIXELS, arm.removesuffix(f"+{PIXELS}")):
-            if part not in fits:
+    for name, joint in solutions.items():
+        if not name.endswith(f"+{PIXELS}"):
+            continue
+        for part in (PIXELS, name.removesuffix(f"+{PIXELS}")):
+            if part not in solutions:
                 continue
-            joint, alone = fits[arm].solution, fits[part].solution
+            alone = solutions[part]
             for kind, loss, other, error in (
                 ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
                 ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
             ):
                 if not loss <= other + error:
-                    worse.append(f"{arm} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
-    detail = f"worse: {'; '.join(worse) or 'none'}"
-    if any(math.isinf(fit.solution.val_error) for fit in fits.values()):
-        detail += "; not tested on validation, which is of one fold"
-    return Gate("no joint arm worse than its part", not worse, detail)
+                    worse.append(f"{name} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
+    return worse
 
 
 def _describe(
     cell: Cell,
+    sums: Mapping[str, Float64[np.ndarray, " images"]],
     resampled: Mapping[str, Series],
     clusters: Int64[np.ndarray, " images"],
     untrained: tuple[str, ...],
     config: VerdictConfig,
 ) -> Description:
-    """Return the figures that decide nothing. resampled: what `_measure` sums. untrained: of the deciding form."""
+    """Return the figures that decide nothing. sums: of the images, that were resampled. untrained: arms that decide."""
 
-    def ratio(above: str, below: str) -> Interval:
+    def over(above: str, below: str) -> Interval:
         return interval(log_ratio(resampled[above], resampled[below]), config.level).exponential()
 
     def figures(arm: str) -> ArmFigures:
         # R2 = 1 - MSE / MSE[constant], so that its bounds change places.
-        rest = ratio(arm, CONSTANT)
+        rest = over(arm, CONSTANT)
         r2 = Interval(1 - rest.estimate, 1 - rest.high, 1 - rest.low, rest.standard_error)
-        return ArmFigures(arm, ratio(arm, _NUM_VALID), ratio(_aligned(arm), _NUM_VALID), r2)
+        return ArmFigures(arm, over(arm, _NUM_VALID), over(_aligned(arm), _NUM_VALID), r2)
 
-    def by_image(above: str) -> Float64[np.ndarray, " images"]:
-        one, other = cell.arms[above].squared_error, cell.arms[JOINT].squared_error
+    def median_over_joint(*above: str) -> Interval:
+        """Lower median over images of the arms' mean log ratio, with the percentiles of up to 1,000 draws."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(one == other, 0.0, np.log(one) - np.log(other))
-
-    def median(values: Float64[np.ndarray, " images"]) -> Interval:
-        """Lower median, with the percentiles of up to 1,000 draws of clusters."""
+            joint = np.log(sums[JOINT])
+            ratios = [np.where(sums[arm] == sums[JOINT], 0.0, np.log(sums[arm]) - joint) for arm in above]
+            values = np.mean(ratios, axis=0)
         draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.seed)
         tail = (1 - config.level) / 2
         estimate, low, high = (
@@ -298,12 +290,24 @@ def _describe(
         spread = float(np.std(draws, ddof=1)) if np.all(np.isfinite(draws)) else math.inf
         return Interval(estimate, low, high, spread)
 
+    def selectivity() -> Interval:
+        """(1 - ratio to the constant) on the truth minus the same on the shuffled truth."""
+        true = log_ratio(resampled[TRAINED], resampled[CONSTANT])
+        control = log_ratio(resampled[_shuffled(TRAINED)], resampled[_shuffled(CONSTANT)])
+        with np.errstate(over="ignore"):
+            gain = Series(
+                math.exp(min(control.estimate, 700.0)) - math.exp(min(true.estimate, 700.0)),
+                np.exp(control.draws) - np.exp(true.draws),
+                np.exp(control.left_out) - np.exp(true.left_out),
+            )
+        return interval(gain, config.level)
+
     return Description(
         tuple(figures(arm) for arm in cell.arms),
-        ratio(TRAINED, NULL),
-        _selectivity(resampled, config.level) if cell.shuffled else None,
-        median(by_image(PIXELS)),
-        median(np.mean([by_image(arm) for arm in untrained], axis=0)),
+        over(TRAINED, NULL),
+        selectivity() if cell.shuffled else None,
+        median_over_joint(PIXELS),
+        median_over_joint(*untrained),
     )
 
 
@@ -312,31 +316,23 @@ def _aligned(arm: str) -> str:
     return f"{arm}, aligned"
 
 
-def _selectivity(resampled: Mapping[str, Series], level: float) -> Interval:
-    true = log_ratio(resampled[TRAINED], resampled[CONSTANT])
-    control = log_ratio(resampled[_SHUFFLED], resampled[_SHUFFLED_CONSTANT])
-    # (1 - ratio) on the truth minus (1 - ratio) on the shuffled truth.
-    with np.errstate(over="ignore"):
-        gain = Series(
-            math.exp(min(control.estimate, 700.0)) - math.exp(min(true.estimate, 700.0)),
-            np.exp(control.draws) - np.exp(true.draws),
-            np.exp(control.left_out) - np.exp(true.left_out),
-        )
-    return interval(gain, level)
+def _shuffled(arm: str) -> str:
+    """Name the sums of an arm's errors on other images' truth."""
+    return f"{arm}, shuffled"
 
 
-def _reason(outcome: Outcome, verdict: Verdict, config: VerdictConfig) -> str:
+def _reason(verdict: Verdict, config: VerdictConfig) -> str:
     """Say why, in one plain sentence with the figures that decided, as ratios of losses."""
     margin = _times(config.margin)
-    if outcome is Outcome.INVALID:
+    if verdict.outcome is Outcome.INVALID:
         failed = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
         return f"Nothing can be concluded, because a condition failed ({failed})."
-    if outcome is Outcome.LEARNED:
+    if verdict.outcome is Outcome.LEARNED:
         return (
             f"Without what the encoder adds to the pixels the loss is {_ratio(verdict.beyond_pixels)} as high, and "
             f"with an untrained encoder in its place {_ratio(verdict.learned)}, both above the margin of {margin}."
         )
-    if outcome is Outcome.NOT_LEARNED and (decided := verdict.below(config.margin)):
+    if decided := verdict.below(config.margin):
         what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
         return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {margin}."
     if verdict.p <= config.alpha / 2:
