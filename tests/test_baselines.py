@@ -213,8 +213,7 @@ def test_a_twin_that_runs_away_on_later_images_is_named(
 
 def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[int]:
     """Count images that encoders see, and interrupt once `most` were seen."""
-    seen = [0]
-    forward = Encoder.forward
+    seen, forward = [0], Encoder.forward
 
     def counting(self: Encoder, rgb: Tensor) -> Tensor:
         if most is not None and seen[0] + len(rgb) > most:
@@ -223,7 +222,6 @@ def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> l
         return forward(self, rgb)
 
     monkeypatch.setattr(Encoder, "forward", counting)
-    monkeypatch.setattr(Encoder, "require", lambda self, *size: None)
     return seen
 
 
@@ -255,23 +253,6 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
     for one, two, three in zip(numbers(whole), numbers(resumed), numbers(again), strict=True):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one, three)
-
-
-def test_a_probe_pays_nothing_for_the_arms_and_lends_them_its_maps(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = foreign(SmallNetwork(), 8)
-    before = probe(PROBE, store, encoder, tmp_path / "alone").report.metrics
-    seen = count_encoded(monkeypatch)
-    measure(PROBE, ALL, store, encoder, tmp_path / "alone")
-    # The common null, the patches and the permuted twin.
-    assert seen[0] == 3 * store.num_images
-    measure(PROBE, ALL, store, encoder, tmp_path / "arms")
-    seen[0] = 0
-    after = probe(PROBE, store, encoder, tmp_path / "arms").report.metrics
-    assert seen[0] == 0
-    for name in ("train_loss", "val_loss", "test_loss", "test_rmse", "arms/null_test_loss"):
-        assert after[name] == before[name]
 
 
 def test_all_is_fitted_before_the_test_split_is_read(
@@ -317,12 +298,10 @@ def test_no_image_gets_truth_of_its_own_scene(scenes: list[int], seed: int) -> N
         assert np.array_equal(lender, derangement(scenes, seed))  # pyright: ignore[reportArgumentType]
 
 
-def test_images_of_a_scene_borrow_from_many_scenes() -> None:
+def test_a_scene_borrows_from_many_scenes() -> None:
     scenes = [f"room {image // 6}" for image in range(360)]
-    lender, other = derangement(scenes, 0), derangement(scenes, 1)
+    lender = derangement(scenes, 0)
     assert lender is not None
-    assert other is not None
-    assert (lender != other).mean() > 0.9
     assert len({scenes[position] for position in lender[:6]}) >= 4
 
 

@@ -225,19 +225,6 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     assert report.metrics["cues/hue_rotated_ratio_high"] == math.inf
 
 
-def test_what_luminance_says_is_said_as_far_as_it_is_known(store: Store, tmp_path: Path) -> None:
-    table = measured(store, "colour", tmp_path)
-    for low, estimate, high, said in (
-        (0.02, 0.05, 0.08, "no different"),
-        (0.12, 0.2, 0.3, "farther ("),
-        (-0.3, -0.2, -0.12, "nearer ("),
-        (-0.1, 0.14, 0.4, "cannot be told"),
-        (0.02, 0.08, 0.3, "cannot be told"),
-    ):
-        of_prediction = {("predicted", "within"): Interval(estimate, low, high, 0.1)}
-        assert said in replace(table, correlations={**table.correlations, **of_prediction}).sentences[1]
-
-
 def test_normals_and_a_strided_grid(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
     encoder = one_cue("colour")

@@ -154,7 +154,7 @@ def study() -> Study:
     for place, planted in enumerate(PLANTED):
         subject, k = subjects[place // 2], (3, 5)[place % 2]
         cell = planted.cell(np.random.default_rng(place), f"{('one', 'two')[place // 2]}, k = {k}")
-        answers.append(Answer(subject, k, k == 5, result.arms[k], *decide([cell], config.rules)))
+        answers.append(Answer(subject.encoder.name, EVIL, k, k == 5, result.arms[k], *decide([cell], config.rules)))
     assert {answer.verdict.outcome for answer in answers} == set(Outcome)
     plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"))
     return Study(plan, {ONE: result, TWO: result}, tuple(answers))
@@ -270,7 +270,7 @@ def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
         assert words.index(cell["meaning"]) < start < words.index(cell["reason"])
     first, _, *others = content["cells"]
     twice = {**first, "k": 160, "is_all": True}
-    words = Reader(page({**content, "cells": [first, twice, *others]}, panels, {})).text
+    words = Reader(page({**content, "cells": [first, twice, *others]}, panels, {TWO: _noise(9)})).text
     assert words.count(first["meaning"]) == 1
     assert "3 and all 160 numbers" in words
 

@@ -78,18 +78,6 @@ def test_what_is_built_in_or_the_pixels_own_is_not_learned(found: Study) -> None
         )
 
 
-def test_a_random_network_is_learned_no_more_often_than_it_is_the_best_of_its_twins(folded: Store, cache: Path) -> None:
-    """Small networks differ by more than the margin: each may be the best of itself and two twins in a third of cases.
-
-    The method looks at one trained network: that every seed alone must pass is all that it has against this.
-    """
-    networks = [foreign(SmallNetwork(seed=seed), 8, f"network {seed}") for seed in range(1, 7)]
-    verdicts = [answer.verdict for answer in judged(folded, cache, *networks).answers]
-    learned = [verdict for verdict in verdicts if verdict.outcome is Outcome.LEARNED]
-    assert all(min(seed.log_ratio.estimate for seed in verdict.seeds) > CONFIG.rules.margin for verdict in learned)
-    assert len(learned) <= len(verdicts) / 3
-
-
 def test_every_question_is_in_the_one_family(found: Study, folded: Store, cache: Path) -> None:
     assert [answer.verdict.cell for answer in found.answers] == [
         "folding, k = 2",
@@ -275,23 +263,17 @@ def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cach
 
 
 def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
-    encoder = foreign(Colours(), 3)
-    subject = Subject(encoder, "planting")
+    subject = Subject(foreign(Colours(), 3), "planting")
     for config, subjects, message in (
-        (CONFIG, [Subject(encoder, "none")], "was not trained for anything"),
-        (CONFIG, [subject, subject], "one is there twice"),
         (CONFIG, [Subject(foreign(one_weight(), 3), "planting")], "no verdict without an untrained twin"),
-        (replace(CONFIG, ks="2,4"), [subject], "ks=2,4: 4 is no number from 1 to 3, the channels of foreign"),
         (replace(CONFIG, ks="2,auto"), [subject], "ks=2,auto: auto is no number"),
-        (replace(CONFIG, draws=300), [subject], "draws=300: too few for 2 questions"),
         (replace(CONFIG, common_stride=7), [subject], r"divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8"),
     ):
         with pytest.raises(InputError, match=message):
             check(PROBE, config, subjects, (288, 384))
     check(PROBE, replace(CONFIG, common_stride=6), [subject], (288, 384))
-    for name, value in (("ks", " , "), ("margin", 0.9), ("margin", float("nan")), ("level", 1.5)):
-        with pytest.raises(InputError, match=f"^{name}[=:]"):
-            replace(CONFIG, **{name: value})
+    with pytest.raises(InputError, match="margin=nan"):
+        replace(CONFIG, margin=float("nan"))
 
 
 def test_a_task_stands_for_an_encoder_and_the_null_stands_beside_all() -> None:
@@ -303,10 +285,3 @@ def test_a_task_stands_for_an_encoder_and_the_null_stands_beside_all() -> None:
     null, *encoders = compared_encoders("autoencoder, convnext", "imagenet", 4)
     assert null == EncoderConfig("null", stride=4)
     assert encoders == [EncoderConfig("autoencoder"), EncoderConfig("convnext", weights="imagenet")]
-    for names, weights, message in (
-        (" , ", "auto", "name those that are judged"),
-        ("null,convnext", "auto", "null stands beside them"),
-        ("autoencoder", "a.pth", "has none that takes them"),
-    ):
-        with pytest.raises(InputError, match=message):
-            compared_encoders(names, weights, 8)

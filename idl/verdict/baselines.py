@@ -4,6 +4,7 @@ Each arm is a set of columns of one joint system. A control is an ordinary run: 
 the same code as those of the trained encoder, and go to the same cache. All is fitted before the test split is read.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,8 @@ class Arm:
     aligned_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
 
 
-Arms = Mapping[int, Mapping[str, Arm]]
+# By k and name.
+Arms = Mapping[tuple[int, str], Arm]
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class ArmsResult:
     """
 
     ks: Mapping[str, int]
-    arms: Arms
-    shuffled: Arms
+    arms: Mapping[int, Mapping[str, Arm]]
+    shuffled: Mapping[int, Mapping[str, Arm]]
     images: tuple[str, ...]
     num_valid: Float64[np.ndarray, " images"]
     curves: Mapping[str, Curve]
@@ -129,17 +131,22 @@ def measure(
     Any other control that cannot be had is named in the result.
     """
     numbers = numbers_of(config.requested_ks, encoder)
-    feature = target(probe.target)
+    ks, feature = sorted(set(numbers.values())), target(probe.target)
     split = split_of(probe, store, feature)
     run = _Runs(store, split, feature, probe.batch_size, cache_folder, progress)
-    ks = tuple(numbers.values())
 
     beside = run.patches(encoder, max(ks))
-    trained = run.fit(TRAINED, run.maps(TRAINED, encoder, beside), ARMS, ks, planted_effect=config.rules.margin)
+    encoded = run.encoded(TRAINED, encoder)
+    trained = run.fit(TRAINED, (encoded, beside), ARMS, ks, planted_effect=config.rules.margin)
     shuffled, missing = None, []
-    if lenders := run.lenders(config.shuffle_seed):
-        maps = ArmMaps(trained.maps.encoded, beside, probe.batch_size, lenders)
-        shuffled = run.fit("shuffled", maps, (*FIXED, TRAINED), ks, offset=trained.offset)
+    lenders = {
+        name: lent
+        for name in SPLITS
+        if (lent := derangement([store.scenes[at] for at in split.indices[name]], config.shuffle_seed)) is not None
+    }
+    if len(lenders) == len(SPLITS):
+        names = (*FIXED, TRAINED)
+        shuffled = run.fit("shuffled", (encoded, beside), names, ks, lenders=lenders, offset=trained.offset)
     else:
         missing.append("shuffled: one scene has more than half of the images of a split.")
     untrained: dict[str, _Fitted] = {}
@@ -152,37 +159,37 @@ def measure(
         for twin in made:
             name = f"untrained-{form}-{twin.origin.seed or 0}"
             try:
-                maps = run.maps(name, twin, beside)
+                maps = (run.encoded(name, twin), beside)
                 untrained[name] = run.fit(name, maps, (TRAINED, JOINT), ks, pixels=trained.arms)
             except NoFeaturesError as error:
                 # Weights in another order may leave a network dead, or let it run away.
                 missing.append(f"{name}: {error}")
     _require_twin(encoder, untrained, missing)
     null = build(EncoderConfig(NULL, stride=config.common_stride), encoder.device)
-    common = run.fit(COMMON_NULL, run.maps(COMMON_NULL, null), (NULL, TRAINED), (0,))
+    common = run.fit(COMMON_NULL, (run.encoded(COMMON_NULL, null), None), (NULL, TRAINED), [0])
 
     # From here on the test split is read, and nothing is chosen any more.
     num_valid, arms = run.test(trained)
     for name, fitted in list(untrained.items()):
         try:
-            _, measured = run.test(fitted)
+            _, of_twin = run.test(fitted)
         except NoFeaturesError as error:
             # It runs away on a test image alone, whatever its loss is.
             missing.append(f"{name}: {error}")
             del untrained[name]
             continue
-        for k, of_twin in measured.items():
-            arms[k] |= {name: of_twin[TRAINED], f"{name}+{PIXELS}": of_twin[JOINT]}
+        for k in ks:
+            arms |= {(k, name): of_twin[k, TRAINED], (k, f"{name}+{PIXELS}"): of_twin[k, JOINT]}
     _require_twin(encoder, untrained, missing)
-    of_shuffled = run.test(shuffled)[1] if shuffled else {k: {} for k in arms}
-    _, at_common = run.test(common)
+    of_shuffled = run.test(shuffled)[1] if shuffled else {}
+    _, of_null = run.test(common)
+    arms |= {(k, COMMON_NULL): of_null[0, NULL] for k in ks}
     return ArmsResult(
-        ks=numbers,
-        arms={k: {**by_name, COMMON_NULL: at_common[0][NULL]} for k, by_name in arms.items()},
-        shuffled=of_shuffled,
+        numbers,
+        *({k: {name: arm for (at, name), arm in each.items() if at == k} for k in ks} for each in (arms, of_shuffled)),
         images=tuple(store.names[index] for index in split.indices["test"]),
         num_valid=num_valid * feature.num_outputs,
-        curves={fitted.name: fitted.curve for fitted in (trained, *untrained.values())},
+        curves={TRAINED: trained.curve, **{name: fitted.curve for name, fitted in untrained.items()}},
         missing=tuple(missing),
     )
 
@@ -194,10 +201,10 @@ def _require_twin(encoder: Encoder, untrained: Mapping[str, object], missing: Se
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Maps, and what was fitted on them: arms by k and name, and the features' losses over all k up to the largest."""
+    """What was fitted on a control's maps: arms, and the features' losses over all k up to the largest."""
 
-    name: str
     maps: ArmMaps
+    progress: Progress
     offset: tuple[float, ...]
     arms: Arms
     curve: Curve
@@ -214,9 +221,15 @@ class _Runs:
     cache_folder: Path
     progress: Progress
 
-    def maps(self, name: str, encoder: Encoder, beside: EncodedDataset | None = None) -> ArmMaps:
-        """Return the maps of an encoder beside the patches, where there are any."""
-        return ArmMaps(self._open(name, encoder), beside, self.batch_size)
+    def encoded(self, name: str, encoder: Encoder, most: int | None = None) -> EncodedDataset:
+        """Return an encoder's maps. most: components that are kept, if not all."""
+        key = features_key(self.store, self.split, encoder.digest, encoder.arithmetic)
+        folder = self.cache_folder / "features" / (key if most is None else f"{key}-{most}")
+        progress = prefixed(self.progress, name)
+        with cache.locked(folder):
+            return EncodedDataset(
+                self.store, self.split, encoder, folder, self.batch_size, encoder.device, progress, most=most
+            )
 
     def patches(self, encoder: Encoder, k: int) -> EncodedDataset | None:
         """Return the patches of the encoder's stride: k components, or as many as there are.
@@ -226,65 +239,52 @@ class _Runs:
         made = patches(encoder.stride, encoder.device).sized(encoder.size, encoder.image_size)
         try:
             # The mean of each colour is taken out.
-            return self._open("patches", made, min(k, made.channels - NUM_NULL))
+            return self.encoded("patches", made, min(k, made.channels - NUM_NULL))
         except NoFeaturesError:
             return None
-
-    def _open(self, name: str, encoder: Encoder, most: int | None = None) -> EncodedDataset:
-        key = features_key(self.store, self.split, encoder.digest, encoder.arithmetic)
-        folder = self.cache_folder / "features" / (key if most is None else f"{key}-{most}")
-        progress = prefixed(self.progress, name)
-        with cache.locked(folder):
-            return EncodedDataset(
-                self.store, self.split, encoder, folder, self.batch_size, encoder.device, progress, most=most
-            )
-
-    def lenders(self, seed: int) -> Lenders | None:
-        """Return by split whose truth each image gets in the shuffled control; None where none can be lent."""
-        lenders = {}
-        for name in SPLITS:
-            lenders[name] = derangement([self.store.scenes[index] for index in self.split.indices[name]], seed)
-        return None if any(each is None for each in lenders.values()) else lenders
-
-    def fit(
-        self,
-        name: str,
-        maps: ArmMaps,
-        arms: Sequence[str],
-        ks: Sequence[int],
-        *,
-        offset: tuple[float, ...] | None = None,
-        pixels: Arms | None = None,
-        planted_effect: float | None = None,
-    ) -> _Fitted:
-        """Fit `arms` on maps. offset: of the target, where it is fixed. pixels, planted_effect: as in `fit_all`."""
-        progress = prefixed(self.progress, name)
-        with maps.locked():
-            train = split_statistics(maps, "train", self.target, progress, offset)
-            val = split_statistics(maps, "val", self.target, progress, train.offset)
-        fitted, curve = fit_all(train, val, maps.columns, ks, arms, pixels=pixels, planted_effect=planted_effect)
-        return _Fitted(name, maps, train.offset, fitted, curve)
-
-    def test(self, fitted: _Fitted) -> tuple[Float64[np.ndarray, " images"], dict[int, dict[str, Arm]]]:
-        """Return the valid pixels of the test images, and every arm by k and name with its errors on their truth."""
-        arms = [(k, name, arm) for k, by_name in fitted.arms.items() for name, arm in by_name.items()]
-        read = [(arm.columns, arm.weights) for _, _, arm in arms]
-        progress = prefixed(self.progress, fitted.name)
-        with fitted.maps.locked():
-            num_valid, plain, aligned = squared_errors(fitted.maps, "test", self.target, read, progress)
-        lenders = fitted.maps.lenders
-        # To the images whose truth it is: each of them has lent it once.
-        order = np.arange(len(num_valid)) if lenders is None else np.argsort(lenders["test"])
-        measured: dict[int, dict[str, Arm]] = {k: {} for k in fitted.arms}
-        for (k, name, arm), of_arm, of_aligned in zip(arms, plain, aligned, strict=True):
-            measured[k][name] = replace(arm, squared_error=of_arm[order], aligned_error=of_aligned[order])
-        return num_valid[order], measured
 
     def calibration_images(self) -> Iterable[Float32[Tensor, "batch 3 H W"]]:
         """Yield the first training images, RGB in [0, 1]."""
         order = self.split.indices["train"][:CALIBRATION_IMAGES]
         for read in batches(self.store, ("rgb",), order, _CALIBRATION_BATCH):
             yield images_of(read["rgb"])
+
+    def fit(
+        self,
+        label: str,
+        maps: tuple[EncodedDataset, EncodedDataset | None],
+        names: Sequence[str],
+        ks: Sequence[int],
+        *,
+        lenders: Lenders | None = None,
+        offset: tuple[float, ...] | None = None,
+        pixels: Arms | None = None,
+        planted_effect: float | None = None,
+    ) -> _Fitted:
+        """Fit arms on an encoder's maps beside the patches.
+
+        lenders: as in `ArmMaps`. offset: of the target, where it is fixed. pixels, planted_effect: as in `fit_all`.
+        """
+        source, progress = ArmMaps(*maps, self.batch_size, lenders), prefixed(self.progress, label)
+        with source.locked():
+            train = split_statistics(source, "train", self.target, progress, offset)
+            val = split_statistics(source, "val", self.target, progress, train.offset)
+        fitted = fit_all(train, val, source.columns, ks, names, pixels=pixels, planted_effect=planted_effect)
+        return _Fitted(source, progress, train.offset, *fitted)
+
+    def test(self, fitted: _Fitted) -> tuple[Float64[np.ndarray, " images"], dict[tuple[int, str], Arm]]:
+        """Return the valid pixels of the test images, and every arm with its errors on their truth."""
+        read = [(arm.columns, arm.weights) for arm in fitted.arms.values()]
+        with fitted.maps.locked():
+            num_valid, *errors = squared_errors(fitted.maps, "test", self.target, read, fitted.progress)
+        if lenders := fitted.maps.lenders:
+            # To the images whose truth it is: each of them has lent it once.
+            order = np.argsort(lenders["test"])
+            num_valid, *errors = num_valid[order], *(each[:, order] for each in errors)
+        tested = zip(fitted.arms.items(), *errors, strict=True)
+        return num_valid, {
+            key: replace(arm, squared_error=plain, aligned_error=aligned) for (key, arm), plain, aligned in tested
+        }
 
 
 def columns_of(columns: Columns, arm: str, k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -310,43 +310,35 @@ def fit_all(
     pixels: Arms | None = None,
     planted_effect: float | None = None,
 ) -> tuple[Arms, Curve]:
-    """Return the arms `names`, `TRAINED` among them, by k and name, and the features' losses up to the largest k.
+    """Return the arms `names`, `TRAINED` among them, and the features' losses up to the largest k.
 
     Penalties are chosen by cross-validation.
-    train, val: with the same offset.
+    train, val: with the same offset. ks: rising.
     pixels: where the arm of the pixels is fitted already, which `JOINT` starts from; None: it is among `names`.
     planted_effect: of `JOINT`, a log ratio: what an effect so large would come to is measured; None: it is not.
     """
-    folds = folds_of(train, val)
-    arms: dict[int, dict[str, Arm]] = {}
-    fixed: dict[str, Arm] = {}
-    curve = None
-    for k in sorted(set(ks)):
-        at_k = arms[k] = {}
-        for name in names:
-            if name in fixed:
-                at_k[name] = fixed[name]
-                continue
-            image, features = columns_of(columns, name, k)
-            read, num_image = (*image, *features), len(image)
-            system = folds.subset(torch.tensor(read))
-            if name == JOINT:
-                parts = ((pixels[k] if pixels else at_k)[PIXELS].solution.penalty, at_k[TRAINED].solution.penalty)
-                joint = fit_joint(system, num_pixels=num_image, parts=parts)
-                found = float("nan")
-                if planted_effect is not None:
-                    chosen = (joint.solution.penalty, joint.features_penalty)
-                    found = recovered(system, num_pixels=num_image, chosen=chosen, effect=planted_effect)
-                weights = with_offset(joint.solution.weights, train)
-                at_k[name] = Arm(read, weights, joint.solution, joint.expected_rank, joint.features_penalty, found)
-                continue
+    folds, arms, curves = folds_of(train, val), dict[tuple[int, str], Arm](), list[Curve]()
+    for k, name in itertools.product(ks, names):
+        if name in FIXED and k > ks[0]:
+            arms[k, name] = arms[ks[0], name]
+            continue
+        image, features = columns_of(columns, name, k)
+        read, num_pixels = (*image, *features), len(image)
+        system = folds.subset(torch.tensor(read))
+        if name == JOINT:
+            parts = ((pixels or arms)[k, PIXELS].solution.penalty, arms[k, TRAINED].solution.penalty)
+            joint = fit_joint(system, num_pixels=num_pixels, parts=parts)
+            found = float("nan")
+            if planted_effect is not None:
+                chosen = (joint.solution.penalty, joint.features_penalty)
+                found = recovered(system, num_pixels=num_pixels, chosen=chosen, effect=planted_effect)
+            weights = with_offset(joint.solution.weights, train)
+            arms[k, name] = Arm(read, weights, joint.solution, joint.expected_rank, joint.features_penalty, found)
+        else:
             # One penalty, and losses over the leading features, beside what else it reads.
-            alone = fit(system, num_fixed=num_image, k=len(features))
-            solution = alone.solution
-            at_k[name] = Arm(read, with_offset(solution.weights, train), solution, solution.rank)
-            if name in FIXED:
-                fixed[name] = at_k[name]
-            elif name == TRAINED:
-                curve = alone.curve
-    assert curve is not None
-    return arms, curve
+            alone = fit(system, num_fixed=num_pixels, k=len(features))
+            weights = with_offset(alone.solution.weights, train)
+            arms[k, name] = Arm(read, weights, alone.solution, alone.solution.rank)
+            if name == TRAINED:
+                curves.append(alone.curve)
+    return arms, curves[-1]

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,9 +92,7 @@ def fitted(rgb: Images) -> Images:
     level = luminance(rgb).clamp(0, 1)
     chroma = rgb - level
     room = torch.where(chroma > 0, 1 - level, level)
-    # 0 / 0 has all the room that there is.
     share = (room / chroma.abs().clamp(min=1e-12)).amin(dim=1, keepdim=True).clamp(max=1)
-    # Clamped for rounding alone.
     return (level + share * chroma).clamp(0, 1)
 
 
@@ -141,27 +140,18 @@ def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Map
     return result
 
 
-def _same(maps: Maps) -> Maps:
-    return maps
-
-
-def _turned(maps: Maps) -> Maps:
-    return maps.flip(2)
-
-
-# Those that are alike for every image, and what brings a prediction on the grid to where the clean image has it.
-_EDITS: Mapping[str, tuple[Callable[[Images], Images], Callable[[Maps], Maps]]] = {
-    CLEAN: (_same, _same),
-    GREY: (grey, _same),
-    HUE: (lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)), _same),
-    FLAT: (lambda rgb: fitted(luminance_flattened(rgb)), _same),
-    LOW_PASS: (lambda rgb: low_passed(rgb, _SIGMA), _same),
-    TURNED: (_turned, _turned),
+# Those that are alike for every image; tiles are not.
+_EDITS: Mapping[str, Callable[[Images], Images]] = {
+    CLEAN: lambda rgb: rgb,
+    GREY: grey,
+    HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
+    FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
+    LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
+    TURNED: lambda rgb: rgb.flip(2),
 }
 
 
-@dataclass(frozen=True)
-class CueExample:
+class CueExample(NamedTuple):
     """A test image under each edit and what the probe makes of it, as the picture stands, not mapped back.
 
     rgb: the clean image first, then as `REMOVED`. prediction: as the target decodes it, each (out, H, W).
@@ -220,13 +210,13 @@ def predict(
             held = [row for row, index in enumerate(of_batch) if index in shown]
             pictures, values = [], []
             orders = tile_orders(num_tiles, [_seed(name) for name in names])
-            to_tiles = partial(shuffled, orders=orders, tile=cells * encoder.stride)
-            put_back = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
+            edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
+            # What brings a prediction on the grid to where the clean image has it.
+            backs = {TURNED: edits[TURNED], TILES: partial(shuffled, orders=orders.argsort(dim=1), tile=cells)}
             for name in (CLEAN, *REMOVED):
-                edit, back = (to_tiles, put_back) if name == TILES else _EDITS[name]
-                edited = edit(fed)
+                edited = edits[name](fed)
                 on_grid = probe(encoder(edited))
-                prediction = upsample(back(on_grid).contiguous(), height, width)
+                prediction = upsample(backs.get(name, edits[CLEAN])(on_grid).contiguous(), height, width)
                 error = torch.where(valid[:, None], prediction - truth, 0).square_()
                 errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
                 if held:

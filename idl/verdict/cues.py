@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from idl.data.splits import Split
 from idl.data.store import Store
@@ -40,7 +40,7 @@ from idl.verdict.cue_edits import (
     CueExample,
     predict,
 )
-from idl.verdict.intervals import Interval, Series, cluster_numbers, interval, log_ratio, resample, resampled_sums
+from idl.verdict.intervals import Interval, Series, interval, log_ratio, resample, resampled_sums
 from idl.verdict.settings import CuesConfig
 
 # A quarter: a reader of light and dark alone was measured to lose a sixth by the low-pass, which mixes neighbours.
@@ -249,7 +249,7 @@ def cues(
     keep = made.num_valid > 0
     if not keep.any():
         raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
-    numbers = cluster_numbers([of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept])
+    labels = [of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept]
     losses = {name: errors[keep] for name, errors in made.errors.items()}
     losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
     for cue in CUES.values():
@@ -258,7 +258,7 @@ def cues(
             # a - clean > EXPLAINED (b - clean), written so that both sides are sums of what is not negative.
             losses[f"{edit} > {by}"] = losses[edit] + (EXPLAINED - 1) * losses[CLEAN]
             losses[f"{by} < {edit}"] = EXPLAINED * losses[by]
-    resampled = resample(losses, numbers, draws=config.rules.draws, seed=config.rules.seed)
+    resampled = resample(losses, labels, draws=config.rules.draws, seed=config.rules.seed)
     num_values = float(made.num_valid.sum()) * target.num_outputs
     mean = {name: float(values.sum()) / num_values for name, values in losses.items()}
     lead = mean[CONSTANT] - mean[CLEAN]
@@ -273,7 +273,7 @@ def cues(
     constant = measured(CONSTANT, "everything")
     by_name = {name: measured(name, removed) for name, removed in REMOVED.items()}
     correlations = {
-        (whose, where): _correlation(of_images, numbers, config)
+        (whose, where): _correlation(of_images, labels, config)
         for whose, sums in made.luminance.items()
         for where, of_images in (("within", _within(sums[keep])), ("overall", sums[keep]))
     }
@@ -322,9 +322,7 @@ def _within(sums: Float64[np.ndarray, "images 6"]) -> Float64[np.ndarray, "image
     return np.concatenate([sums[:, :3] * 0, about], axis=1)
 
 
-def _correlation(
-    sums: Float64[np.ndarray, "images 6"], clusters: Int64[np.ndarray, " images"], config: CuesConfig
-) -> Interval:
+def _correlation(sums: Float64[np.ndarray, "images 6"], clusters: Sequence[str], config: CuesConfig) -> Interval:
     parts = resampled_sums([*sums.T], clusters, config.rules.draws, config.rules.seed)
     total, drawn, left_out = (_pearson(np.atleast_2d(each)) for each in parts)
     return interval(Series(float(total[0]), drawn, left_out), config.rules.level)

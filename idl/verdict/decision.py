@@ -11,43 +11,27 @@ How the intervals and Holm go together, with alpha = 1 - level:
 - A cell is tested as one hypothesis, "some estimand, or some seed alone, is the margin or less". Its p is the largest
   of theirs, an intersection-union test: it needs no correction for their number. p <= alpha / 2 says the same as
   "every lower bound of the two-sided intervals is above the margin" (`idl.verdict.intervals`).
-- Holm over the cells of a grid bounds the chance of any wrong LEARNED in the grid by alpha / 2. LEARNED is an adjusted
-  p of at most alpha / 2; as that is no smaller than p, the lower bounds are then above the margin. With one cell, both
-  say the same. A cell that passes alone and not after Holm is INCONCLUSIVE, and its reason says so.
-- The family is the cells that no gate stopped. Gates look at the fits without the test split, at the scenes and how
-  many there are, never at a test loss, so that which cells are counted is settled before any p is known.
+- Holm over the cells of a grid bounds the chance of any wrong LEARNED in it by alpha / 2. LEARNED is an adjusted p of
+  at most alpha / 2; one that passes alone and not after Holm is INCONCLUSIVE. The family is the cells that no gate
+  stopped: gates look at fits, scenes and how many there are, never at a test loss, so that it is settled before any p.
 - NOT LEARNED is an upper bound of one of the two estimands below the margin: alpha / 2 for each, hence at most alpha
-  for the cell. It is a statement about the cell and is not adjusted for the grid; a single seed cannot bring it about.
-  The bound is of the probes as they were fitted, and probes of few images, or of features whose noise a scene has in
-  common, read less than there is: all of an effect may be lost in them. So an effect of the margin's size is planted in
-  these very features, and the bound must be below what is found of it (`idl.probes.exact.recovered`), too.
-- No cell can be both: a lower bound above the margin has its upper bound there too.
+  for the cell, not adjusted for the grid; a single seed cannot bring it about. Probes of few images, or of features
+  whose noise a scene has in common, read less than there is. So an effect of the margin's size is planted in these very
+  features, and the bound must be below what is found of it (`idl.probes.exact.recovered`), too.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from scipy.special import ndtri
 
 from idl.errors import InputError
 from idl.probes.exact import PENALTIES, Solution
 from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, Arm
-from idl.verdict.intervals import (
-    Interval,
-    Series,
-    cluster_numbers,
-    draws_of_median,
-    holm,
-    interval,
-    log_ratio,
-    mean,
-    p_value,
-    resample,
-)
+from idl.verdict.intervals import Interval, Series, draws_of_median, holm, interval, log_ratio, mean, p_value, resample
 from idl.verdict.result import (
     ArmFigures,
     Cell,
@@ -70,23 +54,16 @@ _ROUNDING = 1e-5
 _EQUAL = 1e-10
 # A median needs the images themselves in every draw, and decides nothing: a tenth of the draws serves.
 _MEDIAN_DRAWS = 1_000
-# Name of the sums that make means of the arms'.
-_NUM_VALID = "valid pixels"
+# What is resampled beside the arms' errors: what makes means of them, and, after an arm's name, its further errors.
+_NUM_VALID, _ALIGNED, _SHUFFLED = "valid pixels", ", aligned", ", on other images' truth"
 
 
-def decide(
-    cells: Sequence[Cell], config: VerdictConfig | None = None, *, described: bool = True
-) -> tuple[Verdict, ...]:
+def decide(cells: Sequence[Cell], config: VerdictConfig, *, described: bool = True) -> tuple[Verdict, ...]:
     """Return a verdict on every cell of a grid, in their order.
 
     described: with the figures that decide nothing, which take most of the time.
-    Raises InputError where a name is there twice, or `config.draws` are too few for any of so many cells to be
-    LEARNED: no p of the bootstrap is below a few 1 / (draws + 1).
+    Raises InputError where `config.draws` are too few for any of so many cells to be LEARNED.
     """
-    config = config or VerdictConfig()
-    twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
-    if twice:
-        raise InputError(f"cell {twice[0]!r} is there twice. Give every cell of a grid its own name.")
     require_draws(len(cells), config)
     measured = [_measure(cell, config, described) for cell in cells]
     tested = [index for index, verdict in enumerate(measured) if all(gate.passed for gate in verdict.gates)]
@@ -110,24 +87,23 @@ def require_draws(num_cells: int, config: VerdictConfig) -> None:
     # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:
-        # A cell is a question of the user's: an encoder at one k.
         raise InputError(f"draws={config.draws}: too few for {counted(num_cells, 'question')}. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
     """Return everything that one cell says by itself; its outcome is open."""
     kept = np.flatnonzero(cell.num_valid > 0)
-    clusters = cluster_numbers([cell.clusters.of_image[index] for index in kept])
+    clusters = [cell.clusters.of_image[index] for index in kept]
     recordings = {cell.clusters.recordings[index] for index in kept} if cell.clusters.recordings else ()
-    num_clusters = int(clusters.max()) + 1
+    num_clusters = len(set(clusters))
     forms = _forms(cell.arms)
     deciding = forms[0].arms
     sums = {arm: cell.arms[arm].squared_error for arm in (cell.arms if described else (PIXELS, JOINT, *deciding))}
     if described:
         sums[_NUM_VALID] = cell.num_valid
         if cell.shuffled:
-            sums |= {_shuffled(name): cell.shuffled[name].squared_error for name in (TRAINED, CONSTANT)}
-        sums |= {_aligned(name): arm.aligned_error for name, arm in cell.arms.items()}
+            sums |= {name + _SHUFFLED: cell.shuffled[name].squared_error for name in (TRAINED, CONSTANT)}
+        sums |= {name + _ALIGNED: arm.aligned_error for name, arm in cell.arms.items()}
     sums = {name: values[kept] for name, values in sums.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
@@ -181,50 +157,59 @@ def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, .
     """Return what has to hold before a verdict means anything: of fits, splits and clusters, never of a test loss."""
     # The common null has a grid of its own.
     arms = {name: arm for name, arm in cell.arms.items() if name != COMMON_NULL}
-    solutions = {name: arm.solution for name, arm in arms.items()}
-    constant, pixels = solutions[CONSTANT].plain_train_loss, solutions[PIXELS]
+    fits = {name: arm.solution for name, arm in arms.items()}
+    constant, pixels = fits[CONSTANT].plain_train_loss, fits[PIXELS]
     # `not <=` here and below: a loss that is no number fails too.
     worse = [
-        f"{name} {each.plain_train_loss:.4g}"
-        for name, each in solutions.items()
-        if not each.plain_train_loss <= constant * (1 + _ROUNDING)
+        f"{name} {fit.plain_train_loss:.4g}"
+        for name, fit in fits.items()
+        if not fit.plain_train_loss <= constant * (1 + _ROUNDING)
     ]
-    excess = {name: each.excess_loss for name, each in solutions.items()}
-    worst = max(excess, key=lambda name: math.inf if math.isnan(excess[name]) else excess[name])
+    worst = max(fits, key=lambda name: math.inf if math.isnan(fits[name].excess_loss) else fits[name].excess_loss)
+    excess = fits[worst].excess_loss
     # No direction is lost, save those that features and pixels have in common.
     lost = [
-        f"{name} {arm.solution.rank} of {arm.expected_rank}"
+        f"{name} {fits[name].rank} of {arm.expected_rank}"
         for name, arm in arms.items()
-        if arm.solution.rank < arm.expected_rank
+        if fits[name].rank < arm.expected_rank
     ]
     # A twin that changes nothing was not read, unless cross-validation itself left it out by the largest penalty.
     same = [
         name
         for name, arm in arms.items()
-        if (match := UNTRAINED.fullmatch(name))
-        and match["pixels"]
+        if UNTRAINED.fullmatch(name)
+        and name.endswith(PIXELS)
         and arm.features_penalty != max(PENALTIES)
-        and math.isclose(arm.solution.val_loss, pixels.val_loss, rel_tol=_EQUAL)
-        and math.isclose(arm.solution.cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
+        and math.isclose(fits[name].val_loss, pixels.val_loss, rel_tol=_EQUAL)
+        and math.isclose(fits[name].cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
     ]
-    below_part = _below_part(solutions)
-    of_parts = f"worse: {'; '.join(below_part) or 'none'}"
-    if any(math.isinf(each.val_error) for each in solutions.values()):
-        of_parts += "; not tested on validation, which is of one fold"
-    apart = "no scene and no image is in two splits"
-    if cell.leaked:
-        more = ", ..." if len(cell.leaked) > 3 else ""
-        apart = f"{len(cell.leaked)} found in two splits: {', '.join(cell.leaked[:3])}{more}"
-    against_constant = f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}"
-    most = f"excess loss at most {excess[worst]:.2%} ({worst}), of {config.max_excess_loss:.2%} or less"
+    untested = any(math.isinf(fit.val_error) for fit in fits.values())
+    leaked = ", ".join((*cell.leaked[:3], *(["..."] if len(cell.leaked) > 3 else [])))
+
+    def without(name: str, found: Sequence[str], what: str, more: str = "") -> Gate:
+        return Gate(name, not found, f"{what}: {'; '.join(found) or 'none'}{more}")
+
     return (
-        Gate("no fit worse than constant", not worse, against_constant),
-        Gate("fits converged", excess[worst] <= config.max_excess_loss, most),
-        Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}"),
-        Gate("no joint arm worse than its part", not below_part, of_parts),
-        Gate("twins differ from pixels", not same, f"equal to the pixels: {', '.join(same) or 'none'}"),
+        without("no fit worse than constant", worse, f"worse on training than constant ({constant:.4g})"),
+        Gate(
+            "fits converged",
+            excess <= config.max_excess_loss,
+            f"excess loss at most {excess:.2%} ({worst}), of {config.max_excess_loss:.2%} or less",
+        ),
+        without("every column counts", lost, "directions lost"),
+        without(
+            "no joint arm worse than its part",
+            _below_part(fits),
+            "worse",
+            "; not tested on validation, which is of one fold" if untested else "",
+        ),
+        without("twins differ from pixels", same, "equal to the pixels"),
         enough_clusters(num_clusters, cell.clusters.kind, config),
-        Gate("splits apart", not cell.leaked, apart),
+        Gate(
+            "splits apart",
+            not cell.leaked,
+            f"{len(cell.leaked)} found in two splits: {leaked}" if leaked else "no scene and no image is in two splits",
+        ),
     )
 
 
@@ -237,22 +222,19 @@ def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictCon
     return Gate("enough clusters", passed, detail)
 
 
-def _below_part(solutions: Mapping[str, Solution]) -> list[str]:
+def _below_part(fits: Mapping[str, Solution]) -> list[str]:
     """Return where a joint arm does worse than one of its parts by more than the part's standard error."""
     worse = []
-    for name, joint in solutions.items():
-        if not name.endswith(f"+{PIXELS}"):
-            continue
-        for part in (PIXELS, name.removesuffix(f"+{PIXELS}")):
-            if part not in solutions:
-                continue
-            alone = solutions[part]
-            for kind, loss, other, error in (
-                ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
-                ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
-            ):
-                if not loss <= other + error:
-                    worse.append(f"{name} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
+    for name, joint in fits.items():
+        own, plus, _ = name.partition("+pixels")
+        for part in (PIXELS, own) if plus else ():
+            if alone := fits.get(part):
+                for kind, loss, other, error in (
+                    ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
+                    ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
+                ):
+                    if not loss <= other + error:
+                        worse.append(f"{name} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
     return worse
 
 
@@ -260,7 +242,7 @@ def _describe(
     cell: Cell,
     sums: Mapping[str, Float64[np.ndarray, " images"]],
     resampled: Mapping[str, Series],
-    clusters: Int64[np.ndarray, " images"],
+    clusters: Sequence[str],
     untrained: tuple[str, ...],
     config: VerdictConfig,
 ) -> Description:
@@ -273,7 +255,7 @@ def _describe(
         # R2 = 1 - MSE / MSE[constant], so that its bounds change places.
         rest = over(arm, CONSTANT)
         r2 = Interval(1 - rest.estimate, 1 - rest.high, 1 - rest.low, rest.standard_error)
-        return ArmFigures(arm, over(arm, _NUM_VALID), over(_aligned(arm), _NUM_VALID), r2)
+        return ArmFigures(arm, over(arm, _NUM_VALID), over(arm + _ALIGNED, _NUM_VALID), r2)
 
     def median_over_joint(*above: str) -> Interval:
         """Lower median over images of the arms' mean log ratio, with the percentiles of up to 1,000 draws."""
@@ -282,43 +264,30 @@ def _describe(
             ratios = [np.where(sums[arm] == sums[JOINT], 0.0, np.log(sums[arm]) - joint) for arm in above]
             values = np.mean(ratios, axis=0)
         draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.seed)
-        tail = (1 - config.level) / 2
-        estimate, low, high = (
-            float(np.quantile(of, level, method="inverted_cdf"))
-            for of, level in ((values, 0.5), (draws, tail), (draws, 1 - tail))
-        )
+        estimate = float(np.quantile(values, 0.5, method="inverted_cdf"))
+        ends = ((1 - config.level) / 2, (1 + config.level) / 2)
+        low, high = np.quantile(draws, ends, method="inverted_cdf").tolist()
         spread = float(np.std(draws, ddof=1)) if np.all(np.isfinite(draws)) else math.inf
         return Interval(estimate, low, high, spread)
 
     def selectivity() -> Interval:
         """(1 - ratio to the constant) on the truth minus the same on the shuffled truth."""
-        true = log_ratio(resampled[TRAINED], resampled[CONSTANT])
-        control = log_ratio(resampled[_shuffled(TRAINED)], resampled[_shuffled(CONSTANT)])
+        true, control = (log_ratio(resampled[TRAINED + kind], resampled[CONSTANT + kind]) for kind in ("", _SHUFFLED))
         with np.errstate(over="ignore"):
             gain = Series(
-                math.exp(min(control.estimate, 700.0)) - math.exp(min(true.estimate, 700.0)),
+                float(np.exp(control.estimate) - np.exp(true.estimate)),
                 np.exp(control.draws) - np.exp(true.draws),
                 np.exp(control.left_out) - np.exp(true.left_out),
             )
         return interval(gain, config.level)
 
     return Description(
-        tuple(figures(arm) for arm in cell.arms),
-        over(TRAINED, NULL),
-        selectivity() if cell.shuffled else None,
-        median_over_joint(PIXELS),
-        median_over_joint(*untrained),
+        arms=tuple(figures(arm) for arm in cell.arms),
+        trained_over_null=over(TRAINED, NULL),
+        selectivity=selectivity() if cell.shuffled else None,
+        beyond_pixels_by_image=median_over_joint(PIXELS),
+        learned_by_image=median_over_joint(*untrained),
     )
-
-
-def _aligned(arm: str) -> str:
-    """Name the sums of an arm's errors after alignment."""
-    return f"{arm}, aligned"
-
-
-def _shuffled(arm: str) -> str:
-    """Name the sums of an arm's errors on other images' truth."""
-    return f"{arm}, shuffled"
 
 
 def _reason(verdict: Verdict, config: VerdictConfig) -> str:

@@ -16,7 +16,7 @@ from idl import __version__
 from idl.targets import target
 from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, ArmsResult
 from idl.verdict.cues import CueTable
-from idl.verdict.result import Outcome, Verdict, counted
+from idl.verdict.result import Outcome, counted
 from idl.verdict.study import Answer, Plan, Study
 
 # Of verdict.json. 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are;
@@ -72,8 +72,8 @@ def meaning(plan: Plan, answer: Answer) -> str:
         if not gate.passed
     ]
     words = _MEANINGS[verdict.outcome].format(
-        encoder=answer.subject.encoder.name,
-        task=answer.subject.task,
+        encoder=answer.encoder,
+        task=answer.task,
         feature=plan.probe.target,
         margin=f"{100 * (plan.config.margin - 1):.3g} %",
         failed=" and ".join(failed),
@@ -98,7 +98,7 @@ def notes(study: Study) -> tuple[str, ...]:
 def shown_names(study: Study) -> tuple[str, str, str]:
     """Return the test images that the last encoder's probe does best on, as well as on half of them, and worst on."""
     last = study.answers[-1]
-    result = study.results[last.subject.encoder.name]
+    result = study.results[last.encoder]
     seen = np.flatnonzero(result.num_valid > 0)
     order = seen[np.argsort(last.arms[TRAINED].squared_error[seen] / result.num_valid[seen], kind="stable")]
     best, median, worst = (result.images[order[rank]] for rank in (0, len(order) // 2, -1))
@@ -124,42 +124,42 @@ def document(study: Study, tables: Sequence[CueTable], given: Provenance) -> dic
     provenance: `Provenance` and where data and code come from.
     """
     plan, feature, store, split = study.plan, target(study.plan.probe.target), study.plan.store, study.plan.split
-    encoders = []
-    for subject in plan.subjects:
-        encoder = subject.encoder
-        encoders.append(
-            {
-                **_picked(encoder, "name", "digest", "stride", "channels"),
-                **_picked(encoder.origin, "architecture", "weights", "source"),
-                "task": subject.task,
-                "curves": _curves(study.results[encoder.name]),
-            }
-        )
-    splits = [
-        {"name": name, "num_images": len(indices), "num_scenes": len(split.scenes[name])}
-        for name, indices in split.indices.items()
-    ]
-    digests = {"dataset": store.digest, "split": split.digest, "protocol": store.protocol.digest}
     return {
         "schema_version": SCHEMA_VERSION,
         "digest": plan.digest,
         "fixed": plan.fixed,
         "config": asdict(plan.config.rules),
         "cells": [_cell(plan, answer) for answer in study.answers],
-        **{"feature": feature.name, "kind": feature.kind, "unit": feature.unit, "notes": notes(study)},
-        "encoders": encoders,
+        "feature": feature.name,
+        "kind": feature.kind,
+        "unit": feature.unit,
+        "notes": notes(study),
+        "encoders": [
+            {
+                **_picked(subject.encoder, "name", "digest", "stride", "channels"),
+                **_picked(subject.encoder.origin, "architecture", "weights", "source"),
+                "task": subject.task,
+                "curves": _curves(study.results[subject.encoder.name]),
+            }
+            for subject in plan.subjects
+        ],
         "images": _images(study),
         "cues": [_cues(table) for table in tables],
         "provenance": {
             "dataset": store.name,
             "source": store.source,
-            "splits": splits,
-            "digests": {**digests, "verdict": plan.digest},
-            "versions": {
-                "idl": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in _PACKAGES},
+            "splits": [
+                {"name": name, "num_images": len(indices), "num_scenes": len(split.scenes[name])}
+                for name, indices in split.indices.items()
+            ],
+            "digests": {
+                "dataset": store.digest,
+                "split": split.digest,
+                "protocol": store.protocol.digest,
+                "verdict": plan.digest,
             },
+            "versions": {"idl": __version__, "python": platform.python_version()}
+            | {name: version(name) for name in _PACKAGES},
             **asdict(given),
         },
     }
@@ -178,33 +178,24 @@ def plain(value: object) -> object:
 
 def _cell(plan: Plan, answer: Answer) -> dict[str, Any]:
     verdict = answer.verdict
-    losses = ("k", "train_loss", "val_loss", "cv_loss")
-    fits = [
-        {"name": name, **_picked(arm.solution, *losses)} for name, arm in answer.arms.items() if name != COMMON_NULL
-    ]
+    mse = {arm.name: arm.mse.estimate for arm in verdict.described.arms}
+    # Of the untrained twins that decided the geometric mean, as the estimand averages.
+    groups = {CONSTANT: [CONSTANT], PIXELS: [PIXELS], "untrained+pixels": verdict.learned.above, JOINT: [JOINT]}
     return {
         **asdict(verdict),
         **_picked(verdict, "smallest_detectable", "caution"),
-        **{"encoder": answer.subject.encoder.name, "k": answer.k, "is_all": answer.is_all},
+        **_picked(answer, "encoder", "k", "is_all"),
         "meaning": meaning(plan, answer),
-        "fits": fits,
-        "typical_errors": _typical_errors(verdict),
+        "fits": [
+            {"name": name, **_picked(arm.solution, "k", "train_loss", "val_loss", "cv_loss")}
+            for name, arm in answer.arms.items()
+            if name != COMMON_NULL
+        ],
+        "typical_errors": [
+            {"name": name, "value": math.prod(mse[arm] ** (0.5 / len(arms)) for arm in arms)}
+            for name, arms in groups.items()
+        ],
     }
-
-
-def _typical_errors(verdict: Verdict) -> list[dict[str, Any]]:
-    """Root mean squared errors; of the untrained twins that decided the geometric mean, as the estimand averages."""
-    mse = {arm.name: arm.mse.estimate for arm in verdict.described.arms}
-    groups = {
-        CONSTANT: (CONSTANT,),
-        PIXELS: (PIXELS,),
-        "untrained+pixels": verdict.learned.above,
-        JOINT: (JOINT,),
-    }
-    return [
-        {"name": name, "value": math.prod(mse[arm] ** (0.5 / len(arms)) for arm in arms)}
-        for name, arms in groups.items()
-    ]
 
 
 def _curves(result: ArmsResult) -> list[dict[str, Any]]:
@@ -231,14 +222,14 @@ def _curves(result: ArmsResult) -> list[dict[str, Any]]:
 
 
 def _images(study: Study) -> list[dict[str, Any]]:
-    arms = {NULL: (study.answers[0], COMMON_NULL)}
-    # The last answer of each is that at its largest k.
-    arms |= {answer.subject.encoder.name: (answer, TRAINED) for answer in study.answers}
+    # The last answer of each encoder is that at its largest k.
+    shown = [(NULL, study.answers[0], COMMON_NULL)]
+    shown += {answer.encoder: (answer.encoder, answer, TRAINED) for answer in study.answers}.values()
     images = []
     for role, name in zip(("best", "median", "worst"), shown_names(study), strict=True):
         errors = []
-        for encoder, (answer, arm) in arms.items():
-            result = study.results[answer.subject.encoder.name]
+        for encoder, answer, arm in shown:
+            result = study.results[answer.encoder]
             at = result.images.index(name)
             typical = math.sqrt(answer.arms[arm].squared_error[at] / result.num_valid[at])
             errors.append({"encoder": encoder, "typical_error": typical})
@@ -247,21 +238,22 @@ def _images(study: Study) -> list[dict[str, Any]]:
 
 
 def _cues(table: CueTable) -> dict[str, Any]:
-    edits = [
-        {
-            **_picked(edit, "name", "removed", "loss", "lost"),
-            "log_ratio": asdict(edit.log_ratio),
-            "reading": reading,
-        }
-        for edit, reading in table.rows
-    ]
     places = {"within": "within an image", "overall": "over all pixels"}
-    correlations = [
-        {"name": f"{whose} {table.target}, {places[where]}", "value": asdict(value)}
-        for (whose, where), value in table.correlations.items()
-    ]
-    own = _picked(table, "encoder", "clean_loss", "num_images", "sentences")
-    return {**own, "edits": edits, "correlations": correlations}
+    return {
+        **_picked(table, "encoder", "clean_loss", "num_images", "sentences"),
+        "edits": [
+            {
+                **_picked(edit, "name", "removed", "loss", "lost"),
+                "log_ratio": asdict(edit.log_ratio),
+                "reading": reading,
+            }
+            for edit, reading in table.rows
+        ],
+        "correlations": [
+            {"name": f"{whose} {table.target}, {places[where]}", "value": asdict(value)}
+            for (whose, where), value in table.correlations.items()
+        ],
+    }
 
 
 def _picked(record: object, *names: str) -> dict[str, Any]:

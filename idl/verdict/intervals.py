@@ -85,18 +85,13 @@ def mean(series: Sequence[Series]) -> Series:
     return Series(estimate, np.mean(draws, axis=0), np.mean(left_out, axis=0))
 
 
-def cluster_numbers(clusters: Sequence[str]) -> Int64[np.ndarray, " images"]:
-    """Return clusters as numbers from 0, in the order of their labels: the order of the images does not count."""
-    return np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1].astype(np.int64)
-
-
 def resample(
-    sums: Mapping[str, Float64[np.ndarray, " images"]], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+    sums: Mapping[str, Float64[np.ndarray, " images"]], clusters: Sequence[str], draws: int, seed: int
 ) -> dict[str, Series]:
     """Return the logarithm of each of `sums`: over all clusters, over `draws` draws of them, with each one left out.
 
     A sum of 0 has -inf.
-    clusters: numbers from 0, none left out. Time grows with draws x clusters: images only count within a cluster.
+    clusters: what each image belongs to; the order of images does not count. Time grows with draws x clusters.
     """
     total, drawn, left_out = resampled_sums([*sums.values()], clusters, draws, seed)
     with np.errstate(divide="ignore"):
@@ -105,11 +100,12 @@ def resample(
 
 
 def resampled_sums(
-    sums: Sequence[Float64[np.ndarray, " images"]], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+    sums: Sequence[Float64[np.ndarray, " images"]], clusters: Sequence[str], draws: int, seed: int
 ) -> tuple[Float64[np.ndarray, " sums"], Float64[np.ndarray, "draws sums"], Float64[np.ndarray, "clusters sums"]]:
     """Return each of `sums` over all clusters, in each draw, and with each cluster left out."""
-    num_clusters = int(clusters.max()) + 1
-    by_cluster = np.stack([np.bincount(clusters, values, num_clusters) for values in sums], axis=1)
+    labels, numbers = np.unique(clusters, return_inverse=True)
+    num_clusters = len(labels)
+    by_cluster = np.stack([np.bincount(numbers, values, num_clusters) for values in sums], axis=1)
     counts = drawn_counts(num_clusters, draws, seed)
     drawn = np.concatenate([block.astype(np.float64) @ by_cluster for block in counts])
     # Sums before and after each, not total - each: where one cluster is nearly everything, the rest would be rounding.
@@ -212,14 +208,14 @@ def _snapped(values: Float64[np.ndarray, " n"], estimate: float) -> Float64[np.n
 
 
 def draws_of_median(
-    values: Float64[np.ndarray, " images"], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+    values: Float64[np.ndarray, " images"], clusters: Sequence[str], draws: int, seed: int
 ) -> Float64[np.ndarray, " draws"]:
     """Return the lower median of the images of each draw: the smallest value that at least half do not exceed."""
-    order, num_clusters = np.argsort(values, kind="stable"), int(clusters.max()) + 1
-    places = []
+    labels, numbers = np.unique(clusters, return_inverse=True)
+    order, num_clusters, places = np.argsort(values, kind="stable"), len(labels), []
     for counts in drawn_counts(num_clusters, draws, seed, block=max(1, _BLOCK // len(values)) * num_clusters):
         # Images of a draw, in the order of their values: the first place up to which at least half of them lie.
-        reached = np.cumsum(counts.astype(np.int32)[:, clusters[order]], axis=1, dtype=np.int32)
+        reached = np.cumsum(counts.astype(np.int32)[:, numbers[order]], axis=1, dtype=np.int32)
         places.append(np.argmax(2 * reached >= reached[:, -1:], axis=1))
     return values[order][np.concatenate(places)]
 

@@ -97,8 +97,8 @@ def cell(value: object) -> str:
 
 def times(log_ratio: float) -> str:
     """Return a ratio, of its logarithm."""
-    if not abs(log_ratio) < math.log(1e6):
-        return "none" if math.isnan(log_ratio) else "\N{INFINITY}" if log_ratio > 0 else "0"
+    if abs(log_ratio) > math.log(1e6):
+        return "\N{INFINITY}" if log_ratio > 0 else "0"
     ratio = math.exp(log_ratio)
     # Three decimals, so that a bound can be told from a margin close to it.
     return f"{_TIMES}{ratio:.3f}" if ratio < 10 else f"{_TIMES}{fixed(ratio)}"
@@ -142,7 +142,7 @@ class Axis(NamedTuple):
 
     def place(self, value: float) -> str:
         """Return the place, at an end for what lies beyond."""
-        inside = self.low if math.isnan(value) else min(max(value, self.low), self.high)
+        inside = min(max(value, self.low), self.high)
         return f"{100 * (inside - self.low) / (self.high - self.low):.2f}"
 
     def text(self, value: float) -> str:
@@ -152,10 +152,11 @@ class Axis(NamedTuple):
 
 def loss_axis(intervals: Sequence[Record]) -> Axis:
     """From 0, to the largest estimate and the most of every interval: a few that reach far do not press the others."""
-    estimates, highs = (
-        [each[part] for each in intervals if math.isfinite(each[part])] for part in ("estimate", "high")
+    most, high = (
+        max((each[part] for each in intervals if math.isfinite(each[part])), default=1.0)
+        for part in ("estimate", "high")
     )
-    end = min(max(highs, default=1.0), 1.8 * max(estimates, default=1.0)) or 1.0
+    end = min(high, 1.8 * most) or 1.0
     return Axis(0.0, 1.02 * end, _labelled(ticks(0.0, end)))
 
 
@@ -192,13 +193,11 @@ def curve_chart(encoder: Record, cells: Sequence[Record]) -> tuple[list[Line], A
     """Return the losses of one encoder over k, the axis of ln k and that of the losses."""
     lines = []
     for place, curve in enumerate(encoder["curves"]):
+        held_out, training = ([*zip(curve["k"], curve[loss], strict=True)] for loss in ("cv_loss", "train_loss"))
         # Cross-validation chose the penalty: its loss, not the training loss, is compared between arms.
-        points = [*zip(curve["k"], curve["cv_loss"], strict=True)]
-        lines.append(Line(curve["name"], "cross-validated", f"c{min(place, 2)} val", points))
+        lines.append(Line(curve["name"], "cross-validated", f"c{min(place, 2)} val", held_out))
         if place == 0:
-            lines.append(
-                Line(curve["name"], "training", "c0 dots", [*zip(curve["k"], curve["train_loss"], strict=True)])
-            )
+            lines.append(Line(curve["name"], "training", "c0 dots", training))
     last = max(max(curve["k"]) for curve in encoder["curves"])
     for name, look in (_LINES | _POINTS).items():
         points = [(cell["k"], fit["cv_loss"]) for cell in cells for fit in cell["fits"] if fit["name"] == name]

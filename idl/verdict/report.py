@@ -74,13 +74,10 @@ def encoder_run(
             progress=prefixed(progress, encoder.name),
         )
         report = with_cues(report, table, shown_range(plan.store, plan.split, feature, cache_folder / "ranges"))
-    texts = {
-        **report.texts,
-        **_texts(alone, null_panels, [EncoderRun(encoder.name, replace(run, report=report), table)], given),
-    }
     tags = {**run.model.tags, "verdict": str(answer.verdict.outcome), "verdict_digest": plan.digest}
-    finished = Run(replace(report, texts=texts), replace(run.model, tags=tags))
-    return EncoderRun(encoder.name, finished, table)
+    own = EncoderRun(encoder.name, Run(report, replace(run.model, tags=tags)), table)
+    texts = {**report.texts, **_texts(alone, null_panels, [own], given)}
+    return replace(own, run=replace(own.run, report=replace(report, texts=texts)))
 
 
 def whole_report(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> RunReport:
@@ -96,13 +93,9 @@ def whole_report(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], 
 
 def _texts(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> dict[str, str]:
     """Return the page, and the same for programs, by artifact path."""
-    content = document(study, [each.cues for each in runs if each.cues is not None], given)
+    content = document(study, [each.cues for each in runs if each.cues], given)
     panels = {NULL: null_panels, **{each.encoder: each.run.report.panels for each in runs}}
-    strips = {
-        each.encoder: pictures[path]
-        for each in runs
-        if (path := _strip_path(each.encoder)) in (pictures := each.run.report.figures)
-    }
+    strips = {each.encoder: each.run.report.figures[_strip_path(each.encoder)] for each in runs if each.cues}
     written = json.dumps(plain(content), indent=1, allow_nan=False)
     return {"verdict.html": page(content, panels, strips), "verdict.json": written}
 
@@ -134,7 +127,7 @@ def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
         lines.append(f"\n{verdict.cell}: {verdict.outcome}\n  {meaning(study.plan, answer)}\n  {verdict.reason}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.sentences) for each in tables if each is not None)])
+    return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.sentences) for each in tables if each)])
 
 
 def with_answers(report: RunReport, study: Study, test_reads: int, *, is_whole: bool = False) -> RunReport:
@@ -150,7 +143,7 @@ def with_answers(report: RunReport, study: Study, test_reads: int, *, is_whole: 
         "target": plan.probe.target,
     }
     for answer in study.answers:
-        slug = [model_slug(answer.subject.encoder.name)] if is_whole else []
+        slug = [model_slug(answer.encoder)] if is_whole else []
         metrics |= {"/".join([*slug, f"k{answer.k}", name]): value for name, value in _metrics(answer).items()}
         tags[" ".join(["verdict", *slug, f"k{answer.k}"])] = str(answer.verdict.outcome)
     return replace(
@@ -199,22 +192,18 @@ def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -
     read = ", ".join(finding.cue for finding in table.named(Reading.READ))
     # "none" only where that is known of all of them.
     is_open = not table.leads or table.named(Reading.UNDECIDED)
-    images = {}
-    if table.examples:
-        images[_strip_path(table.encoder)] = tiles.cue_strip(
-            ["clean", *(edit.name for edit in table.edits)],
-            [example.name for example in table.examples],
-            [example.rgb for example in table.examples],
-            [example.prediction for example in table.examples],
-            table.kind,
-            limits,
-            {"depth": "m", "normals": ""}.get(table.kind, "" if table.unit == "1" else table.unit),
-            title=f"{table.encoder}: images with one cue removed, and what the probe makes of them",
-        )
+    strip = tiles.cue_strip(
+        ["clean", *(edit.name for edit in table.edits)],
+        *zip(*table.examples, strict=True),
+        kind=table.kind,
+        limits=limits,
+        unit={"depth": "m", "normals": ""}.get(table.kind, "" if table.unit == "1" else table.unit),
+        title=f"{table.encoder}: images with one cue removed, and what the probe makes of them",
+    )
     return replace(
         report,
         metrics={**report.metrics, **metrics},
-        figures={**report.figures, **images},
+        figures={**report.figures, _strip_path(table.encoder): strip},
         description=f"{report.description}\n\n**Cues.** {' '.join(table.sentences)}",
         tags={**report.tags, "cues": read or ("undecided" if is_open else "none")},
     )

@@ -17,10 +17,7 @@ ClusterKind = Literal["scene", "scan", "recording", "block"]
 
 @dataclass(frozen=True)
 class Clustering:
-    """What is drawn as a whole.
-
-    of_image: what each image belongs to. kind: what that is. recordings: of each image, where clusters are blocks.
-    """
+    """What each image belongs to, and what kind of thing that is. recordings: of each image, where it is blocks."""
 
     of_image: tuple[str, ...]
     kind: ClusterKind
@@ -31,14 +28,11 @@ class Clustering:
 class Cell:
     """One question of a grid, an encoder at one k, with the losses of every arm on the same pixels of the test split.
 
-    name: for people ("convnext, k = 10"); a grid has each name once.
-    arms: by name: "constant", "null", "pixels", "trained", "trained+pixels" and at least one
-      "untrained-FORM-SEED+pixels"; any other is described, and decides nothing.
+    name: for people ("convnext, k = 10").
+    arms, shuffled: as in `ArmsResult`, at this k.
     num_valid: valid pixels of each image, times the target's outputs. An image without one counts for nothing, and so
       does a cluster of such images.
-    shuffled: "trained" and "constant", fitted to and measured on the truth of images of other scenes, for the
-      selectivity; empty where there is none.
-    leaked: scenes and images that are in more than one split.
+    leaked: images that are in more than one split.
     Raises ValueError for errors that are not one finite sum of 0 or more an image.
     """
 
@@ -92,7 +86,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Form:
-    """A way to leave the training out. cv_loss: of untrained+pixels, cross-validated, averaged over the seeds."""
+    """A way to leave the training out. cv_loss: of its arms, cross-validated, averaged over the seeds."""
 
     name: str
     arms: tuple[str, ...]
@@ -121,8 +115,7 @@ class Description:
     arms: in the order of the evidence.
     trained_over_null: MSE[trained] / MSE[null].
     selectivity: R2 of trained on the truth minus R2 of the shuffled arm on shuffled truth; None without such an arm.
-    beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; standard errors are those of
-      the draws. Of the deciding form, the seeds' ratios averaged image by image.
+    beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; the seeds' ratios averaged.
     """
 
     arms: tuple[ArmFigures, ...]

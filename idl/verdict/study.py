@@ -69,7 +69,7 @@ class Subject:
 class Plan:
     """What is fixed before the test split is read.
 
-    fixed: what decides the answer beside the rules, as `fixed` gives it. clusters: of the test images.
+    fixed: what decides the answer beside the rules, as JSON holds it. clusters: of the test images.
     """
 
     probe: ProbeConfig
@@ -96,7 +96,8 @@ class Plan:
 class Answer:
     """The verdict on one encoder at one k. is_all: k is all that the encoder has. arms: what it rests on, by name."""
 
-    subject: Subject
+    encoder: str
+    task: str
     k: int
     is_all: bool
     arms: Mapping[str, Arm]
@@ -114,7 +115,7 @@ class Study:
     def alone(self, encoder: str) -> "Study":
         """Return the study as far as it is about one encoder; what was fixed, and corrected for, is still of all."""
         subjects = tuple(subject for subject in self.plan.subjects if subject.encoder.name == encoder)
-        answers = tuple(answer for answer in self.answers if answer.subject.encoder.name == encoder)
+        answers = tuple(answer for answer in self.answers if answer.encoder == encoder)
         return Study(replace(self.plan, subjects=subjects), {encoder: self.results[encoder]}, answers)
 
 
@@ -123,7 +124,12 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
 
     size: rows and columns of its images.
     """
-    _require_common_grid(config.common_stride, size)
+    if (side := math.gcd(*size)) % config.common_stride:
+        strides = ", ".join(str(each) for each in range(2, 65) if side % each == 0) or "1"
+        raise InputError(
+            f"common_stride={config.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass one "
+            f"of {strides}."
+        )
     num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
@@ -144,39 +150,18 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
 def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
     """Return all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
 
-    Raises InputError where the store cannot be split, has no such target, no blocks that are to be clusters, or no
-    grid of the common stride, and where an encoder cannot take its images.
+    Left out of what is hashed is what moves no more than the rounding of sums: the batch size, and where it is
+    computed. The split's digest holds rule, seed, order of training and crops.
+    Raises InputError where the store cannot be split, has no such target or no blocks that are to be clusters, and
+    where an encoder cannot take its images.
     """
-    _require_common_grid(config.common_stride, store.protocol.size)
     feature = target(probe.target)
     split = split_of(probe, store, feature)
     require_native(store, feature, split.indices["test"])
     for subject in subjects:
         subject.encoder.require(*store.protocol.size)
     clusters = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
-    return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects), clusters)
-
-
-def _require_common_grid(stride: int, size: tuple[int, int]) -> None:
-    side = math.gcd(*size)
-    if side % stride:
-        strides = [str(each) for each in range(2, 65) if side % each == 0] or ["1"]
-        raise InputError(
-            f"common_stride={stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass one of "
-            f"{', '.join(strides)}."
-        )
-
-
-def fixed(
-    probe: ProbeConfig, config: StudyConfig, store: Store, split: Split, subjects: Sequence[Subject]
-) -> Mapping[str, object]:
-    """Return all that decides the answers beside the rules of `config`, as JSON holds it.
-
-    Left out is what moves no more than the rounding of sums: the batch size, and where it is computed. The split's
-    digest holds rule, seed, order of training and crops.
-    """
-    feature = target(probe.target)
-    return {
+    fixed = {
         "target": {"name": feature.name, "identity": feature.identity},
         "dataset": store.digest,
         "protocol": store.protocol.digest,
@@ -208,6 +193,7 @@ def fixed(
             "planted_effects": NUM_PLANTED,
         },
     }
+    return Plan(probe, config, store, split, tuple(subjects), fixed, clusters)
 
 
 def clusters_of(store: Store, indices: Sequence[int], clusters: str, fewest: int) -> Clustering:
@@ -235,23 +221,15 @@ def clusters_of(store: Store, indices: Sequence[int], clusters: str, fewest: int
 
 
 def leaked_scenes(store: Store, split: Split, progress: Progress = silent) -> tuple[str, ...]:
-    """Return the names of scenes that are in two splits, and of images that are, pixel for pixel, in an earlier one.
+    """Return the names of images that are, pixel for pixel, in an earlier split, with their scenes.
 
     An image all of one colour, which a camera that drops out gives again and again, has nothing to leak.
     """
-    leaked = dict.fromkeys(
-        scene
-        for name in ("train", "val")
-        for scene in split.scenes[name]
-        if scene in split.scenes["test"] or (name == "train" and scene in split.scenes["val"])
-    )
     # Of crops, the images that they are of: a crop is no other image's equal even where its image is.
     order = [*dict.fromkeys((name, store.origin(index)) for name in SPLITS for index in split.indices[name])]
-    for position, earlier in repeats(store.rgb, [index for _, index in order], progress, "leakage"):
-        name, index = order[position]
-        if order[earlier][0] != name:
-            leaked[f"{store.scenes[index]} (image {store.names[index]})"] = None
-    return tuple(leaked)
+    found = repeats(store.rgb, [index for _, index in order], progress, "leakage")
+    leaked = [order[position][1] for position, earlier in found if order[earlier][0] != order[position][0]]
+    return tuple(dict.fromkeys(f"{store.scenes[index]} (image {store.names[index]})" for index in leaked))
 
 
 def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:
@@ -262,7 +240,7 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
     """
     leaked = leaked_scenes(planned.store, planned.split, progress)
     results: dict[str, ArmsResult] = {}
-    asked: list[tuple[Subject, int, bool]] = []
+    asked: list[tuple[str, str, int, bool]] = []
     cells: list[Cell] = []
     for subject in planned.subjects:
         name = subject.encoder.name
@@ -271,7 +249,7 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
         results[name] = result
         for k, arms in result.arms.items():
             is_all = result.ks.get("all") == k
-            asked.append((subject, k, is_all))
+            asked.append((name, subject.task, k, is_all))
             title = f"{name}, k = {k}{' (all)' if is_all else ''}"
             cells.append(Cell(title, arms, result.num_valid, planned.clusters, result.shuffled[k], leaked))
     verdicts = decide(cells, planned.config.rules)
