@@ -32,7 +32,7 @@ from idl.progress import silent
 from idl.protocol import Protocol
 from idl.targets import target
 from idl.verdict import baselines
-from idl.verdict.baselines import ARMS, FIXED, ArmsResult, columns_of, measure
+from idl.verdict.baselines import ARMS, FIXED, ArmsResult, measure
 from idl.verdict.maps import derangement, squared_errors
 from idl.verdict.settings import StudyConfig
 
@@ -303,26 +303,6 @@ def test_a_scene_borrows_from_many_scenes() -> None:
     lender = derangement(scenes, 0)
     assert lender is not None
     assert len({scenes[position] for position in lender[:6]}) >= 4
-
-
-def test_columns_of_arms() -> None:
-    columns = Columns(num_components=4, num_patches=3)
-    read = {arm: (*columns_of(columns, arm, 2)[0], *columns_of(columns, arm, 2)[1]) for arm in ARMS}
-    # The solver leaves the first one unpenalised.
-    assert {arm[0] for arm in read.values()} == {0}
-    assert {name: tuple(sorted(arm)) for name, arm in read.items()} == {
-        "constant": (0,),
-        "position": (0, 1, 2, 3, 4, 5),
-        "null": (0, 6, 7, 8),
-        "null+position": (0, 1, 2, 3, 4, 5, 6, 7, 8),
-        "patches": (0, 9, 10),
-        "pixels": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
-        "trained": (0, 12, 13),
-        "trained+pixels": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13),
-    }
-    # No more than there are.
-    assert columns_of(columns, "patches", 9) == ((0, 9, 10, 11), ())
-    assert columns_of(columns, "trained", 9) == ((0,), (12, 13, 14, 15))
 
 
 @pytest.mark.parametrize("stride", [2, 4])

@@ -84,15 +84,6 @@ def test_p_and_the_lower_bound_say_the_same(seed: int, num_scenes: int, level: f
         assert p_value(series, found.low - 1e-9) <= (1 - level) / 2
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), margins=st.lists(st.floats(-1, 1), min_size=2, max_size=6))
-def test_p_grows_with_the_margin(seed: int, margins: list[float]) -> None:
-    series = _log_ratio(_scenes(12, seed), draws=500)
-    found = [p_value(series, margin) for margin in sorted(margins)]
-    assert all(0 <= p <= 1 for p in found)
-    assert found == sorted(found)
-
-
 SOME = _scenes(15)
 ALIKE = np.full(12, 0.1)
 NOTHING = (-math.inf, math.inf, math.inf)
