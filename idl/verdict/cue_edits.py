@@ -43,8 +43,6 @@ REMOVED: Mapping[str, str] = {
     TURNED: "vertical position",
 }
 LUMINANCE = (0.2126, 0.7152, 0.0722)
-# Every colour becomes its opposite.
-_HUE_DEGREES = 180.0
 # Of the low-pass, pixels.
 _SIGMA = 4.0
 Images = Float[Tensor, "batch 3 H W"]
@@ -62,23 +60,9 @@ def grey(rgb: Images) -> Images:
     return luminance(rgb).expand_as(rgb).contiguous()
 
 
-def hue_rotated(rgb: Images, degrees: float) -> Images:
-    """Rotate the chroma in the plane of colours without luminance, before anything is fitted into [0, 1].
-
-    Luminance stays, and the rotation by -degrees undoes it.
-    """
-    length = math.sqrt(sum(weight**2 for weight in LUMINANCE))
-    x, y, z = (weight / length for weight in LUMINANCE)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # Rodrigues, about the luminance's normal, which the plane is perpendicular to.
-    rows = [
-        [cos + x * x * (1 - cos), x * y * (1 - cos) - z * sin, x * z * (1 - cos) + y * sin],
-        [y * x * (1 - cos) + z * sin, cos + y * y * (1 - cos), y * z * (1 - cos) - x * sin],
-        [z * x * (1 - cos) - y * sin, z * y * (1 - cos) + x * sin, cos + z * z * (1 - cos)],
-    ]
-    rotation = torch.tensor(rows, dtype=rgb.dtype, device=rgb.device)
-    level = luminance(rgb)
-    return level + torch.einsum("ij,bjhw->bihw", rotation, rgb - level)
+def opposite(rgb: Images) -> Images:
+    """Rotate hues by half a turn: every chroma becomes its negative, before anything is fitted into [0, 1]."""
+    return 2 * luminance(rgb) - rgb
 
 
 def luminance_flattened(rgb: Images) -> Images:
@@ -144,7 +128,7 @@ def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Map
 _EDITS: Mapping[str, Callable[[Images], Images]] = {
     CLEAN: lambda rgb: rgb,
     GREY: grey,
-    HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
+    HUE: lambda rgb: fitted(opposite(rgb)),
     FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
     LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
     TURNED: lambda rgb: rgb.flip(2),
