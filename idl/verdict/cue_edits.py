@@ -9,7 +9,6 @@ kept exactly, which clipping would not do.
 import copy
 import hashlib
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from idl.data.loading import batches, images_of
@@ -91,13 +91,8 @@ def low_passed(rgb: Images, sigma: float) -> Images:
 
 @lru_cache(maxsize=8)
 def _blur(side: int, sigma: float) -> Float[Tensor, "side side"]:
-    """Blur along one side as a matrix: taps beyond an edge are mirrored, so that rows and columns sum to 1."""
-    reach = math.ceil(4 * sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma) ** 2)
-    taps = taps / taps.sum()
-    places = (torch.arange(side)[:, None] + torch.arange(-reach, reach + 1)) % (2 * side)
-    places = torch.where(places < side, places, 2 * side - 1 - places)
-    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, taps.expand(side, -1).contiguous())
+    """Return the blur along one side as a matrix, whose rows and columns sum to 1."""
+    return torch.from_numpy(gaussian_filter1d(np.eye(side), sigma, mode="reflect", truncate=4.0))
 
 
 def tile_orders(num_tiles: int, seeds: Sequence[int]) -> Int64[Tensor, "batch tiles"]:

@@ -236,8 +236,7 @@ def cues(
 
     A prediction for tiles that were shuffled, or for an image upside down, is mapped back on the encoder's grid,
     before it is upsampled: a probe of single cells that the edit does not touch keeps its loss exactly.
-    encoder, probe: as they were fitted. clusters: what each test image belongs to, in the split's order; None: scenes.
-    Time is that of encoding each image once clean and once for every edit.
+    clusters: what each test image belongs to, in the split's order; None: scenes.
     Raises InputError where no test image has a valid pixel.
     """
     order = split.indices["test"]
@@ -295,8 +294,8 @@ def cues(
 def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval], leads: bool) -> tuple[CueFinding, ...]:
     """Return what is said of every cue.
 
-    edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
-      is more than EXPLAINED times what the second adds. leads: whether the probe has a lead.
+    exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds is more than
+      EXPLAINED times what the second adds. leads: whether the probe has a lead.
     """
     findings: dict[str, CueFinding] = {}
     for name, cue in CUES.items():

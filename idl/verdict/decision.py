@@ -83,7 +83,7 @@ def decide(cells: Sequence[Cell], config: VerdictConfig, *, described: bool = Tr
 
 
 def require_draws(num_cells: int, config: VerdictConfig) -> None:
-    """Raise InputError where the bootstrap's draws are too few for any of so many cells to be LEARNED."""
+    """Raise InputError where the draws are too few for any of so many cells to be LEARNED."""
     # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:

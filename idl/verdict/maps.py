@@ -67,7 +67,7 @@ class ArmMaps:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folders that the maps come from: an encoder's before that of the patches."""
+        """Lock the folders that the maps come from."""
         with cache.locked(self.folder), nullcontext() if self.patches is None else cache.locked(self.patches.folder):
             yield
 
@@ -112,8 +112,7 @@ def squared_errors(
 
     arms: the columns that each reads, and its weights (columns, out) on them.
     Errors are squared, and summed over an image's valid pixels and outputs, target units squared. Aligned ones are
-    those of predictions that were brought to the truth of their own image by the scale and shift of least squares, in
-    the target's own space and one pair an output: what is left is structure.
+    those of predictions with the scale and shift of least squares on their own image, one pair an output.
     The sums are those at full resolution, taken on the grid: p'Kp - 2 p'r + y'My of each arm's prediction p. In
     float64, because the three cancel; twenty arms cost as much as one.
     Raises InputError where no pixel of the split is valid.

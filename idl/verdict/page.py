@@ -12,7 +12,6 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image as Pillow
 
@@ -106,14 +105,9 @@ def times(log_ratio: float) -> str:
 
 def data_uri(pixels: Image) -> str:
     """Return pixels as PNG; one of 256 colours or fewer by a table of them, without loss, in a third of the bytes."""
-    height, width = pixels.shape[:2]
-    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    colours, index = np.unique(packed, return_inverse=True)
-    image = Pillow.fromarray(pixels)
-    if len(colours) <= 256:
-        image = Pillow.fromarray(index.reshape(height, width).astype(np.uint8), "P")
-        image.putpalette([each >> shift & 255 for each in colours.tolist() for shift in (16, 8, 0)])
-    written = io.BytesIO()
+    image, written = Pillow.fromarray(pixels), io.BytesIO()
+    if image.getcolors(256):
+        image = image.quantize(256, dither=Pillow.Dither.NONE)
     image.save(written, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
 
