@@ -41,7 +41,7 @@ from idl.targets import Target, target
 from idl.verdict.settings import StudyConfig
 from idl.verdict.study import Subject, plan, study
 
-# As `verdict` defines its columns and twins; a twin with other weights than the package's is an error.
+# As `verdict` defines its columns and twins.
 BASIS_IMAGES = 256
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 128, 32
 # Share of the first eigenvalue below which a component is dropped.
@@ -420,28 +420,27 @@ def twins_of(encoder: Encoder, train: Images, count: int) -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class Package:
-    """What the package's own study came to, by k and arm. twin_digests: of the twins' weights, by the arm's name."""
+    """What the package's own study came to, by k and arm."""
 
     penalties: Mapping[tuple[int, str], Penalties]
     mse: Mapping[tuple[int, str], float]
-    twin_digests: Mapping[str, str]
 
 
 def run_package(probe: ProbeConfig, config: StudyConfig, store: Store, encoder: Encoder) -> Package:
     """Run the package's study of one encoder."""
     planned = plan(probe, config, store, [Subject(encoder, encoder.origin.task)])
-    result = study(planned, cache.default_folder(), progress=terminal).results[0]
+    (result,) = study(planned, cache.default_folder(), progress=terminal).results.values()
     for line in result.missing:
         click.echo(f"missing: {line}")
     penalties, mse = {}, {}
-    for k, at_k in result.at.items():
-        for name, arm in at_k.arms.items():
+    for k, arms in result.arms.items():
+        for name, arm in arms.items():
             # None where an arm has nothing to penalise; one that is not joint has one penalty, whatever it reads.
-            first, second = arm.fitted.solution.penalty, arm.fitted.features_penalty
+            first, second = arm.solution.penalty, arm.features_penalty
             of_pixels = 0.0 if first is None else float(first)
             penalties[k, name] = Penalties(of_pixels, of_pixels if second is None else float(second))
-            mse[k, name] = result.mse(k, name)
-    return Package(penalties, mse, {twin.name: twin.weights_digest for twin in result.twins})
+            mse[k, name] = float(arm.squared_error.sum() / result.num_valid.sum())
+    return Package(penalties, mse)
 
 
 def folds_of(scenes: Sequence[str], seed: int = 0) -> tuple[int, ...]:
@@ -586,12 +585,9 @@ def main(
     dense: dict[tuple[int, str], DenseArm] = {}
     for name, each in (("trained", encoder), *twins_of(encoder, train, untrained_seeds)):
         start = time.perf_counter()
-        digest = package.twin_digests.get(name) if package and name != "trained" else each.origin.weights_digest
-        if digest is None:
+        if package and (numbers[0], name) not in package.mse:
             click.echo(f"{name}: not among the package's arms")
             continue
-        if digest != each.origin.weights_digest:
-            raise click.ClickException(f"{name}: its weights are not those of the package's twin.")
         try:
             source = Source(name, *(maps_of(each, images, probe.batch_size) for images in (train, test)))
         except InputError as error:

@@ -69,16 +69,17 @@ def run(work: tuple[Case, Path]) -> Line:
     seconds = time.perf_counter() - start
     answers = [
         {
-            "k": question.k,
-            "outcome": str(verdict.outcome),
-            "reason": verdict.reason,
-            "tested_scenes": verdict.num_clusters,
-            "beyond_pixels": _figures(verdict.beyond_pixels),
-            "learned": _figures(verdict.learned),
+            "k": answer.k,
+            "outcome": str(answer.verdict.outcome),
+            "reason": answer.verdict.reason,
+            "tested_scenes": answer.verdict.num_clusters,
+            "beyond_pixels": _figures(answer.verdict.beyond_pixels),
+            "learned": _figures(answer.verdict.learned),
         }
-        for question, verdict in study.of_encoder(0)
+        for answer in study.answers
     ]
-    missing = list(study.results[0].missing)
+    (result,) = study.results.values()
+    missing = list(result.missing)
     return {"case": asdict(case), "store": store.digest, "answers": answers, "missing": missing, "seconds": seconds}
 
 

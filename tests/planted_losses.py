@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 
 from idl.probes.exact import Solution
-from idl.verdict.baselines import FittedArm, MeasuredArm
+from idl.verdict.baselines import Arm
 from idl.verdict.result import Cell, Clustering
 
 Shape = Literal["normal", "skewed"]
@@ -54,14 +54,11 @@ class PlantedLosses:
         fits = sound_fits()
         # Each arm's own share of its error is one of structure.
         arms = {
-            arm: MeasuredArm(fits[arm], error, error * (0.3 + 0.01 * rank))
+            arm: replace(fits[arm], squared_error=error, aligned_error=error * (0.3 + 0.01 * rank))
             for rank, (arm, error) in enumerate(errors.items())
         }
-        trained, constant = shared * self._own(generator, 0.2), shared * 1.1 * self._own(generator, 0.2)
-        shuffled = {
-            "trained": MeasuredArm(fits["trained"], trained, trained),
-            "constant": MeasuredArm(fits["constant"], constant, constant),
-        }
+        lent = {"trained": shared * self._own(generator, 0.2), "constant": shared * 1.1 * self._own(generator, 0.2)}
+        shuffled = {arm: replace(fits[arm], squared_error=error, aligned_error=error) for arm, error in lent.items()}
         scenes = tuple(f"scene {index // self.images_per_scene:04d}" for index in range(num_images))
         return Cell(name, arms, num_valid, Clustering(scenes, "scene"), shuffled)
 
@@ -85,17 +82,17 @@ class PlantedLosses:
         return by_scene, generator.standard_normal(len(by_scene))
 
 
-def fit(train_loss: float, loss: float = 1.0, **others: float) -> FittedArm:
+def fit(train_loss: float, loss: float = 1.0, **others: float) -> Arm:
     """Return a fit of no fault, `others` of it or of its solution aside. loss: on validation, and cross-validated."""
     of_arm: dict[str, float | None] = {"recovered": 1.0, "expected_rank": 5, "features_penalty": None}
     of_arm |= {name: others.pop(name) for name in tuple(others) if name in of_arm}
     errors = {"val_error": 0.1, "cv_error": 0.1}
     losses = {"rank": 5, "plain_train_loss": train_loss, "val_loss": loss, "cv_loss": loss, **errors, **others}
     solution = replace(plain_solution(5), **losses)  # pyright: ignore[reportArgumentType]
-    return FittedArm("planted", (), solution.weights, solution, **of_arm)  # pyright: ignore[reportArgumentType]
+    return Arm((), solution.weights, solution, **of_arm)  # pyright: ignore[reportArgumentType]
 
 
-def sound_fits() -> dict[str, FittedArm]:
+def sound_fits() -> dict[str, Arm]:
     """Return fits that pass every gate; of the forms, "permuted" is the stronger."""
     fits = {"constant": fit(4.0, 4.0), "null": fit(3.0, 3.0), "trained": fit(1.2, 1.2)}
     fits |= {"pixels": fit(2.0, 2.0), "trained+pixels": fit(1.0, 0.9)}
@@ -105,9 +102,12 @@ def sound_fits() -> dict[str, FittedArm]:
     return fits
 
 
-def with_fits(cell: Cell, fits: Mapping[str, FittedArm]) -> Cell:
+def with_fits(cell: Cell, fits: Mapping[str, Arm]) -> Cell:
     """Return the cell with other fits of some of its arms."""
-    arms = {name: replace(arm, fitted=fits.get(name, arm.fitted)) for name, arm in cell.arms.items()}
+    arms = {
+        name: replace(fits.get(name, arm), squared_error=arm.squared_error, aligned_error=arm.aligned_error)
+        for name, arm in cell.arms.items()
+    }
     return replace(cell, arms=arms)
 
 

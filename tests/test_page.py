@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +26,18 @@ from idl.encoders import Origin
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
-from idl.report.tiles import panel
-from idl.targets import Target
-from idl.verdict.baselines import ArmsAtK, ArmsResult, FittedArm, MeasuredArm, TwinRecord
-from idl.verdict.cues import Cue, CueFinding, CueTable, EditLoss, Reading
+from idl.report.tiles import PanelParts, panel
+from idl.verdict.baselines import ArmsResult
+from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
+from idl.verdict.document import Provenance, document, plain
 from idl.verdict.intervals import Interval
-from idl.verdict.page import PageContent, cues_part, document, page, page_content, provenance
-from idl.verdict.page.content import Answer
-from idl.verdict.result import Clustering, Outcome, Verdict
+from idl.verdict.page import page
+from idl.verdict.result import Clustering, Outcome
 from idl.verdict.settings import StudyConfig
-from idl.verdict.study import Plan, Question, Study, Subject
+from idl.verdict.study import Answer, Plan, Study, Subject
 
-CSS = files("idl.verdict.page").joinpath("page.css").read_text()
+CSS = files("idl.verdict").joinpath("templates/page.css").read_text()
 # One of each outcome: of encoder one at 3 and all 5 numbers, then of encoder two.
 PLANTED = (
     PlantedLosses(40, "normal", 1.0, 1.0, images_per_scene=2),
@@ -47,7 +47,6 @@ PLANTED = (
 )
 CELL = PLANTED[0].cell(np.random.default_rng(0))
 IMAGES = tuple(f"room{index // 2}/<b>{index}" for index in range(80))
-SHOWN = (IMAGES[0], IMAGES[7], IMAGES[23])
 # In every name that users give: markup is text.
 ONE, TWO, EVIL = (f'<script>alert("{each}")</script>&amp;' for each in ("one", "two", "evil"))
 FIXED: Mapping[str, object] = {
@@ -57,6 +56,9 @@ FIXED: Mapping[str, object] = {
     "controls": {"untrained_forms": ["random", "permuted"], "untrained_seeds": 3, "shuffle_seed": 17},
     "fit": {"solver": "exact", "basis_images": 257, "penalties": [0.0, 1e-8], "folds": 7},
 }
+
+
+Panels = dict[str, dict[str, np.ndarray]]
 
 
 class Reader(HTMLParser):
@@ -100,20 +102,16 @@ def _noise(seed: int, side: int = 256) -> np.ndarray:
 def _result() -> ArmsResult:
     losses = (torch.linspace(high, low, 6).double() for high, low in ((6, 1), (12, 2), (9, 3)))
     curve = Curve(torch.arange(6), torch.zeros(6), *losses)
-    fitted = {name: FittedArm(name, (), torch.zeros(1, 1), plain_solution(5)) for name in CELL.arms}
-    errors = {name: arm.squared_error for name, arm in CELL.arms.items()}
-    arms = {name: MeasuredArm(fitted[name], error, 0.5 * error) for name, error in errors.items()}
+    arms = {name: replace(arm, solution=plain_solution(5)) for name, arm in CELL.arms.items()}
+    arms |= {"position": arms["null"], "common null": arms["null"]}
     return ArmsResult(
-        unit="m",
-        num_outputs=1,
         ks={"3": 3, "all": 5},
-        at={k: ArmsAtK(k, arms, {}) for k in (3, 5)},
+        arms=dict.fromkeys((3, 5), arms),
+        shuffled={k: {} for k in (3, 5)},
         images=IMAGES,
         num_valid=CELL.num_valid,
-        common_null=arms["null"],
-        curves={f"untrained-random-{seed}": replace(curve, cv_loss=curve.cv_loss + seed) for seed in (0, 1)}
-        | {"trained": curve},
-        twins=tuple(TwinRecord(f"untrained-random-{seed}", "random", seed, "", "") for seed in (0, 1)),
+        curves={"trained": curve}
+        | {f"untrained-random-{seed}": replace(curve, cv_loss=curve.cv_loss + seed) for seed in (0, 1)},
         missing=(),
     )
 
@@ -128,7 +126,7 @@ def _cues() -> CueTable:
         clean_loss=1.013,
         constant=replace(grey, name="constant", removed="everything", loss=3.03, lost=math.nan),
         edits=(grey, replace(grey, name="hue rotated")),
-        findings=(CueFinding(Cue.COLOUR, Reading.READ, grey),),
+        findings=(CueFinding("colour", Reading.READ, grey),),
         correlations={
             ("predicted", "within"): Interval(0.25, 0.125, 0.375, 0.0625),
             ("predicted", "overall"): Interval(-0.5, -0.6, -0.4, 0.05),
@@ -151,29 +149,36 @@ def study() -> Study:
         SimpleNamespace(name=name, origin=origin, digest="ab12", stride=16, channels=96) for name in (ONE, TWO)
     ]
     subjects = tuple(Subject(encoder, EVIL) for encoder in encoders)
-    questions = tuple(
-        Question(f"{name}, k = {k}", place, k) for place, name in enumerate(("one", "two")) for k in (3, 5)
-    )
+    result, answers = _result(), []
     # Each by itself, so that an outcome does not hang on the others.
-    verdicts: list[Verdict] = []
-    for place, (question, planted) in enumerate(zip(questions, PLANTED, strict=True)):
-        verdicts += decide([planted.cell(np.random.default_rng(place), question.name)], config.rules)
-    assert {verdict.outcome for verdict in verdicts} == set(Outcome)
+    for place, planted in enumerate(PLANTED):
+        subject, k = subjects[place // 2], (3, 5)[place % 2]
+        cell = planted.cell(np.random.default_rng(place), f"{('one', 'two')[place // 2]}, k = {k}")
+        answers.append(Answer(subject.encoder.name, EVIL, k, k == 5, result.arms[k], *decide([cell], config.rules)))
+    assert {answer.verdict.outcome for answer in answers} == set(Outcome)
     plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"))
-    return Study(plan, (_result(), _result()), questions, tuple(verdicts))
+    return Study(plan, {ONE: result, TWO: result}, tuple(answers))
 
 
 @pytest.fixture(scope="module")
-def content(study: Study) -> PageContent:
+def content(study: Study) -> dict[str, Any]:
+    given = Provenance(f"idl compare --data {EVIL}", "2030-01-02 03:04 UTC", 7)
+    return {**document(study, [_cues()], given), "feature": EVIL, "unit": "<m>"}
+
+
+@pytest.fixture(scope="module")
+def panels(content: dict[str, Any]) -> Panels:
     valid, depth = np.ones((256, 256), bool), np.ones((256, 256), np.float32)
-    panels = {
-        f"depth/{name}": panel(_noise(place), depth, depth + place, valid, (0.0, 8.0), 2.0, name)
-        for place, name in enumerate(SHOWN)
+    pictures = {
+        f"depth/{image['name']}": panel(_noise(place), depth, depth + place, valid, (0.0, 8.0), 2.0, image["name"])
+        for place, image in enumerate(content["images"])
     }
-    cues = cues_part(_cues(), {"cues/two_losses.png": _noise(8), "cues/two_examples.png": _noise(9)})
-    given = provenance(study, 7, f"idl compare --data {EVIL}", "2030-01-02 03:04 UTC")
-    made = page_content(study, {"null": panels, TWO: panels}, SHOWN, (cues,), given)
-    return replace(made, feature=cast("Target", SimpleNamespace(name=EVIL, kind="depth", unit="<m>")))
+    return dict.fromkeys(("null", ONE, TWO), pictures)
+
+
+@pytest.fixture(scope="module")
+def text(content: dict[str, Any], panels: Panels) -> str:
+    return page(content, panels, {TWO: _noise(9)})
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -184,63 +189,59 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
-def test_a_study_comes_to_its_page(study: Study, content: PageContent) -> None:
-    encoder = content.encoders[0]
-    assert [answer.is_all for answer in encoder.answers] == [False, True]
+def test_a_study_comes_to_its_document(study: Study, content: dict[str, Any]) -> None:
+    assert [cell["is_all"] for cell in content["cells"]] == [False, True, False, True]
     # Errors again, from the sums.
+    typical = {error["name"]: error["value"] for error in content["cells"][0]["typical_errors"]}
     mse = {arm: each.squared_error.sum() / CELL.num_valid.sum() for arm, each in CELL.arms.items()}
-    typical = encoder.answers[0].typical_errors
     for arm in ("constant", "pixels", "trained+pixels"):
         assert typical[arm] == pytest.approx(np.sqrt(mse[arm]))
-    twins = encoder.answers[0].verdict.learned.above
+    twins = study.answers[0].verdict.learned.above
     assert typical["untrained+pixels"] ** 2 == pytest.approx(np.exp(np.mean([np.log(mse[arm]) for arm in twins])))
     # Means over the seeds of a form, at ks that were fitted; k = 0 has no place on a logarithmic axis.
-    trained, random = encoder.curves
-    assert trained.k == (1, 2, 3, 4, 5)
-    assert trained.cv_loss == pytest.approx((7.8, 6.6, 5.4, 4.2, 3.0))
-    assert random.cv_loss == pytest.approx([each + 0.5 for each in trained.cv_loss])
-    assert random.train_loss == trained.train_loss
-    shown = content.images[1]
-    assert (shown.role, shown.name) == ("median", SHOWN[1])
-    np.testing.assert_array_equal(shown.panels[TWO].rgb, _noise(1))
-    squared = CELL.arms["null"].squared_error[7] / CELL.num_valid[7]
-    assert shown.typical_errors["null"] == pytest.approx(np.sqrt(squared))
-    (cues,) = content.cues
-    assert [(edit.name, reading) for edit, reading in cues.table.rows] == [
+    trained, random = content["encoders"][0]["curves"]
+    assert trained["k"] == [1, 2, 3, 4, 5]
+    assert trained["cv_loss"] == pytest.approx((7.8, 6.6, 5.4, 4.2, 3.0))
+    assert random["cv_loss"] == pytest.approx([each + 0.5 for each in trained["cv_loss"]])
+    assert random["train_loss"] == trained["train_loss"]
+    # The image that as many are better on as worse.
+    of_images = CELL.arms["trained"].squared_error / CELL.num_valid
+    median = content["images"][1]
+    at = IMAGES.index(median["name"])
+    assert (median["role"], np.argsort(of_images).tolist().index(at)) == ("median", 40)
+    errors = {error["encoder"]: error["typical_error"] for error in median["errors"]}
+    assert errors[TWO] == pytest.approx(np.sqrt(of_images[at]))
+    assert errors["null"] == pytest.approx(np.sqrt(CELL.arms["null"].squared_error[at] / CELL.num_valid[at]))
+    (cues,) = content["cues"]
+    assert [(edit["name"], edit["reading"]) for edit in cues["edits"]] == [
         ("grey", "read"),
         ("hue rotated", ""),
         ("constant", ""),
     ]
-    assert list(cues.correlations)[1:] == ["predicted depth, over all pixels", "true depth, within an image"]
-    np.testing.assert_array_equal(cues.strip, _noise(9))
-    assert cues_part(_cues(), {}).strip is None
-    assert content.provenance.digests["verdict"] == study.plan.digest == document(content)["digest"]
-    with pytest.raises(ValueError, match="no encoder has a panel of image 'room0/<b>0'"):
-        page_content(study, {"null": {}}, SHOWN, (), content.provenance)
+    assert [each["name"] for each in cues["correlations"]][1:] == [
+        "predicted depth, over all pixels",
+        "true depth, within an image",
+    ]
+    assert content["provenance"]["digests"]["verdict"] == study.plan.digest == content["digest"]
 
 
-def test_the_page_and_the_json_say_the_same(content: PageContent) -> None:
-    found = document(content)
+def test_the_page_and_the_json_say_the_same(content: dict[str, Any], text: str) -> None:
+    found = plain(content)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    text = Reader(page(content)).text
-    written = re.findall(r"-?\d+(?:\.\d+)?(?:e-?\+?\d+)?", text.replace("\N{MINUS SIGN}", "-").replace(",", ""))
+    words = Reader(text).text
+    written = re.findall(r"-?\d+(?:\.\d+)?(?:e-?\+?\d+)?", words.replace("\N{MINUS SIGN}", "-").replace(",", ""))
     shown = np.array([float(each) for each in written])
     # The version of the format is for programs.
-    leaves = [each for name, part in found.items() if name != "schema_version" for each in _leaves(part)]
+    leaves = [*_leaves({**content, "schema_version": ""})]
     figures = [each for each in leaves if isinstance(each, int | float) and not isinstance(each, bool)]
     assert len(figures) > 300
     # Four digits: half of the last one may be lost.
-    assert [each for each in figures if not np.any(np.abs(shown - each) <= 5.001e-4 * abs(each))] == []
-    # What must be said beside LEARNED is part of its meaning.
-    cautions = {answer.verdict.caution for answer in content.answers}
-    assert [each for each in leaves if isinstance(each, str) and each not in text and each not in cautions] == []
-    # What was hashed is the plan; the verdict came later.
-    assert f"digest of the plan {content.provenance.digests['verdict']}" in text
-    assert "digest of the verdict" not in text
+    lost = [each for each in figures if not np.any(np.abs(shown - each) <= 5.001e-4 * abs(each))]
+    assert [each for each in lost if math.isfinite(each)] == []
+    assert [each for each in leaves if isinstance(each, str) and each not in words] == []
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_names_with_markup_are_text(content: PageContent) -> None:
-    text = page(content)
+def test_the_page_needs_nothing_from_elsewhere_and_names_with_markup_are_text(text: str) -> None:
     assert text.startswith("<!doctype html>")
     assert CSS.strip() in text
     assert not re.search(r"url\(|@import", CSS)
@@ -254,67 +255,53 @@ def test_the_page_needs_nothing_from_elsewhere_and_names_with_markup_are_text(co
             assert name != "src" or value.startswith("data:image/png;base64,"), tag
     assert read.text.count(EVIL) > 20
     assert all("<b>" in each["alt"] for each in read.all("img")[:-3])
-    first, *others = read.all("meta")
-    assert first == {"charset": "utf-8"}
-    assert any(each["name"] == "viewport" for each in others)
+    assert read.all("meta")[0] == {"charset": "utf-8"}
 
 
-def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(content: PageContent) -> None:
-    text = Reader(page(content)).text
-    start = text.index("What the answers mean")
-    for answer in content.answers:
-        assert text.index(answer.verdict.outcome) < start
-        assert text.index(answer.meaning) < start < text.index(answer.verdict.reason)
-    first = content.encoders[0].answers[0]
-    twice = replace(content.encoders[0], answers=(first, replace(first, k=160, is_all=True)))
-    text = Reader(page(replace(content, encoders=(twice,)))).text
-    assert text.count(first.meaning) == 1
-    assert "3 and all 160 numbers" in text
+def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
+    content: dict[str, Any], panels: Panels, text: str
+) -> None:
+    words = Reader(text).text
+    start = words.index("What the answers mean")
+    for cell in content["cells"]:
+        assert words.index(cell["outcome"]) < start
+        assert words.index(cell["meaning"]) < start < words.index(cell["reason"])
+    first, _, *others = content["cells"]
+    twice = {**first, "k": 160, "is_all": True}
+    words = Reader(page({**content, "cells": [first, twice, *others]}, panels, {TWO: _noise(9)})).text
+    assert words.count(first["meaning"]) == 1
+    assert "3 and all 160 numbers" in words
 
 
-def test_pictures_are_whole_and_have_words(content: PageContent) -> None:
+def test_pictures_are_whole_and_have_words(
+    content: dict[str, Any], panels: Panels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few, many = np.zeros((5, 7, 3), dtype=np.uint8), _noise(2, 40)[:30]
     few[2, 3] = (255, 0, 128)
-    shown = content.images[0]
-    panels = {name: replace(panel, truth=few, rgb=many) for name, panel in shown.panels.items()}
-    shown = replace(shown, panels=panels)
+    parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
+    monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
     decoded = []
-    for each in Reader(page(replace(content, images=(shown,)))).all("img"):
+    for each in Reader(page({**content, "images": content["images"][:1]}, panels, {TWO: _noise(9)})).all("img"):
         assert each["alt"].strip()
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
         assert (each["height"], each["width"]) == tuple(map(str, decoded[-1].shape[:2]))
-    expected = [many, few, *(pixels for each in panels.values() for pixels in (each.prediction, each.error))]
-    keys = [panels[TWO].value_key, panels[TWO].error_key]
-    for found, pixels in zip(decoded, [*expected, *keys, content.cues[0].strip], strict=True):
+    expected = [many, few, *[parts.prediction, parts.error] * 3, parts.value_key, parts.error_key, _noise(9)]
+    for found, pixels in zip(decoded, expected, strict=True):
         np.testing.assert_array_equal(found, pixels)
 
 
-def test_what_was_not_measured_is_left_out(content: PageContent) -> None:
-    def bare(answer: Answer) -> Answer:
-        return replace(answer, verdict=replace(answer.verdict, description=None), fits={}, typical_errors={})
-
-    encoders = tuple(replace(each, curves=(), answers=tuple(map(bare, each.answers))) for each in content.encoders)
-    without = replace(content, images=(), cues=(), encoders=encoders)
-    text = Reader(page(without)).text
-    for title in ("Which cue", "three test images", "How many numbers it takes", "Everything that was compared"):
-        assert title in Reader(page(content)).text
-        assert title not in text
-    assert "What decides" in text
-    assert document(without).keys() == document(content).keys()
-
-
-def test_a_bound_that_is_infinite_is_said_and_is_null_in_the_json(content: PageContent) -> None:
-    answer = content.encoders[0].answers[0]
-    unbounded = Interval(1.0, -math.inf, math.inf, math.inf)
-    open_ended = replace(answer.verdict.beyond_pixels, log_ratio=unbounded, smallest_detectable=math.inf)
-    changed = replace(answer, verdict=replace(answer.verdict, beyond_pixels=open_ended))
-    alone = replace(content, encoders=(replace(content.encoders[0], answers=(changed,)),))
-    read = Reader(page(alone))
+def test_a_bound_that_is_infinite_is_said_and_cues_that_were_not_measured_are_left_out(
+    content: dict[str, Any], panels: Panels
+) -> None:
+    changed = deepcopy({**content, "cues": []})
+    unbounded = {"estimate": 1.0, "low": -math.inf, "high": math.inf, "standard_error": math.inf}
+    changed["cells"][0]["beyond_pixels"] |= {"log_ratio": unbounded, "smallest_detectable": math.inf}
+    read = Reader(page(changed, panels, {}))
     assert "0 to \N{INFINITY}" in read.text
     assert not [each for _, each in read.tags if re.search("nan|inf", each.get("d", "") + each.get("style", ""))]
-    (cell,) = document(alone)["cells"]  # pyright: ignore[reportGeneralTypeIssues]
-    assert cell["beyond_pixels"]["log_ratio"]["high"] is None
+    assert "Which cue" not in read.text
+    assert json.loads(json.dumps(plain(unbounded), allow_nan=False))["high"] is None
 
 
 def _luminance(colour: str) -> float:

@@ -109,26 +109,6 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pyt
     assert "autoencoder, k = 10 (all): INVALID" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("verdict", "--feature", "normals", "--encoder", "autoencoder"), "feature=normals: dataset=folder has no"),
-        (("verdict", "--encoder", "planted:small_network"), "Name the task"),
-        (("verdict", "--encoder", "autoencoder", "--task", "imagenet"), "were trained for reconstruction"),
-        (("verdict", "--encoder", "null"), "was not trained for anything"),
-        (("verdict", "--encoder", "autoencoder", "--common-stride", "7"), "divide images of 256 x 256 pixels"),
-        (("compare", "--encoders", "autoencoder,nope"), "encoders=nope: no such encoder"),
-    ],
-)
-def test_bad_input_is_one_line_and_nothing_is_made(
-    arguments: tuple[str, ...], message: str, folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert run(arguments[0], *SMALL, *arguments[1:]) == 2
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert message in line
-    assert not list((folder / "cache").rglob("*.h5"))
-
-
 def test_imagenet_is_never_something_else(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

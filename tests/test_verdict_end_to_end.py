@@ -6,7 +6,7 @@
 import pytest
 import torch
 from planted_encoders import PLANTED, PlantedNetwork, planted_encoder
-from planted_rooms import Case, judge, part, rooms
+from planted_rooms import Case, judge, rooms
 
 from idl.data.loading import images_of
 from idl.data.store import Store
@@ -26,8 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Store:
 
 
 def outcome(store: Store, encoder: str, size: tuple[int, int], seed: int) -> Outcome:
-    (verdict,) = judge(Case(encoder, *size, seed, untrained_seeds=1), store).verdicts
-    return verdict.outcome
+    (answer,) = judge(Case(encoder, *size, seed, untrained_seeds=1), store).answers
+    return answer.verdict.outcome
 
 
 def test_training_is_what_lets_depth_through(store: Store) -> None:
@@ -43,14 +43,6 @@ def test_training_is_what_lets_depth_through(store: Store) -> None:
         for twin in twins(trained, form, 2, tuple):
             assert isinstance(twin.network, PlantedNetwork)
             assert not twin.network.is_open
-
-
-def test_a_part_has_whole_scenes_and_so_many_views(store: Store) -> None:
-    used, split = part(store, 30, 2, 0)
-    assert [len(split[name]) for name in ("train", "val", "test")] == [16, 4, 10]
-    for scenes in split.values():
-        assert all(used.scenes.count(scene) == 2 for scene in scenes)
-    assert set(split["test"]) < set(part(store, 100, 4, 0)[1]["test"])
 
 
 @pytest.mark.parametrize("encoder", ["depth-1.3", "depth-1.3-late"])

@@ -1,6 +1,7 @@
 """Intervals and p of the verdict, against scipy and against what they promise."""
 
 import math
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,6 @@ from scipy import stats
 
 from idl.verdict.intervals import (
     Series,
-    cluster_numbers,
     drawn_counts,
     draws_of_median,
     holm,
@@ -34,8 +34,12 @@ def _scenes(num_scenes: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def labels(numbers: Iterable[int]) -> list[str]:
+    return [f"scene {number:04d}" for number in numbers]
+
+
 def _log_ratio(sums: dict[str, np.ndarray], draws: int = 10_000, seed: int = 0) -> Series:
-    made = resample(sums, np.arange(len(sums["a"])), draws=draws, seed=seed)
+    made = resample(sums, labels(range(len(sums["a"]))), draws=draws, seed=seed)
     return log_ratio(made["a"], made["b"])
 
 
@@ -78,15 +82,6 @@ def test_p_and_the_lower_bound_say_the_same(seed: int, num_scenes: int, level: f
     if math.isfinite(found.low):
         assert p_value(series, found.low + 1e-9) > (1 - level) / 2
         assert p_value(series, found.low - 1e-9) <= (1 - level) / 2
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), margins=st.lists(st.floats(-1, 1), min_size=2, max_size=6))
-def test_p_grows_with_the_margin(seed: int, margins: list[float]) -> None:
-    series = _log_ratio(_scenes(12, seed), draws=500)
-    found = [p_value(series, margin) for margin in sorted(margins)]
-    assert all(0 <= p <= 1 for p in found)
-    assert found == sorted(found)
 
 
 SOME = _scenes(15)
@@ -149,12 +144,8 @@ def test_draws_are_those_of_clusters_with_replacement() -> None:
 
 def test_sums_without_a_scene_are_exact_where_one_scene_is_nearly_everything() -> None:
     sums = {"a": np.array([1e20, 1.0, 2.0, 3.0])}
-    left_out = resample(sums, np.arange(4), draws=10, seed=0)["a"].left_out
+    left_out = resample(sums, labels(range(4)), draws=10, seed=0)["a"].left_out
     assert left_out[0] == pytest.approx(math.log(6.0))
-
-
-def test_clusters_are_numbered_by_label() -> None:
-    assert cluster_numbers(["kitchen", "attic", "kitchen"]).tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +181,7 @@ def test_the_median_of_a_draw_is_that_of_its_images_written_out(num_scenes: int,
     scenes = np.append(np.arange(num_scenes), generator.integers(0, num_scenes, num_images - num_scenes))
     # Many equal values among them.
     values = np.round(generator.normal(size=num_images), 2)
-    found = draws_of_median(values, scenes, draws=40, seed=3)
+    found = draws_of_median(values, labels(scenes), draws=40, seed=3)
     for counts, median in zip(np.concatenate(list(drawn_counts(num_scenes, 40, seed=3))), found, strict=True):
         written_out = np.sort(np.repeat(values, counts[scenes]))
         assert median == written_out[(len(written_out) - 1) // 2]

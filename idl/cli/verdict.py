@@ -18,11 +18,11 @@ from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.report import Run
 from idl.settings import setting
-from idl.verdict.answers import encoder_run, probe_run, whole_report
-from idl.verdict.page import Provenance, provenance
-from idl.verdict.report import summary
+from idl.verdict.baselines import NULL
+from idl.verdict.document import Provenance
+from idl.verdict.report import encoder_run, probe_run, summary, whole_report
 from idl.verdict.settings import StudyConfig
-from idl.verdict.study import NULL, Study, Subject, check, chosen_encoder, compared_encoders, plan, study
+from idl.verdict.study import Study, Subject, check, chosen_encoder, compared_encoders, plan, study
 
 SPLIT = ("split", "split_seed", "test_images", "test_seed", "batch_size")
 
@@ -70,8 +70,9 @@ def verdict(settings: VerdictSettings) -> None:
         _named(target="feature"),
     ):
         answers, given, _, null_run = _answer(recorder, settings, [chosen], settings.task)
-        judged = encoder_run(answers, 0, null_run.report.panels, given, cache, progress=progress)
-        setup.finish(recorder, judged.run, answers.subjects[0].encoder, settings)
+        (subject,) = answers.plan.subjects
+        judged = encoder_run(answers, subject.encoder, null_run.report.panels, given, cache, progress=progress)
+        setup.finish(recorder, judged.run, subject.encoder, settings)
         click.echo(f"\n{summary(answers, [judged.cues])}")
 
 
@@ -101,12 +102,10 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         answers, given, null, null_run = _answer(recorder, settings, configs)
         with tracking.child(recorder, f"{NULL} {feature}") as child:
             setup.finish(child, null_run, null, settings)
-        panels, judged = {NULL: null_run.report.panels}, []
-        for position, subject in enumerate(answers.subjects):
-            encoder = subject.encoder
+        panels, judged = null_run.report.panels, []
+        for encoder in [subject.encoder for subject in answers.plan.subjects]:
             with tracking.child(recorder, f"{encoder.name} {feature}") as child:
-                each = encoder_run(answers, position, panels[NULL], given, cache, progress=progress)
-                panels[encoder.name] = each.run.report.panels
+                each = encoder_run(answers, encoder, panels, given, cache, progress=progress)
                 judged.append(each)
                 setup.finish(child, each.run, encoder, settings)
         setup.log_report(recorder, whole_report(answers, panels, judged, given), settings)
@@ -137,7 +136,7 @@ def _answer(
     recorder.tag("test_reads_before", str(test_reads))
     setup.note_test_reading(recorder, planned.store, planned.split)
     answers = study(planned, cache, progress=progress)
-    given = provenance(answers, test_reads, command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    given = Provenance(command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), test_reads)
     # Only what every encoder has: stage, normalisation and arguments are the others' own.
     null = settings.build_encoder(EncoderConfig(NULL, stride=config.common_stride))
     return answers, given, null, probe_run(answers, null, cache, progress=progress)

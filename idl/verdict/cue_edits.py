@@ -1,26 +1,24 @@
 """Images with one cue removed, and what a frozen probe makes of them.
 
 Edits are batched functions of RGB in [0, 1]. Luminance is Y = 0.2126 R + 0.7152 G + 0.0722 B (Rec. 709) of the stored,
-gamma-encoded values, which video calls luma; chroma is RGB - Y. Encoded rather than linear light, because the question
-is which of its numbers a network reads, and these are its numbers: every edit of colour is linear in them, so a probe
-that is linear in Y does not see grey or a rotated hue at all; and nothing amplifies the noise of dark pixels, as a
-decoding does near black.
-
-Where an edit leaves [0, 1], the pixel's chroma is scaled down until it fits: luminance is kept exactly, which clipping
-would not do.
+gamma-encoded values, which video calls luma; chroma is RGB - Y. Encoded rather than linear light, because these are the
+numbers that a network reads. Where an edit leaves [0, 1], the pixel's chroma is scaled down until it fits: luminance is
+kept exactly, which clipping would not do.
 """
 
 import copy
 import hashlib
-import math
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from idl.data.loading import batches, images_of
@@ -45,8 +43,6 @@ REMOVED: Mapping[str, str] = {
     TURNED: "vertical position",
 }
 LUMINANCE = (0.2126, 0.7152, 0.0722)
-# Every colour becomes its opposite.
-_HUE_DEGREES = 180.0
 # Of the low-pass, pixels.
 _SIGMA = 4.0
 Images = Float[Tensor, "batch 3 H W"]
@@ -64,23 +60,9 @@ def grey(rgb: Images) -> Images:
     return luminance(rgb).expand_as(rgb).contiguous()
 
 
-def hue_rotated(rgb: Images, degrees: float) -> Images:
-    """Rotate the chroma in the plane of colours without luminance, before anything is fitted into [0, 1].
-
-    Distances in that plane are those of RGB. Luminance stays, and the rotation by -degrees undoes it.
-    """
-    length = math.sqrt(sum(weight**2 for weight in LUMINANCE))
-    x, y, z = (weight / length for weight in LUMINANCE)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # Rodrigues, about the luminance's normal, which the plane is perpendicular to.
-    rows = [
-        [cos + x * x * (1 - cos), x * y * (1 - cos) - z * sin, x * z * (1 - cos) + y * sin],
-        [y * x * (1 - cos) + z * sin, cos + y * y * (1 - cos), y * z * (1 - cos) - x * sin],
-        [z * x * (1 - cos) - y * sin, z * y * (1 - cos) + x * sin, cos + z * z * (1 - cos)],
-    ]
-    rotation = torch.tensor(rows, dtype=rgb.dtype, device=rgb.device)
-    level = luminance(rgb)
-    return level + torch.einsum("ij,bjhw->bihw", rotation, rgb - level)
+def opposite(rgb: Images) -> Images:
+    """Rotate hues by half a turn: every chroma becomes its negative, before anything is fitted into [0, 1]."""
+    return 2 * luminance(rgb) - rgb
 
 
 def luminance_flattened(rgb: Images) -> Images:
@@ -94,9 +76,7 @@ def fitted(rgb: Images) -> Images:
     level = luminance(rgb).clamp(0, 1)
     chroma = rgb - level
     room = torch.where(chroma > 0, 1 - level, level)
-    # 0 / 0 has all the room that there is.
     share = (room / chroma.abs().clamp(min=1e-12)).amin(dim=1, keepdim=True).clamp(max=1)
-    # Clamped for rounding alone.
     return (level + share * chroma).clamp(0, 1)
 
 
@@ -111,13 +91,8 @@ def low_passed(rgb: Images, sigma: float) -> Images:
 
 @lru_cache(maxsize=8)
 def _blur(side: int, sigma: float) -> Float[Tensor, "side side"]:
-    """Blur along one side as a matrix: taps beyond an edge are mirrored, so that rows and columns sum to 1."""
-    reach = math.ceil(4 * sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma) ** 2)
-    taps = taps / taps.sum()
-    places = (torch.arange(side)[:, None] + torch.arange(-reach, reach + 1)) % (2 * side)
-    places = torch.where(places < side, places, 2 * side - 1 - places)
-    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, taps.expand(side, -1).contiguous())
+    """Return the blur along one side as a matrix, whose rows and columns sum to 1."""
+    return torch.from_numpy(gaussian_filter1d(np.eye(side), sigma, mode="reflect", truncate=4.0))
 
 
 def tile_orders(num_tiles: int, seeds: Sequence[int]) -> Int64[Tensor, "batch tiles"]:
@@ -148,15 +123,14 @@ def shuffled(maps: Maps, orders: Int64[Tensor, "batch tiles"], tile: int) -> Map
 _EDITS: Mapping[str, Callable[[Images], Images]] = {
     CLEAN: lambda rgb: rgb,
     GREY: grey,
-    HUE: lambda rgb: fitted(hue_rotated(rgb, _HUE_DEGREES)),
+    HUE: lambda rgb: fitted(opposite(rgb)),
     FLAT: lambda rgb: fitted(luminance_flattened(rgb)),
     LOW_PASS: lambda rgb: low_passed(rgb, _SIGMA),
     TURNED: lambda rgb: rgb.flip(2),
 }
 
 
-@dataclass(frozen=True)
-class CueExample:
+class CueExample(NamedTuple):
     """A test image under each edit and what the probe makes of it, as the picture stands, not mapped back.
 
     rgb: the clean image first, then as `REMOVED`. prediction: as the target decodes it, each (out, H, W).
@@ -199,11 +173,10 @@ def predict(
     cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
     num_tiles = (grid[0] // cells) * (grid[1] // cells)
     count = min(config.num_examples, len(indices))
-    shown = {int((part + 0.5) * len(indices) / config.num_examples) for part in range(count)}
-    errors: dict[str, list[np.ndarray]] = defaultdict(list)
-    sums: dict[str, list[np.ndarray]] = defaultdict(list)
+    shown = {indices[int((part + 0.5) * len(indices) / config.num_examples)] for part in range(count)}
+    errors, sums = defaultdict[str, list[np.ndarray]](list), defaultdict[str, list[np.ndarray]](list)
     moments, examples = [], []
-    first = 0
+    remaining = iter(indices)
     layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
         for read in batches(store, layers, indices, config.batch_size):
@@ -211,18 +184,18 @@ def predict(
             rgb = images_of(read["rgb"].to(encoder.device))
             # Tiles are whole cells of what the network is fed.
             fed = encoder.resized(rgb)
-            names = [store.names[index] for index in indices[first : first + len(rgb)]]
-            held = [row for row in range(len(rgb)) if first + row in shown]
+            of_batch = list(itertools.islice(remaining, len(rgb)))
+            names = [store.names[index] for index in of_batch]
+            held = [row for row, index in enumerate(of_batch) if index in shown]
             pictures, values = [], []
             orders = tile_orders(num_tiles, [_seed(name) for name in names])
             edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
             # What brings a prediction on the grid to where the clean image has it.
-            backs = {**dict.fromkeys(_EDITS, _EDITS[CLEAN]), TURNED: _EDITS[TURNED]}
-            backs[TILES] = partial(shuffled, orders=orders.argsort(dim=1), tile=cells)
+            backs = {TURNED: edits[TURNED], TILES: partial(shuffled, orders=orders.argsort(dim=1), tile=cells)}
             for name in (CLEAN, *REMOVED):
                 edited = edits[name](fed)
                 on_grid = probe(encoder(edited))
-                prediction = upsample(backs[name](on_grid).contiguous(), height, width)
+                prediction = upsample(backs.get(name, edits[CLEAN])(on_grid).contiguous(), height, width)
                 error = torch.where(valid[:, None], prediction - truth, 0).square_()
                 errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
                 if held:
@@ -239,7 +212,6 @@ def predict(
             for place, row in enumerate(held):
                 stacks = (np.stack([each[place] for each in of_edits]) for of_edits in (pictures, values))
                 examples.append(CueExample(names[row], *stacks))
-            first += len(rgb)
     total, squares, num_valid = (torch.cat(parts) for parts in zip(*moments, strict=True))
     mean = total.sum(dim=0) / num_valid.sum().clamp(min=1)
     of_constant = (squares - 2 * mean * total + num_valid * mean**2).clamp(min=0).sum(dim=1)

@@ -2,31 +2,23 @@
 
 What a probe knows is its lead: how much lower its loss is than that of the best constant on the same images. An edit
 matters where it costs more than READ_SHARE of the lead, and does not where it costs less, by the interval over clusters
-of the loss against that threshold; where the interval holds the threshold, nothing is said. A ratio to the clean loss
-alone would miss what weak probes read: one that is 1.5 % better than a constant cannot lose much, but it may lose all.
-A probe whose own lead is not beyond doubt reads nothing that could be named. Then:
-
-- colour is read where grey or a rotated hue matters, and not where neither does.
-- texture is read where the low-pass matters.
-- brightness is read where a flat luminance matters. The texture of luminance goes with it: where texture is read,
-  texture explains what flattening does unless that is more than EXPLAINED times what the low-pass does.
-- position is read where turning the image upside down matters. Only the vertical position is asked about, and what
-  has a top and a bottom goes with it, such as light from above.
-- layout is read where shuffled tiles matter. Tiles change their position too: where position is read, position explains
-  what shuffling does unless that is more than EXPLAINED times what turning does.
-
-What an edit does is the loss that it adds to the clean images'; one is more than another where the lower end of the
-interval, with the losses paired by cluster, says so. With features that add up, EXPLAINED = 2 asks that brightness
-alone is worth more than texture alone.
+of the loss against that threshold; where the interval holds the threshold, nothing is said. A probe whose own lead is
+not beyond doubt reads nothing that could be named. A cue is read where one of the edits that decide about it matters,
+and not where none does. Two go with another one, when that is removed: a flat luminance has no texture, and shuffled
+tiles have another position. They are read beside it only where their edit adds more than EXPLAINED times the loss that
+the other's does, by the lower end of the interval with the losses paired by cluster: with features that add up,
+EXPLAINED = 2 asks that the one alone is worth more than the other alone. Of position only the vertical one is asked
+about, and what has a top and a bottom goes with it, such as light from above.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from idl.data.splits import Split
 from idl.data.store import Store
@@ -48,7 +40,7 @@ from idl.verdict.cue_edits import (
     CueExample,
     predict,
 )
-from idl.verdict.intervals import Interval, Series, cluster_numbers, drawn_counts, interval, log_ratio, resample
+from idl.verdict.intervals import Interval, Series, interval, log_ratio, resample, resampled_sums
 from idl.verdict.settings import CuesConfig
 
 # A quarter: a reader of light and dark alone was measured to lose a sixth by the low-pass, which mixes neighbours.
@@ -61,34 +53,23 @@ _THRESHOLD = "threshold"
 _ROUNDING = 1e-10
 
 
-class Cue(StrEnum):
-    """What an image may tell of a scene."""
+class Cue(NamedTuple):
+    """What an image may tell of a scene.
 
-    COLOUR = "colour"
-    BRIGHTNESS = "brightness"
-    TEXTURE = "texture"
-    LAYOUT = "layout"
-    POSITION = "position"
+    words: for people. edits: those that decide. explained_by: the cue that goes with it, and the edit of that.
+    """
+
+    words: str
+    edits: tuple[str, ...]
+    explained_by: tuple[str, str] | None = None
 
 
-_DECIDED_BY: Mapping[Cue, tuple[str, ...]] = {
-    Cue.COLOUR: (GREY, HUE),
-    Cue.BRIGHTNESS: (FLAT,),
-    Cue.TEXTURE: (LOW_PASS,),
-    Cue.LAYOUT: (TILES,),
-    Cue.POSITION: (TURNED,),
-}
-# What goes with a cue when that is removed, and the edit of that.
-_EXPLAINED_BY: Mapping[Cue, tuple[Cue, str]] = {
-    Cue.BRIGHTNESS: (Cue.TEXTURE, LOW_PASS),
-    Cue.LAYOUT: (Cue.POSITION, TURNED),
-}
-_NAMES = {
-    Cue.COLOUR: "colour",
-    Cue.BRIGHTNESS: "light and dark",
-    Cue.TEXTURE: "texture and fine edges",
-    Cue.LAYOUT: "the layout of larger parts",
-    Cue.POSITION: "which way up the image is",
+CUES: Mapping[str, Cue] = {
+    "colour": Cue("colour", (GREY, HUE)),
+    "brightness": Cue("light and dark", (FLAT,), ("texture", LOW_PASS)),
+    "texture": Cue("texture and fine edges", (LOW_PASS,)),
+    "layout": Cue("the layout of larger parts", (TILES,), ("position", TURNED)),
+    "position": Cue("which way up the image is", (TURNED,)),
 }
 # What a higher value is called, and a lower one.
 _DIRECTIONS = {
@@ -139,9 +120,9 @@ class EditLoss:
 
 @dataclass(frozen=True)
 class CueFinding:
-    """What is said of one cue. edit: the one that decides."""
+    """What is said of one of `CUES`. edit: the one that decides."""
 
-    cue: Cue
+    cue: str
     reading: Reading
     edit: EditLoss
 
@@ -150,10 +131,9 @@ class CueFinding:
 class CueTable:
     """Which cues a frozen probe reads.
 
-    encoder, target: names. unit: of the target's own space. kind: how the target is shown.
+    encoder: its name. target: whose values are probed.
     clean_loss: mean squared error on the images as they are, target units squared.
-    constant: loss of the best constant on these images, as one more edit: what is left where all is gone. The probe's
-      lead is how much lower its clean loss is.
+    constant: loss of the best constant on these images, as one more edit: what is left where all is gone.
     edits, findings: one an edit and one a cue.
     correlations: Pearson's with luminance over valid pixels, with intervals over clusters, of "predicted" and "true",
       each "within" (of what each image's pixels lie above that image's means, pooled) and "overall" (of all pixels);
@@ -184,6 +164,11 @@ class CueTable:
         readings = {finding.edit.name: str(finding.reading) for finding in self.findings}
         return tuple((edit, readings.get(edit.name, "")) for edit in (*self.edits, self.constant))
 
+    def named(self, reading: Reading) -> tuple[CueFinding, ...]:
+        """Return the cues of which `reading` is said, that of the highest loss first."""
+        findings = [finding for finding in self.findings if finding.reading is reading]
+        return tuple(sorted(findings, key=lambda finding: -finding.edit.log_ratio.estimate))
+
     @property
     def sentences(self) -> tuple[str, str]:
         """Two sentences that say what the probe reads: the first what it does, the second what it does not."""
@@ -198,10 +183,9 @@ class CueTable:
         if not_read := self.named(Reading.NOT_READ):
             less = f"which cost less than {READ_SHARE:.0%} of the lead"
             second.append(f"it does not read {self._costs(not_read)}, {less}")
-        second += [
-            f"{self._costs([finding])} cannot be told from {_NAMES[_EXPLAINED_BY[finding.cue][0]]}"
-            for finding in self.named(Reading.IMPLIED)
-        ]
+        for finding in self.named(Reading.IMPLIED):
+            explains, _ = CUES[finding.cue].explained_by or ("", "")
+            second.append(f"{self._costs([finding])} cannot be told from {CUES[explains].words}")
         if undecided := self.named(Reading.UNDECIDED):
             second.append(f"of {self._costs(undecided)} nothing can be said")
         if self.correlations:
@@ -216,7 +200,7 @@ class CueTable:
             edit = finding.edit
             has_share = self.leads and not math.isnan(edit.lost)
             cost = f"{_share(edit.lost)} of the lead" if has_share else f"loss {edit.ratio.estimate:.4g} times as high"
-            parts.append(f"{_NAMES[finding.cue]} ({cost})")
+            parts.append(f"{CUES[finding.cue].words} ({cost})")
         return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
     def _of_luminance(self) -> str:
@@ -230,11 +214,6 @@ class CueTable:
         else:
             words = f"whether lighter pixels are predicted {higher} or {lower} cannot be told"
         return f"{words} (correlation within an image {within.estimate:+.2f}, of the truth {true.estimate:+.2f})"
-
-    def named(self, reading: Reading) -> tuple[CueFinding, ...]:
-        """Return the cues of which `reading` is said, that of the highest loss first."""
-        findings = [finding for finding in self.findings if finding.reading is reading]
-        return tuple(sorted(findings, key=lambda finding: -finding.edit.log_ratio.estimate))
 
 
 def _share(value: float) -> str:
@@ -257,8 +236,7 @@ def cues(
 
     A prediction for tiles that were shuffled, or for an image upside down, is mapped back on the encoder's grid,
     before it is upsampled: a probe of single cells that the edit does not touch keeps its loss exactly.
-    encoder, probe: as they were fitted. clusters: what each test image belongs to, in the split's order; None: scenes.
-    Time is that of encoding each image once clean and once for every edit.
+    clusters: what each test image belongs to, in the split's order; None: scenes.
     Raises InputError where no test image has a valid pixel.
     """
     order = split.indices["test"]
@@ -270,15 +248,16 @@ def cues(
     keep = made.num_valid > 0
     if not keep.any():
         raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
-    numbers = cluster_numbers([of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept])
+    labels = [of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept]
     losses = {name: errors[keep] for name, errors in made.errors.items()}
     losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
-    for cue, (_, by) in _EXPLAINED_BY.items():
-        for edit in _DECIDED_BY[cue]:
+    for cue in CUES.values():
+        if cue.explained_by is not None:
+            (edit,), (_, by) = cue.edits, cue.explained_by
             # a - clean > EXPLAINED (b - clean), written so that both sides are sums of what is not negative.
             losses[f"{edit} > {by}"] = losses[edit] + (EXPLAINED - 1) * losses[CLEAN]
             losses[f"{by} < {edit}"] = EXPLAINED * losses[by]
-    resampled = resample(losses, numbers, draws=config.rules.draws, seed=config.rules.seed)
+    resampled = resample(losses, labels, draws=config.rules.draws, seed=config.rules.seed)
     num_values = float(made.num_valid.sum()) * target.num_outputs
     mean = {name: float(values.sum()) / num_values for name, values in losses.items()}
     lead = mean[CONSTANT] - mean[CLEAN]
@@ -293,7 +272,7 @@ def cues(
     constant = measured(CONSTANT, "everything")
     by_name = {name: measured(name, removed) for name, removed in REMOVED.items()}
     correlations = {
-        (whose, where): _correlation(of_images, numbers, config)
+        (whose, where): _correlation(of_images, labels, config)
         for whose, sums in made.luminance.items()
         for where, of_images in (("within", _within(sums[keep])), ("overall", sums[keep]))
     }
@@ -315,20 +294,21 @@ def cues(
 def find(edits: Mapping[str, EditLoss], exceeds: Callable[[str, str], Interval], leads: bool) -> tuple[CueFinding, ...]:
     """Return what is said of every cue.
 
-    edits: by name. exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds
-      is more than EXPLAINED times what the second adds. leads: whether the probe has a lead.
+    exceeds: of two edits, the interval of a figure that is above 0 where the loss that the first adds is more than
+      EXPLAINED times what the second adds. leads: whether the probe has a lead.
     """
-    findings = {}
-    for cue, names in _DECIDED_BY.items():
-        worst_first = sorted((edits[name] for name in names), key=lambda edit: -edit.log_ratio.estimate)
+    findings: dict[str, CueFinding] = {}
+    for name, cue in CUES.items():
+        worst_first = sorted((edits[edit] for edit in cue.edits), key=lambda edit: -edit.log_ratio.estimate)
         matters = [edit for edit in worst_first if leads and edit.log_over_read.low > 0]
         is_harmless = leads and all(edit.log_over_read.high < 0 for edit in worst_first)
         reading = Reading.READ if matters else Reading.NOT_READ if is_harmless else Reading.UNDECIDED
-        findings[cue] = CueFinding(cue, reading, (matters or worst_first)[0])
-    for cue, (explains, by_edit) in _EXPLAINED_BY.items():
-        are_read = findings[cue].reading is findings[explains].reading is Reading.READ
-        if are_read and exceeds(findings[cue].edit.name, by_edit).low <= 0:
-            findings[cue] = replace(findings[cue], reading=Reading.IMPLIED)
+        findings[name] = CueFinding(name, reading, (matters or worst_first)[0])
+    for name, finding in findings.items():
+        if finding.reading is Reading.READ and (explained := CUES[name].explained_by):
+            other, edit = explained
+            if findings[other].reading is Reading.READ and exceeds(finding.edit.name, edit).low <= 0:
+                findings[name] = replace(finding, reading=Reading.IMPLIED)
     return tuple(findings.values())
 
 
@@ -341,16 +321,10 @@ def _within(sums: Float64[np.ndarray, "images 6"]) -> Float64[np.ndarray, "image
     return np.concatenate([sums[:, :3] * 0, about], axis=1)
 
 
-def _correlation(
-    sums: Float64[np.ndarray, "images 6"], clusters: Int64[np.ndarray, " images"], config: CuesConfig
-) -> Interval:
-    num_clusters = int(clusters.max()) + 1
-    by_cluster = np.stack([np.bincount(clusters, column, num_clusters) for column in sums.T], axis=1)
-    total = by_cluster.sum(axis=0, keepdims=True)
-    counts = drawn_counts(num_clusters, config.rules.draws, config.rules.seed)
-    drawn = np.concatenate([block @ by_cluster for block in counts])
-    series = Series(float(_pearson(total)[0]), _pearson(drawn), _pearson(total - by_cluster))
-    return interval(series, config.rules.level)
+def _correlation(sums: Float64[np.ndarray, "images 6"], clusters: Sequence[str], config: CuesConfig) -> Interval:
+    parts = resampled_sums([*sums.T], clusters, config.rules.draws, config.rules.seed)
+    total, drawn, left_out = (_pearson(np.atleast_2d(each)) for each in parts)
+    return interval(Series(float(total[0]), drawn, left_out), config.rules.level)
 
 
 def _pearson(sums: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, " n"]:

@@ -11,45 +11,28 @@ How the intervals and Holm go together, with alpha = 1 - level:
 - A cell is tested as one hypothesis, "some estimand, or some seed alone, is the margin or less". Its p is the largest
   of theirs, an intersection-union test: it needs no correction for their number. p <= alpha / 2 says the same as
   "every lower bound of the two-sided intervals is above the margin" (`idl.verdict.intervals`).
-- Holm over the cells of a grid bounds the chance of any wrong LEARNED in the grid by alpha / 2. LEARNED is an adjusted
-  p of at most alpha / 2; as that is no smaller than p, the lower bounds are then above the margin. With one cell, both
-  say the same. A cell that passes alone and not after Holm is INCONCLUSIVE, and its reason says so.
-- The family is the cells that no gate stopped. Gates look at the fits without the test split, at the scenes and how
-  many there are, never at a test loss, so that which cells are counted is settled before any p is known.
+- Holm over the cells of a grid bounds the chance of any wrong LEARNED in it by alpha / 2. LEARNED is an adjusted p of
+  at most alpha / 2; one that passes alone and not after Holm is INCONCLUSIVE. The family is the cells that no gate
+  stopped: gates look at fits, scenes and how many there are, never at a test loss, so that it is settled before any p.
 - NOT LEARNED is an upper bound of one of the two estimands below the margin: alpha / 2 for each, hence at most alpha
-  for the cell. It is a statement about the cell and is not adjusted for the grid; a single seed cannot bring it about.
-  The bound is of the probes as they were fitted, and probes of few images, or of features whose noise a scene has in
-  common, read less than there is: all of an effect may be lost in them. So an effect of the margin's size is planted in
-  these very features, and the bound must be below what is found of it (`idl.probes.exact.recovered`), too.
-- No cell can be both: a lower bound above the margin has its upper bound there too.
+  for the cell, not adjusted for the grid; a single seed cannot bring it about. Probes of few images, or of features
+  whose noise a scene has in common, read less than there is. So an effect of the margin's size is planted in these very
+  features, and the bound must be below what is found of it (`idl.probes.exact.recovered`), too.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from scipy.special import ndtri
 
 from idl.errors import InputError
-from idl.probes.exact import PENALTIES
-from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, FittedArm
-from idl.verdict.intervals import (
-    Interval,
-    Series,
-    cluster_numbers,
-    draws_of_median,
-    holm,
-    interval,
-    log_ratio,
-    mean,
-    p_value,
-    resample,
-)
+from idl.probes.exact import PENALTIES, Solution
+from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, Arm
+from idl.verdict.intervals import Interval, Series, draws_of_median, holm, interval, log_ratio, mean, p_value, resample
 from idl.verdict.result import (
-    UNTRAINED,
     ArmFigures,
     Cell,
     ClusterKind,
@@ -71,64 +54,69 @@ _ROUNDING = 1e-5
 _EQUAL = 1e-10
 # A median needs the images themselves in every draw, and decides nothing: a tenth of the draws serves.
 _MEDIAN_DRAWS = 1_000
-# Names of further sums that are resampled beside the arms'.
-_NUM_VALID, _SHUFFLED, _SHUFFLED_CONSTANT = "valid pixels", "shuffled truth, trained", "shuffled truth, constant"
+# What is resampled beside the arms' errors: what makes means of them, and, after an arm's name, its further errors.
+_NUM_VALID, _ALIGNED, _SHUFFLED = "valid pixels", ", aligned", ", on other images' truth"
 
 
-def decide(
-    cells: Sequence[Cell], config: VerdictConfig | None = None, *, described: bool = True
-) -> tuple[Verdict, ...]:
+def decide(cells: Sequence[Cell], config: VerdictConfig, *, described: bool = True) -> tuple[Verdict, ...]:
     """Return a verdict on every cell of a grid, in their order.
 
     described: with the figures that decide nothing, which take most of the time.
-    Raises InputError where a name is there twice, or `config.draws` are too few for any of so many cells to be
-    LEARNED: no p of the bootstrap is below a few 1 / (draws + 1).
+    Raises InputError where `config.draws` are too few for any of so many cells to be LEARNED.
     """
-    config = config or VerdictConfig()
-    twice = [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]
-    if twice:
-        raise InputError(f"cell {twice[0]!r} is there twice. Give every cell of a grid its own name.")
     require_draws(len(cells), config)
     measured = [_measure(cell, config, described) for cell in cells]
     tested = [index for index, verdict in enumerate(measured) if all(gate.passed for gate in verdict.gates)]
     adjusted = dict(zip(tested, holm([measured[index].p for index in tested]), strict=True))
-    return tuple(
-        _concluded(replace(verdict, adjusted_p=adjusted.get(index), num_tested=len(tested)), config)
-        for index, verdict in enumerate(measured)
-    )
+    verdicts = []
+    for index, verdict in enumerate(measured):
+        p = adjusted.get(index)
+        if p is None:
+            outcome = Outcome.INVALID
+        elif p <= config.alpha / 2:
+            outcome = Outcome.LEARNED
+        else:
+            outcome = Outcome.NOT_LEARNED if verdict.below(config.margin) else Outcome.INCONCLUSIVE
+        concluded = replace(verdict, outcome=outcome, adjusted_p=p, num_tested=len(tested))
+        verdicts.append(replace(concluded, reason=_reason(concluded, config)))
+    return tuple(verdicts)
 
 
 def require_draws(num_cells: int, config: VerdictConfig) -> None:
-    """Raise InputError where the bootstrap's draws are too few for any of so many cells to be LEARNED."""
+    """Raise InputError where the draws are too few for any of so many cells to be LEARNED."""
     # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
     if config.draws < needed:
-        # A cell is a question of the user's: an encoder at one k.
-        questions = "1 question" if num_cells == 1 else f"{num_cells} questions"
-        raise InputError(f"draws={config.draws}: too few for {questions}. Pass {needed} or more.")
+        raise InputError(f"draws={config.draws}: too few for {counted(num_cells, 'question')}. Pass {needed} or more.")
 
 
 def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
     """Return everything that one cell says by itself; its outcome is open."""
-    if not np.all(cell.num_valid > 0):
-        cell = cell.subset(np.flatnonzero(cell.num_valid > 0).tolist())
-    clusters = cluster_numbers(cell.clusters.of_image)
-    num_clusters = int(clusters.max()) + 1
-    forms = _forms(cell)
+    kept = np.flatnonzero(cell.num_valid > 0)
+    clusters = [cell.clusters.of_image[index] for index in kept]
+    recordings = {cell.clusters.recordings[index] for index in kept} if cell.clusters.recordings else ()
+    num_clusters = len(set(clusters))
+    forms = _forms(cell.arms)
     deciding = forms[0].arms
-    arms = cell.arms if described else (PIXELS, JOINT, *deciding)
-    sums = {arm: cell.arms[arm].squared_error for arm in arms}
+    sums = {arm: cell.arms[arm].squared_error for arm in (cell.arms if described else (PIXELS, JOINT, *deciding))}
     if described:
         sums[_NUM_VALID] = cell.num_valid
         if cell.shuffled:
-            sums[_SHUFFLED] = cell.shuffled[TRAINED].squared_error
-            sums[_SHUFFLED_CONSTANT] = cell.shuffled[CONSTANT].squared_error
-        sums |= {_aligned(name): arm.aligned_error for name, arm in cell.arms.items()}
+            sums |= {name + _SHUFFLED: cell.shuffled[name].squared_error for name in (TRAINED, CONSTANT)}
+        sums |= {name + _ALIGNED: arm.aligned_error for name, arm in cell.arms.items()}
+    sums = {name: values[kept] for name, values in sums.items()}
     resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
 
-    beyond_pixels = _compare("beyond pixels", (PIXELS,), resampled, config)
-    learned = _compare("learned, not built in", deciding, resampled, config)
-    seeds = tuple(_compare(f"learned, against {arm} alone", (arm,), resampled, config) for arm in deciding)
+    def compare(name: str, *above: str) -> Comparison:
+        series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
+        found = interval(series, config.level)
+        needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
+        detectable = config.margin + needed * found.standard_error
+        return Comparison(name, above, JOINT, found, p_value(series, config.margin), detectable)
+
+    beyond_pixels = compare("beyond pixels", PIXELS)
+    learned = compare("learned, not built in", *deciding)
+    seeds = tuple(compare(f"learned, against {arm} alone", arm) for arm in deciding)
     return Verdict(
         cell=cell.name,
         outcome=Outcome.INCONCLUSIVE,
@@ -144,93 +132,84 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
         few_clusters=config.min_clusters <= num_clusters < config.few_clusters,
         clusters=cell.clusters.kind,
         num_clusters=num_clusters,
-        num_recordings=len(set(cell.clusters.recordings)) or None,
+        num_recordings=len(recordings) or None,
         num_images=len(clusters),
-        num_valid=float(np.sum(cell.num_valid)),
-        recovered=cell.arms[JOINT].fitted.recovered,
-        description=_describe(cell, resampled, clusters, deciding, config) if described else None,
+        num_valid=float(np.sum(cell.num_valid[kept])),
+        recovered=cell.arms[JOINT].recovered,
+        description=_describe(cell, sums, resampled, clusters, deciding, config) if described else None,
     )
 
 
-def _forms(cell: Cell) -> tuple[Form, ...]:
+def _forms(arms: Mapping[str, Arm]) -> tuple[Form, ...]:
     """Return the forms of untrained, the one of lowest cross-validated loss first; of equal ones by name."""
-    forms = [
-        Form(form, arms, float(np.mean([cell.arms[arm].fitted.solution.cv_loss for arm in arms])))
-        for form, arms in cell.untrained.items()
-    ]
+    seeds: dict[str, dict[int, str]] = {}
+    for arm in arms:
+        if (match := UNTRAINED.fullmatch(arm)) and match["pixels"]:
+            seeds.setdefault(match["form"], {})[int(match["seed"])] = arm
+    forms = []
+    for form, by_seed in seeds.items():
+        of_form = tuple(by_seed[seed] for seed in sorted(by_seed))
+        forms.append(Form(form, of_form, float(np.mean([arms[arm].solution.cv_loss for arm in of_form]))))
     return tuple(sorted(forms, key=lambda form: (form.cv_loss, form.name)))
-
-
-def _compare(name: str, above: tuple[str, ...], resampled: Mapping[str, Series], config: VerdictConfig) -> Comparison:
-    series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
-    compared = interval(series, config.level)
-    needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
-    detectable = config.margin + needed * compared.standard_error
-    return Comparison(name, above, JOINT, compared, p_value(series, config.margin), detectable)
-
-
-def _concluded(verdict: Verdict, config: VerdictConfig) -> Verdict:
-    if verdict.adjusted_p is None:
-        outcome = Outcome.INVALID
-    elif verdict.adjusted_p <= config.alpha / 2:
-        outcome = Outcome.LEARNED
-    elif verdict.below(config.margin) is not None:
-        outcome = Outcome.NOT_LEARNED
-    else:
-        outcome = Outcome.INCONCLUSIVE
-    return replace(verdict, outcome=outcome, reason=_reason(outcome, verdict, config))
 
 
 def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
     """Return what has to hold before a verdict means anything: of fits, splits and clusters, never of a test loss."""
     # The common null has a grid of its own.
-    fits = {name: arm.fitted for name, arm in cell.arms.items() if name != COMMON_NULL}
-    solutions = {name: fit.solution for name, fit in fits.items()}
-
-    constant = solutions[CONSTANT].plain_train_loss
+    arms = {name: arm for name, arm in cell.arms.items() if name != COMMON_NULL}
+    fits = {name: arm.solution for name, arm in arms.items()}
+    constant, pixels = fits[CONSTANT].plain_train_loss, fits[PIXELS]
     # `not <=` here and below: a loss that is no number fails too.
     worse = [
-        f"{arm} {each.plain_train_loss:.4g}"
-        for arm, each in solutions.items()
-        if not each.plain_train_loss <= constant * (1 + _ROUNDING)
+        f"{name} {fit.plain_train_loss:.4g}"
+        for name, fit in fits.items()
+        if not fit.plain_train_loss <= constant * (1 + _ROUNDING)
     ]
-    excess = {arm: each.excess_loss for arm, each in solutions.items()}
-    worst = max(excess, key=lambda arm: math.inf if math.isnan(excess[arm]) else excess[arm])
+    worst = max(fits, key=lambda name: math.inf if math.isnan(fits[name].excess_loss) else fits[name].excess_loss)
+    excess = fits[worst].excess_loss
     # No direction is lost, save those that features and pixels have in common.
     lost = [
-        f"{arm} {solutions[arm].rank} of {fit.expected_rank}"
-        for arm, fit in fits.items()
-        if solutions[arm].rank < fit.expected_rank
+        f"{name} {fits[name].rank} of {arm.expected_rank}"
+        for name, arm in arms.items()
+        if fits[name].rank < arm.expected_rank
     ]
     # A twin that changes nothing was not read, unless cross-validation itself left it out by the largest penalty.
     same = [
-        arm
-        for arm, fit in fits.items()
-        if UNTRAINED.fullmatch(arm)
-        and fit.features_penalty != max(PENALTIES)
-        and math.isclose(fit.solution.val_loss, solutions[PIXELS].val_loss, rel_tol=_EQUAL)
-        and math.isclose(fit.solution.cv_loss, solutions[PIXELS].cv_loss, rel_tol=_EQUAL)
+        name
+        for name, arm in arms.items()
+        if UNTRAINED.fullmatch(name)
+        and name.endswith(PIXELS)
+        and arm.features_penalty != max(PENALTIES)
+        and math.isclose(fits[name].val_loss, pixels.val_loss, rel_tol=_EQUAL)
+        and math.isclose(fits[name].cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
     ]
-    apart = "no scene and no image is in two splits"
-    if cell.leaked:
-        more = ", ..." if len(cell.leaked) > 3 else ""
-        apart = f"{len(cell.leaked)} found in two splits: {', '.join(cell.leaked[:3])}{more}"
+    untested = any(math.isinf(fit.val_error) for fit in fits.values())
+    leaked = ", ".join((*cell.leaked[:3], *(["..."] if len(cell.leaked) > 3 else [])))
+
+    def without(name: str, found: Sequence[str], what: str, more: str = "") -> Gate:
+        return Gate(name, not found, f"{what}: {'; '.join(found) or 'none'}{more}")
+
     return (
-        Gate(
-            "no fit worse than constant",
-            not worse,
-            f"worse on training than constant ({constant:.4g}): {', '.join(worse) or 'none'}",
-        ),
+        without("no fit worse than constant", worse, f"worse on training than constant ({constant:.4g})"),
         Gate(
             "fits converged",
-            excess[worst] <= config.max_excess_loss,
-            f"excess loss at most {excess[worst]:.2%} ({worst}), of {config.max_excess_loss:.2%} or less",
+            excess <= config.max_excess_loss,
+            f"excess loss at most {excess:.2%} ({worst}), of {config.max_excess_loss:.2%} or less",
         ),
-        Gate("every column counts", not lost, f"directions lost: {'; '.join(lost) or 'none'}"),
-        _above_parts(fits),
-        Gate("twins differ from pixels", not same, f"equal to the pixels: {', '.join(same) or 'none'}"),
+        without("every column counts", lost, "directions lost"),
+        without(
+            "no joint arm worse than its part",
+            _below_part(fits),
+            "worse",
+            "; not tested on validation, which is of one fold" if untested else "",
+        ),
+        without("twins differ from pixels", same, "equal to the pixels"),
         enough_clusters(num_clusters, cell.clusters.kind, config),
-        Gate("splits apart", not cell.leaked, apart),
+        Gate(
+            "splits apart",
+            not cell.leaked,
+            f"{len(cell.leaked)} found in two splits: {leaked}" if leaked else "no scene and no image is in two splits",
+        ),
     )
 
 
@@ -243,100 +222,86 @@ def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictCon
     return Gate("enough clusters", passed, detail)
 
 
-def _above_parts(fits: Mapping[str, FittedArm]) -> Gate:
-    """No joint arm does worse than one of its parts by more than the part's standard error."""
+def _below_part(fits: Mapping[str, Solution]) -> list[str]:
+    """Return where a joint arm does worse than one of its parts by more than the part's standard error."""
     worse = []
-    joints = [arm for arm in fits if arm.endswith(f"+{PIXELS}")]
-    for arm in joints:
-        for part in (PIXELS, arm.removesuffix(f"+{PIXELS}")):
-            if part not in fits:
-                continue
-            joint, alone = fits[arm].solution, fits[part].solution
-            for kind, loss, other, error in (
-                ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
-                ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
-            ):
-                if not loss <= other + error:
-                    worse.append(f"{arm} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
-    detail = f"worse: {'; '.join(worse) or 'none'}"
-    if any(math.isinf(fit.solution.val_error) for fit in fits.values()):
-        detail += "; not tested on validation, which is of one fold"
-    return Gate("no joint arm worse than its part", not worse, detail)
+    for name, joint in fits.items():
+        own, plus, _ = name.partition("+pixels")
+        for part in (PIXELS, own) if plus else ():
+            if alone := fits.get(part):
+                for kind, loss, other, error in (
+                    ("on validation", joint.val_loss, alone.val_loss, alone.val_error),
+                    ("by cross-validation", joint.cv_loss, alone.cv_loss, alone.cv_error),
+                ):
+                    if not loss <= other + error:
+                        worse.append(f"{name} {loss:.4g} {kind}, {part} alone {other:.4g} (standard error {error:.2g})")
+    return worse
 
 
 def _describe(
     cell: Cell,
+    sums: Mapping[str, Float64[np.ndarray, " images"]],
     resampled: Mapping[str, Series],
-    clusters: Int64[np.ndarray, " images"],
+    clusters: Sequence[str],
     untrained: tuple[str, ...],
     config: VerdictConfig,
 ) -> Description:
-    """Return the figures that decide nothing. resampled: what `_measure` sums. untrained: of the deciding form."""
+    """Return the figures that decide nothing. sums: of the images, that were resampled. untrained: arms that decide."""
 
-    def ratio(above: str, below: str) -> Interval:
+    def over(above: str, below: str) -> Interval:
         return interval(log_ratio(resampled[above], resampled[below]), config.level).exponential()
 
     def figures(arm: str) -> ArmFigures:
         # R2 = 1 - MSE / MSE[constant], so that its bounds change places.
-        rest = ratio(arm, CONSTANT)
+        rest = over(arm, CONSTANT)
         r2 = Interval(1 - rest.estimate, 1 - rest.high, 1 - rest.low, rest.standard_error)
-        return ArmFigures(arm, ratio(arm, _NUM_VALID), ratio(_aligned(arm), _NUM_VALID), r2)
+        return ArmFigures(arm, over(arm, _NUM_VALID), over(arm + _ALIGNED, _NUM_VALID), r2)
 
-    def by_image(above: str) -> Float64[np.ndarray, " images"]:
-        one, other = cell.arms[above].squared_error, cell.arms[JOINT].squared_error
+    def median_over_joint(*above: str) -> Interval:
+        """Lower median over images of the arms' mean log ratio, with the percentiles of up to 1,000 draws."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(one == other, 0.0, np.log(one) - np.log(other))
-
-    def median(values: Float64[np.ndarray, " images"]) -> Interval:
-        """Lower median, with the percentiles of up to 1,000 draws of clusters."""
+            joint = np.log(sums[JOINT])
+            ratios = [np.where(sums[arm] == sums[JOINT], 0.0, np.log(sums[arm]) - joint) for arm in above]
+            values = np.mean(ratios, axis=0)
         draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.seed)
-        tail = (1 - config.level) / 2
-        estimate, low, high = (
-            float(np.quantile(of, level, method="inverted_cdf"))
-            for of, level in ((values, 0.5), (draws, tail), (draws, 1 - tail))
-        )
+        estimate = float(np.quantile(values, 0.5, method="inverted_cdf"))
+        ends = ((1 - config.level) / 2, (1 + config.level) / 2)
+        low, high = np.quantile(draws, ends, method="inverted_cdf").tolist()
         spread = float(np.std(draws, ddof=1)) if np.all(np.isfinite(draws)) else math.inf
         return Interval(estimate, low, high, spread)
 
+    def selectivity() -> Interval:
+        """(1 - ratio to the constant) on the truth minus the same on the shuffled truth."""
+        true, control = (log_ratio(resampled[TRAINED + kind], resampled[CONSTANT + kind]) for kind in ("", _SHUFFLED))
+        with np.errstate(over="ignore"):
+            gain = Series(
+                float(np.exp(control.estimate) - np.exp(true.estimate)),
+                np.exp(control.draws) - np.exp(true.draws),
+                np.exp(control.left_out) - np.exp(true.left_out),
+            )
+        return interval(gain, config.level)
+
     return Description(
-        tuple(figures(arm) for arm in cell.arms),
-        ratio(TRAINED, NULL),
-        _selectivity(resampled, config.level) if cell.shuffled else None,
-        median(by_image(PIXELS)),
-        median(np.mean([by_image(arm) for arm in untrained], axis=0)),
+        arms=tuple(figures(arm) for arm in cell.arms),
+        trained_over_null=over(TRAINED, NULL),
+        selectivity=selectivity() if cell.shuffled else None,
+        beyond_pixels_by_image=median_over_joint(PIXELS),
+        learned_by_image=median_over_joint(*untrained),
     )
 
 
-def _aligned(arm: str) -> str:
-    """Name the sums of an arm's errors after alignment."""
-    return f"{arm}, aligned"
-
-
-def _selectivity(resampled: Mapping[str, Series], level: float) -> Interval:
-    true = log_ratio(resampled[TRAINED], resampled[CONSTANT])
-    control = log_ratio(resampled[_SHUFFLED], resampled[_SHUFFLED_CONSTANT])
-    # (1 - ratio) on the truth minus (1 - ratio) on the shuffled truth.
-    with np.errstate(over="ignore"):
-        gain = Series(
-            math.exp(min(control.estimate, 700.0)) - math.exp(min(true.estimate, 700.0)),
-            np.exp(control.draws) - np.exp(true.draws),
-            np.exp(control.left_out) - np.exp(true.left_out),
-        )
-    return interval(gain, level)
-
-
-def _reason(outcome: Outcome, verdict: Verdict, config: VerdictConfig) -> str:
+def _reason(verdict: Verdict, config: VerdictConfig) -> str:
     """Say why, in one plain sentence with the figures that decided, as ratios of losses."""
     margin = _times(config.margin)
-    if outcome is Outcome.INVALID:
+    if verdict.outcome is Outcome.INVALID:
         failed = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
         return f"Nothing can be concluded, because a condition failed ({failed})."
-    if outcome is Outcome.LEARNED:
+    if verdict.outcome is Outcome.LEARNED:
         return (
             f"Without what the encoder adds to the pixels the loss is {_ratio(verdict.beyond_pixels)} as high, and "
             f"with an untrained encoder in its place {_ratio(verdict.learned)}, both above the margin of {margin}."
         )
-    if outcome is Outcome.NOT_LEARNED and (decided := verdict.below(config.margin)):
+    if decided := verdict.below(config.margin):
         what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
         return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {margin}."
     if verdict.p <= config.alpha / 2:

@@ -12,10 +12,9 @@ values with each cluster left out. t is the estimate -+ t_(clusters - 1) x the j
 a skewed distribution and is too narrow for few clusters; t is the other way round.
 
 The p of "figure <= margin" is the level at which the lower bound meets the margin, for BCa and for t, and the larger
-of both counts, so that p < alpha / 2 says what "lower bound > margin" says.
-
-Bounds are draws themselves, not points between two of them: rank floor((draws + 1) b), and p counts a draw at the
-margin as (1 + draws <= margin) / (draws + 1). It is never 0 then, and both statements agree draw for draw.
+of both counts, so that p < alpha / 2 says what "lower bound > margin" says. Bounds are draws themselves, not points
+between two of them: rank floor((draws + 1) b), and p counts a draw at the margin as (1 + draws <= margin) /
+(draws + 1). It is never 0 then, and both statements agree draw for draw.
 
 Defined, because they happen:
 - All clusters alike: every draw is the estimate but for rounding, the interval is that point, p is 1 / (draws + 1)
@@ -54,7 +53,7 @@ class Interval:
     def exponential(self) -> "Interval":
         """Return the interval of exp(figure); the standard error to first order."""
         estimate, low, high = (math.exp(min(value, 700.0)) for value in (self.estimate, self.low, self.high))
-        high = math.inf if math.isinf(self.high) and self.high > 0 else high
+        high = math.inf if self.high == math.inf else high
         return Interval(estimate, low, high, estimate * self.standard_error if estimate > 0 else self.standard_error)
 
 
@@ -81,40 +80,38 @@ def log_ratio(above: Series, below: Series) -> Series:
 
 def mean(series: Sequence[Series]) -> Series:
     """Return the average of figures of the same draws."""
-    return Series(
-        float(np.mean([each.estimate for each in series])),
-        np.mean([each.draws for each in series], axis=0),
-        np.mean([each.left_out for each in series], axis=0),
-    )
-
-
-def cluster_numbers(clusters: Sequence[str]) -> Int64[np.ndarray, " images"]:
-    """Return clusters as numbers from 0, in the order of their labels: the order of the images does not count."""
-    return np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1].astype(np.int64)
+    estimate = float(np.mean([each.estimate for each in series]))
+    draws, left_out = ([getattr(each, part) for each in series] for part in ("draws", "left_out"))
+    return Series(estimate, np.mean(draws, axis=0), np.mean(left_out, axis=0))
 
 
 def resample(
-    sums: Mapping[str, Float64[np.ndarray, " images"]], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+    sums: Mapping[str, Float64[np.ndarray, " images"]], clusters: Sequence[str], draws: int, seed: int
 ) -> dict[str, Series]:
     """Return the logarithm of each of `sums`: over all clusters, over `draws` draws of them, with each one left out.
 
     A sum of 0 has -inf.
-    clusters: numbers from 0, none left out. Time grows with draws x clusters: images only count within a cluster.
+    clusters: what each image belongs to; the order of images does not count. Time grows with draws x clusters.
     """
-    num_clusters = int(clusters.max()) + 1
-    by_cluster = np.stack([np.bincount(clusters, values, num_clusters) for values in sums.values()], axis=1)
+    total, drawn, left_out = resampled_sums([*sums.values()], clusters, draws, seed)
+    with np.errstate(divide="ignore"):
+        logs = [np.log(values) for values in (total, drawn.T.copy(), left_out.T.copy())]
+    return {name: Series(float(one), *rest) for name, one, *rest in zip(sums, *logs, strict=True)}
+
+
+def resampled_sums(
+    sums: Sequence[Float64[np.ndarray, " images"]], clusters: Sequence[str], draws: int, seed: int
+) -> tuple[Float64[np.ndarray, " sums"], Float64[np.ndarray, "draws sums"], Float64[np.ndarray, "clusters sums"]]:
+    """Return each of `sums` over all clusters, in each draw, and with each cluster left out."""
+    labels, numbers = np.unique(clusters, return_inverse=True)
+    num_clusters = len(labels)
+    by_cluster = np.stack([np.bincount(numbers, values, num_clusters) for values in sums], axis=1)
     counts = drawn_counts(num_clusters, draws, seed)
     drawn = np.concatenate([block.astype(np.float64) @ by_cluster for block in counts])
     # Sums before and after each, not total - each: where one cluster is nearly everything, the rest would be rounding.
     zero = np.zeros_like(by_cluster[:1])
     before = np.concatenate([zero, np.cumsum(by_cluster[:-1], axis=0)])
-    left_out = before + np.concatenate([np.cumsum(by_cluster[:0:-1], axis=0)[::-1], zero])
-    with np.errstate(divide="ignore"):
-        logs = [np.log(values) for values in (by_cluster.sum(axis=0), drawn.T.copy(), left_out.T.copy())]
-    return {
-        name: Series(float(total), in_draws, without)
-        for name, total, in_draws, without in zip(sums, *logs, strict=True)
-    }
+    return by_cluster.sum(axis=0), drawn, before + np.concatenate([np.cumsum(by_cluster[:0:-1], axis=0)[::-1], zero])
 
 
 def drawn_counts(
@@ -130,43 +127,56 @@ def drawn_counts(
         yield np.bincount(chosen.ravel(), minlength=count * num_clusters).reshape(count, num_clusters)
 
 
-@dataclass(frozen=True)
 class _Fitted:
-    """What both intervals and both p need of a series. draws: equal to the estimate where they are but for rounding."""
+    """What both intervals and both p need of a series.
 
-    estimate: float
-    draws: Float64[np.ndarray, " draws"]
-    bias: float
-    acceleration: float
-    standard_error: float
-    degrees: int
+    draws: equal to the estimate where they are but for rounding. bias: z0. degrees: of freedom, of t.
+    """
 
+    def __init__(self, series: Series) -> None:
+        self.estimate = series.estimate
+        self.draws = _snapped(series.draws, self.estimate)
+        self.count, self.degrees = len(self.draws), len(series.left_out) - 1
+        below = np.count_nonzero(self.draws < self.estimate) + 0.5 * np.count_nonzero(self.draws == self.estimate)
+        end = 1 / (self.count + 1)
+        self.bias = float(ndtri(min(max(below / self.count, end), 1 - end)))
+        self.acceleration, self.standard_error = _jackknife(_snapped(series.left_out, self.estimate))
 
-def _fitted(series: Series) -> _Fitted:
-    estimate = series.estimate
-    draws = _snapped(series.draws, estimate)
-    below = np.count_nonzero(draws < estimate) + 0.5 * np.count_nonzero(draws == estimate)
-    end = 1 / (len(draws) + 1)
-    bias = float(ndtri(min(max(below / len(draws), end), 1 - end)))
-    acceleration, standard_error = _jackknife(_snapped(series.left_out, estimate))
-    return _Fitted(estimate, draws, bias, acceleration, standard_error, len(series.left_out) - 1)
+    def bca_level(self, z: float) -> float:
+        w = self.bias + z
+        scale = 1 - self.acceleration * w
+        if scale <= 0:
+            return 1.0 if w > 0 else 0.0
+        return float(ndtr(self.bias + w / scale))
+
+    def bca_p(self, margin: float) -> float:
+        """Solve b(p) = share of draws up to the margin for p."""
+        share = (1 + np.count_nonzero(self.draws <= margin)) / (self.count + 1)
+        u = float(ndtri(share)) - self.bias
+        scale = 1 + self.acceleration * u
+        if math.isinf(u) or scale <= 0:
+            return 1.0 if u > 0 else 0.0
+        return float(ndtr(u / scale - self.bias))
 
 
 def interval(series: Series, level: float) -> Interval:
     """Return the two-sided interval at `level`: at each end the farther of BCa and t."""
-    fit = _fitted(series)
+    fit = _Fitted(series)
     if not math.isfinite(fit.standard_error):
         return Interval(fit.estimate, -math.inf, math.inf, math.inf)
     tail = (1 - level) / 2
-    bca_low, bca_high = _bca(fit, tail)
     half = float(stdtrit(fit.degrees, 1 - tail)) * fit.standard_error
-    low, high = min(bca_low, fit.estimate - half), max(bca_high, fit.estimate + half)
-    return Interval(fit.estimate, low, high, fit.standard_error)
+    first = math.floor((fit.count + 1) * fit.bca_level(float(ndtri(tail))))
+    last = math.ceil((fit.count + 1) * fit.bca_level(float(ndtri(1 - tail))))
+    # The draws by rank, with no bound before the first and after the last.
+    ordered = np.concatenate([[-math.inf], np.sort(fit.draws), [math.inf]])
+    low, high = float(ordered[min(first, fit.count)]), float(ordered[max(last, 1)])
+    return Interval(fit.estimate, min(low, fit.estimate - half), max(high, fit.estimate + half), fit.standard_error)
 
 
 def p_value(series: Series, margin: float) -> float:
     """Return the one-sided p of "the figure is `margin` or less": the larger of BCa's and t's."""
-    fit = _fitted(series)
+    fit = _Fitted(series)
     if not math.isfinite(fit.standard_error):
         return 1.0
     distance = fit.estimate - margin
@@ -174,39 +184,7 @@ def p_value(series: Series, margin: float) -> float:
         of_t = float(stdtr(fit.degrees, -distance / fit.standard_error))
     else:
         of_t = 0.0 if distance > 0 else 1.0
-    return max(of_t, _bca_p(fit, margin))
-
-
-def _bca(fit: _Fitted, tail: float) -> tuple[float, float]:
-    count = len(fit.draws)
-    low = math.floor((count + 1) * _bca_level(fit, float(ndtri(tail))))
-    high = math.ceil((count + 1) * _bca_level(fit, float(ndtri(1 - tail))))
-    ranks = [rank - 1 for rank in (low, high) if 1 <= rank <= count]
-    ordered = np.partition(fit.draws, ranks) if ranks else fit.draws
-    return (
-        -math.inf if low < 1 else float(ordered[min(low, count) - 1]),
-        math.inf if high > count else float(ordered[max(high, 1) - 1]),
-    )
-
-
-def _bca_level(fit: _Fitted, z: float) -> float:
-    w = fit.bias + z
-    scale = 1 - fit.acceleration * w
-    if scale <= 0:
-        return 1.0 if w > 0 else 0.0
-    return float(ndtr(fit.bias + w / scale))
-
-
-def _bca_p(fit: _Fitted, margin: float) -> float:
-    """Solve b(p) = share of draws up to the margin for p."""
-    share = (1 + np.count_nonzero(fit.draws <= margin)) / (len(fit.draws) + 1)
-    u = float(ndtri(share)) - fit.bias
-    if math.isinf(u):
-        return 1.0
-    scale = 1 + fit.acceleration * u
-    if scale <= 0:
-        return 1.0 if u > 0 else 0.0
-    return float(ndtr(u / scale - fit.bias))
+    return max(of_t, fit.bca_p(margin))
 
 
 def _jackknife(left_out: Float64[np.ndarray, " clusters"]) -> tuple[float, float]:
@@ -230,14 +208,14 @@ def _snapped(values: Float64[np.ndarray, " n"], estimate: float) -> Float64[np.n
 
 
 def draws_of_median(
-    values: Float64[np.ndarray, " images"], clusters: Int64[np.ndarray, " images"], draws: int, seed: int
+    values: Float64[np.ndarray, " images"], clusters: Sequence[str], draws: int, seed: int
 ) -> Float64[np.ndarray, " draws"]:
     """Return the lower median of the images of each draw: the smallest value that at least half do not exceed."""
-    order, num_clusters = np.argsort(values, kind="stable"), int(clusters.max()) + 1
-    places = []
+    labels, numbers = np.unique(clusters, return_inverse=True)
+    order, num_clusters, places = np.argsort(values, kind="stable"), len(labels), []
     for counts in drawn_counts(num_clusters, draws, seed, block=max(1, _BLOCK // len(values)) * num_clusters):
         # Images of a draw, in the order of their values: the first place up to which at least half of them lie.
-        reached = np.cumsum(counts.astype(np.int32)[:, clusters[order]], axis=1, dtype=np.int32)
+        reached = np.cumsum(counts.astype(np.int32)[:, numbers[order]], axis=1, dtype=np.int32)
         places.append(np.argmax(2 * reached >= reached[:, -1:], axis=1))
     return values[order][np.concatenate(places)]
 
@@ -248,9 +226,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     Rejecting where the adjusted p is at most a bounds the chance of any false rejection by a, however the p depend
     on each other.
     """
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return tuple(adjusted)
+    p, order = np.asarray(p_values, dtype=np.float64), np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]), 1)
+    return tuple(adjusted.tolist())

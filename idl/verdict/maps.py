@@ -20,6 +20,7 @@ from idl.probes.grid import UpsampledGram, upsample_adjoint
 from idl.progress import Progress
 from idl.targets import Target
 
+Lenders = Mapping[str, Int64[np.ndarray, " images"]]
 _SWAPS_PER_IMAGE = 10
 # Their columns in float64 are 8 MB at 16 x 16 cells and 500 columns.
 _IMAGES_IN_FLOAT64 = 8
@@ -37,36 +38,20 @@ class ArmMaps:
     """
 
     def __init__(
-        self,
-        encoded: EncodedDataset,
-        patches: EncodedDataset | None,
-        batch_size: int,
-        lenders: Mapping[str, Int64[np.ndarray, " images"]] | None = None,
+        self, encoded: EncodedDataset, patches: EncodedDataset | None, batch_size: int, lenders: Lenders | None = None
     ) -> None:
         self.encoded, self.patches, self.batch_size, self.lenders = encoded, patches, batch_size, lenders
         self.store, self.split, self.folder = encoded.store, encoded.split, encoded.folder
-        self.device, self.world = encoded.device, encoded.world
-
-    @property
-    def columns(self) -> Columns:
-        """Order of the columns."""
-        num_patches = 0 if self.patches is None else self.patches.basis.num_components
-        return Columns(self.encoded.basis.num_components, num_patches)
-
-    @property
-    def digest(self) -> str:
-        """Of the bases, and of who lends to whom; of an encoder's maps alone theirs, so that statistics are shared."""
-        digest = self.encoded.digest
-        if self.patches is not None:
-            digest = _digest(digest, self.patches.digest)
-        if self.lenders is not None:
-            lent = [hashlib.sha256(self.lenders[name].tobytes()).hexdigest() for name in sorted(self.lenders)]
-            digest = _digest(digest, *lent)
-        return digest
-
-    def share(self, name: str) -> range:
-        """Return the positions in split `name` that `stream` yields on this rank."""
-        return self.encoded.share(name)
+        self.device, self.world, self.share = encoded.device, encoded.world, encoded.share
+        num_patches = 0 if patches is None else patches.basis.num_components
+        self.columns = Columns(encoded.basis.num_components, num_patches)
+        # An encoder's maps alone have its own digest, so that its statistics are shared.
+        self.digest = encoded.digest
+        if patches is not None:
+            self.digest = _digest(self.digest, patches.digest)
+        if lenders is not None:
+            lent = [hashlib.sha256(lenders[name].tobytes()).hexdigest() for name in sorted(lenders)]
+            self.digest = _digest(self.digest, *lent)
 
     def stream(self, name: str, layers: tuple[str, ...]) -> Iterator[MapBatch]:
         """Yield this rank's share of split `name` in its order, with `layers` of the image or of its lender."""
@@ -82,7 +67,7 @@ class ArmMaps:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folders that the maps come from: an encoder's before that of the patches."""
+        """Lock the folders that the maps come from."""
         with cache.locked(self.folder), nullcontext() if self.patches is None else cache.locked(self.patches.folder):
             yield
 
@@ -127,8 +112,7 @@ def squared_errors(
 
     arms: the columns that each reads, and its weights (columns, out) on them.
     Errors are squared, and summed over an image's valid pixels and outputs, target units squared. Aligned ones are
-    those of predictions that were brought to the truth of their own image by the scale and shift of least squares, in
-    the target's own space and one pair an output: what is left is structure.
+    those of predictions with the scale and shift of least squares on their own image, one pair an output.
     The sums are those at full resolution, taken on the grid: p'Kp - 2 p'r + y'My of each arm's prediction p. In
     float64, because the three cancel; twenty arms cost as much as one.
     Raises InputError where no pixel of the split is valid.

@@ -1,139 +1,151 @@
 """What a study leaves in MLflow and on the terminal, and its words; no number is computed here that decides."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from idl.report import RunReport, charts, tiles
+from idl.encoders import Encoder
+from idl.pipeline import probe
+from idl.probes.linear_probe import DepthModel
+from idl.progress import Progress, prefixed, silent
+from idl.report import Image, Run, RunReport, charts, tiles
 from idl.report.dataset import CONTEXTS, dataset_inputs
 from idl.report.encoder import model_slug
-from idl.verdict.baselines import COMMON_NULL, NULL, PIXELS, TRAINED, ArmsAtK
-from idl.verdict.cues import CueTable, Reading
-from idl.verdict.result import Outcome, Verdict
-from idl.verdict.study import Question, Study
+from idl.report.views import shown_range
+from idl.targets import target
+from idl.verdict.baselines import COMMON_NULL, NULL, PIXELS, TRAINED
+from idl.verdict.cues import CueTable, Reading, cues
+from idl.verdict.document import Provenance, document, meaning, notes, plain, shown_names
+from idl.verdict.page import page
+from idl.verdict.settings import CuesConfig
+from idl.verdict.study import Answer, Study
 
-_MEANINGS = {
-    Outcome.LEARNED: (
-        "Trained for {task}, {encoder} has learned something about {feature}: a linear probe reads there what it does "
-        "not read in the image's own pixels, nor in the same network without its training."
-    ),
-    Outcome.NOT_LEARNED: (
-        "Trained for {task}, {encoder} adds less than the margin of {margin} to what a linear probe reads of {feature} "
-        "in the image's own pixels, or in the same network without its training."
-    ),
-    Outcome.INCONCLUSIVE: (
-        "Whether {encoder}, trained for {task}, has learned something about {feature} cannot be told from these images."
-    ),
-    Outcome.INVALID: "Nothing is concluded about {encoder} and {feature}: {failed}.",
-}
-# Of the gates of `idl.verdict.decision`, where they fail.
-_FAILED = {
-    "no fit worse than constant": "a probe is worse than a constant guess on the very images that it was fitted to",
-    "fits converged": "a probe was not fitted to its end",
-    "every column counts": "numbers that a probe reads got lost in its fit",
-    "no joint arm worse than its part": "a probe of encoder and pixels together does worse than one of them alone",
-    "twins differ from pixels": "an untrained twin was not read at all",
-    "enough clusters": "only {clusters} tested, and {fewest} are needed",
-    "splits apart": "the same scenes or images were learned from and tested on",
-}
+Panels = Mapping[str, Image]
 
 
-def meaning(study: Study, question: Question, verdict: Verdict) -> str:
-    """Return what the answer means, for people who do not know statistics, in a sentence or two."""
-    subject, config = study.subjects[question.encoder], study.plan.config
-    clusters = f"{verdict.counted_clusters} {'was' if verdict.num_clusters == 1 else 'were'}"
-    failed = [
-        _FAILED[gate.name].format(clusters=clusters, fewest=config.rules.min_clusters)
-        for gate in verdict.gates
-        if not gate.passed
-    ]
-    words = _MEANINGS[verdict.outcome].format(
-        encoder=subject.encoder.name,
-        task=subject.task,
-        feature=study.plan.probe.target,
-        margin=f"{100 * (config.margin - 1):.3g} %",
-        failed=" and ".join(failed),
+@dataclass(frozen=True)
+class EncoderRun:
+    """The run of an encoder's probe with its answers beside it, and its cues; None where they were not measured."""
+
+    encoder: str
+    run: Run
+    cues: CueTable | None
+
+
+def probe_run(
+    study: Study, encoder: Encoder, cache_folder: Path, *, k: str = "auto", progress: Progress = silent
+) -> Run:
+    """Run the ordinary probe of an encoder, from the cache where it was judged: the same images are shown of all."""
+    shown = {name for each in study.results for name in shown_names(study.alone(each))}
+    config = replace(study.plan.probe, k=k)
+    return probe(config, study.plan.store, encoder, cache_folder, progress=progress, shown_names=shown)
+
+
+def encoder_run(
+    study: Study,
+    encoder: Encoder,
+    null_panels: Panels,
+    given: Provenance,
+    cache_folder: Path,
+    *,
+    progress: Progress = silent,
+) -> EncoderRun:
+    """Run the probe that an encoder's answers rest on, at its largest k, and put answers, cues and a page beside it.
+
+    The model carries the answer at the k that it reads.
+    null_panels: of the null's `probe_run`. given: where the figures come from.
+    """
+    alone, plan = study.alone(encoder.name), study.plan
+    answer = alone.answers[-1]
+    run = probe_run(study, encoder, cache_folder, k=str(answer.k), progress=progress)
+    report, table = with_answers(run.report, alone, given.test_reads), None
+    model, feature = run.model.module, target(plan.probe.target)
+    if plan.config.cues and isinstance(model, DepthModel):
+        table = cues(
+            plan.store,
+            plan.split,
+            encoder,
+            model.probe,
+            feature,
+            CuesConfig(plan.probe.batch_size, plan.config.rules),
+            clusters=plan.clusters.of_image,
+            progress=prefixed(progress, encoder.name),
+        )
+        report = with_cues(report, table, shown_range(plan.store, plan.split, feature, cache_folder / "ranges"))
+    tags = {**run.model.tags, "verdict": str(answer.verdict.outcome), "verdict_digest": plan.digest}
+    own = EncoderRun(encoder.name, Run(report, replace(run.model, tags=tags)), table)
+    texts = {**report.texts, **_texts(alone, null_panels, [own], given)}
+    return replace(own, run=replace(own.run, report=replace(report, texts=texts)))
+
+
+def whole_report(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> RunReport:
+    """Return the report of the run that holds all answers. runs: of all encoders."""
+    report = RunReport(
+        params={"encoders": ", ".join(study.results)},
+        metrics={},
+        texts=_texts(study, null_panels, runs, given),
+        datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
     )
-    beside = verdict.caution if verdict.outcome is Outcome.LEARNED else verdict.block_caution
-    return f"{words} {beside}" if beside else words
+    return with_answers(report, study, given.test_reads, is_whole=True)
 
 
-def notes(study: Study) -> tuple[str, ...]:
-    """Return what a reader of the answers must know, a sentence each."""
-    lines = [*study.plan.store.notes]
-    for subject, result in zip(study.subjects, study.results, strict=True):
-        if subject.encoder.origin.warning:
-            lines.append(subject.encoder.origin.warning)
-        lines += [f"{subject.encoder.name}: {sentence}" for sentence in result.missing]
-    lines.append(
-        "One trained network stands for itself: about a task, several trained from different seeds would speak."
-    )
-    return tuple(dict.fromkeys(lines))
+def _texts(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> dict[str, str]:
+    """Return the page, and the same for programs, by artifact path."""
+    content = document(study, [each.cues for each in runs if each.cues], given)
+    panels = {NULL: null_panels, **{each.encoder: each.run.report.panels for each in runs}}
+    strips = {each.encoder: each.run.report.figures[_strip_path(each.encoder)] for each in runs if each.cues}
+    written = json.dumps(plain(content), indent=1, allow_nan=False)
+    return {"verdict.html": page(content, panels, strips), "verdict.json": written}
 
 
 def markdown(study: Study) -> str:
     """Return all answers for a run's page, and the notes."""
-    lines = [
-        f"**{question.name}: {verdict.outcome}.** {meaning(study, question, verdict)} {verdict.reason}"
-        for question, verdict in study.answers
-    ]
+    lines = []
+    for answer in study.answers:
+        verdict = answer.verdict
+        lines.append(f"**{verdict.cell}: {verdict.outcome}.** {meaning(study.plan, answer)} {verdict.reason}")
     return "\n\n".join(lines) + "".join(f"\n\n> {note}" for note in notes(study))
 
 
-def summary(study: Study, cues: Sequence[CueTable | None]) -> str:
+def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
     """Return what the terminal shows: the losses that the answers rest on, the answers, and what each probe reads."""
+    unit = charts.squared(target(study.plan.probe.target).unit)
     rows: list[Sequence[str]] = [("encoder, k", "test loss", "interval", "/ null", "/ common null", "/ pixels")]
-    for question, verdict in study.answers:
+    lines = []
+    for answer in study.answers:
+        verdict = answer.verdict
         mse = {arm.name: arm.mse for arm in verdict.described.arms}
-        loss, unit = mse[TRAINED], charts.squared(study.results[question.encoder].unit)
+        loss = mse[TRAINED]
         ratios = (
-            f"{loss.estimate / mse[name].estimate:.3f}" if name in mse and mse[name].estimate > 0 else "-"
+            f"{loss.estimate / mse[name].estimate:.3f}" if mse[name].estimate > 0 else "-"
             for name in (NULL, COMMON_NULL, PIXELS)
         )
         interval = f"{loss.low:.4g} to {loss.high:.4g}"
-        rows.append((question.name, f"{loss.estimate:.4g} {unit}".strip(), interval, *ratios))
+        rows.append((verdict.cell, f"{loss.estimate:.4g} {unit}".strip(), interval, *ratios))
+        lines.append(f"\n{verdict.cell}: {verdict.outcome}\n  {meaning(study.plan, answer)}\n  {verdict.reason}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    for question, verdict in study.answers:
-        lines.append(f"\n{question.name}: {verdict.outcome}")
-        lines.append(f"  {meaning(study, question, verdict)}\n  {verdict.reason}")
-    lines += ["\n{}\n  {}".format(*table.sentences) for table in cues if table is not None]
-    return "\n".join(lines)
+    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.sentences) for each in tables if each)])
 
 
-def study_report(study: Study, texts: Mapping[str, str], test_reads: int) -> RunReport:
-    """Return the report of a run that holds all answers.
-
-    texts: its page, and the same as JSON, by artifact path. test_reads: how many runs had read its test scenes before.
-    """
-    names = [subject.encoder.name for subject in study.subjects]
-    report = RunReport(
-        params={"encoders": ", ".join(names)},
-        metrics={},
-        texts=texts,
-        datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
-    )
-    return with_answers(report, study, test_reads, [model_slug(name) for name in names])
-
-
-def with_answers(report: RunReport, study: Study, test_reads: int, slugs: Sequence[str] = ()) -> RunReport:
-    """Return a report with all answers of `study`. slugs: of its encoders; none: it is about one, which has its run."""
+def with_answers(report: RunReport, study: Study, test_reads: int, *, is_whole: bool = False) -> RunReport:
+    """Return a report with all answers of `study`. is_whole: figures are named by their encoder, too."""
     plan = study.plan
-    store, split = plan.store, plan.split
     metrics = {"test_reads_before": float(test_reads)}
     tags = {
         "verdict_digest": plan.digest,
-        "dataset": store.name,
-        "dataset_digest": store.digest,
-        "split_digest": split.digest,
-        **split.test_tags(store),
+        "dataset": plan.store.name,
+        "dataset_digest": plan.store.digest,
+        "split_digest": plan.split.digest,
+        **plan.split.test_tags(plan.store),
         "target": plan.probe.target,
     }
-    for question, verdict in study.answers:
-        slug = slugs[question.encoder] if slugs else ""
-        of_question = _metrics(study.results[question.encoder].at[question.k], verdict)
-        metrics |= {f"{slug}/{name}".lstrip("/"): value for name, value in of_question.items()}
-        tags[" ".join(filter(None, ("verdict", slug, f"k{question.k}")))] = str(verdict.outcome)
+    for answer in study.answers:
+        slug = [model_slug(answer.encoder)] if is_whole else []
+        metrics |= {"/".join([*slug, f"k{answer.k}", name]): value for name, value in _metrics(answer).items()}
+        tags[" ".join(["verdict", *slug, f"k{answer.k}"])] = str(answer.verdict.outcome)
     return replace(
         report,
         params={**report.params, "feature": plan.probe.target, "clusters": plan.clusters.kind},
@@ -143,9 +155,9 @@ def with_answers(report: RunReport, study: Study, test_reads: int, slugs: Sequen
     )
 
 
-def _metrics(at: ArmsAtK, verdict: Verdict) -> dict[str, float]:
-    """Return figures whose names begin with k, so that runs of different encoders stand side by side."""
-    described, metrics = verdict.described, {"p": verdict.p, "smallest_detectable": verdict.smallest_detectable}
+def _metrics(answer: Answer) -> dict[str, float]:
+    verdict, described = answer.verdict, answer.verdict.described
+    metrics = {"p": verdict.p, "smallest_detectable": verdict.smallest_detectable}
     if verdict.adjusted_p is not None:
         metrics["adjusted_p"] = verdict.adjusted_p
     for name, interval in (
@@ -157,16 +169,13 @@ def _metrics(at: ArmsAtK, verdict: Verdict) -> dict[str, float]:
         if interval is not None:
             metrics |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     for arm in described.arms:
-        key = _key(arm.name)
+        key = f"arms/{arm.name.replace('+', '_').replace(' ', '_')}"
         metrics |= {f"{key}_test_loss": arm.mse.estimate, f"{key}_test_loss_aligned": arm.aligned_mse.estimate}
-    for name, arm in at.arms.items():
-        fit, key = arm.fitted.solution, _key(name)
-        metrics |= {f"{key}_val_loss": fit.val_loss, f"{key}_cv_loss": fit.cv_loss}
-    return {f"k{at.k}/{name}": value for name, value in metrics.items()}
-
-
-def _key(arm: str) -> str:
-    return f"arms/{arm.replace('+', '_').replace(' ', '_')}"
+        # The common null is fitted on another grid.
+        if arm.name != COMMON_NULL:
+            fit = answer.arms[arm.name].solution
+            metrics |= {f"{key}_val_loss": fit.val_loss, f"{key}_cv_loss": fit.cv_loss}
+    return metrics
 
 
 def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -> RunReport:
@@ -183,22 +192,22 @@ def with_cues(report: RunReport, table: CueTable, limits: tuple[float, float]) -
     read = ", ".join(finding.cue for finding in table.named(Reading.READ))
     # "none" only where that is known of all of them.
     is_open = not table.leads or table.named(Reading.UNDECIDED)
-    images = {}
-    if table.examples:
-        images[f"cues/{model_slug(table.encoder)}_examples.png"] = tiles.cue_strip(
-            ["clean", *(edit.name for edit in table.edits)],
-            [example.name for example in table.examples],
-            [example.rgb for example in table.examples],
-            [example.prediction for example in table.examples],
-            table.kind,
-            limits,
-            {"depth": "m", "normals": ""}.get(table.kind, "" if table.unit == "1" else table.unit),
-            title=f"{table.encoder}: images with one cue removed, and what the probe makes of them",
-        )
+    strip = tiles.cue_strip(
+        ["clean", *(edit.name for edit in table.edits)],
+        *zip(*table.examples, strict=True),
+        kind=table.kind,
+        limits=limits,
+        unit={"depth": "m", "normals": ""}.get(table.kind, "" if table.unit == "1" else table.unit),
+        title=f"{table.encoder}: images with one cue removed, and what the probe makes of them",
+    )
     return replace(
         report,
         metrics={**report.metrics, **metrics},
-        figures={**report.figures, **images},
+        figures={**report.figures, _strip_path(table.encoder): strip},
         description=f"{report.description}\n\n**Cues.** {' '.join(table.sentences)}",
         tags={**report.tags, "cues": read or ("undecided" if is_open else "none")},
     )
+
+
+def _strip_path(encoder: str) -> str:
+    return f"cues/{model_slug(encoder)}_examples.png"

@@ -1,23 +1,15 @@
-"""A question with its evidence, and the verdict on it, whose fields verdict.json has by name."""
+"""A cell, which is an encoder at one k with its evidence, and the verdict on it, whose fields verdict.json has."""
 
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
-from idl.verdict.baselines import MeasuredArm
+from idl.verdict.baselines import Arm
 from idl.verdict.intervals import Interval
-from idl.verdict.settings import VerdictConfig
-
-# Of verdict.json. 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are;
-# recovered; forms by cross-validated loss.
-SCHEMA_VERSION = 4
-UNTRAINED = re.compile(r"untrained-(?P<form>.+)-(?P<seed>\d+)\+pixels")
 
 # What is drawn as a whole. A recording has consecutive frames; a block is a piece of one.
 ClusterKind = Literal["scene", "scan", "recording", "block"]
@@ -25,10 +17,7 @@ ClusterKind = Literal["scene", "scan", "recording", "block"]
 
 @dataclass(frozen=True)
 class Clustering:
-    """What is drawn as a whole.
-
-    of_image: what each image belongs to. kind: what that is. recordings: of each image, where clusters are blocks.
-    """
+    """What each image belongs to, and what kind of thing that is. recordings: of each image, where it is blocks."""
 
     of_image: tuple[str, ...]
     kind: ClusterKind
@@ -39,52 +28,26 @@ class Clustering:
 class Cell:
     """One question of a grid, an encoder at one k, with the losses of every arm on the same pixels of the test split.
 
-    name: for people ("convnext, k = 10"); a grid has each name once.
-    arms: by name: "constant", "null", "pixels", "trained", "trained+pixels" and at least one
-      "untrained-FORM-SEED+pixels"; any other is described, and decides nothing.
+    name: for people ("convnext, k = 10").
+    arms, shuffled: as in `ArmsResult`, at this k.
     num_valid: valid pixels of each image, times the target's outputs. An image without one counts for nothing, and so
       does a cluster of such images.
-    shuffled: "trained" and "constant", fitted to and measured on the truth of images of other scenes, for the
-      selectivity; empty where there is none.
-    leaked: scenes and images that are in more than one split.
+    leaked: images that are in more than one split.
     Raises ValueError for errors that are not one finite sum of 0 or more an image.
     """
 
     name: str
-    arms: Mapping[str, MeasuredArm]
+    arms: Mapping[str, Arm]
     num_valid: Float64[np.ndarray, " images"]
     clusters: Clustering
-    shuffled: Mapping[str, MeasuredArm] = field(default_factory=dict)
+    shuffled: Mapping[str, Arm] = field(default_factory=dict)
     leaked: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, arm in (*self.arms.items(), *self.shuffled.items()):
             for errors in (arm.squared_error, arm.aligned_error):
-                if errors.shape != (len(self.clusters.of_image),) or not np.all(np.isfinite(errors) & (errors >= 0)):
+                if errors.shape != self.num_valid.shape or not np.all(np.isfinite(errors) & (errors >= 0)):
                     raise ValueError(f"{self.name}, {name}: errors are not one finite sum of 0 or more an image.")
-
-    @property
-    def untrained(self) -> Mapping[str, tuple[str, ...]]:
-        """Joint untrained arms by form ("random", "permuted"), in the order of their seeds."""
-        by_form: dict[str, list[tuple[int, str]]] = {}
-        for arm in self.arms:
-            if match := UNTRAINED.fullmatch(arm):
-                by_form.setdefault(match["form"], []).append((int(match["seed"]), arm))
-        return {form: tuple(arm for _, arm in sorted(seeds)) for form, seeds in sorted(by_form.items())}
-
-    def subset(self, kept: Sequence[int]) -> "Cell":
-        """Return the cell of some of the images."""
-
-        def of_arms(arms: Mapping[str, MeasuredArm]) -> dict[str, MeasuredArm]:
-            parts = {name: (arm.squared_error[kept], arm.aligned_error[kept]) for name, arm in arms.items()}
-            return {name: MeasuredArm(arms[name].fitted, *errors) for name, errors in parts.items()}
-
-        of_image, recordings = (
-            tuple(labels[index] for index in kept if labels)
-            for labels in (self.clusters.of_image, self.clusters.recordings)
-        )
-        clusters = replace(self.clusters, of_image=of_image, recordings=recordings)
-        return Cell(self.name, of_arms(self.arms), self.num_valid[kept], clusters, of_arms(self.shuffled), self.leaked)
 
 
 class Outcome(StrEnum):
@@ -109,8 +72,7 @@ class Gate:
 class Comparison:
     """ln(MSE[above] / MSE[below]) on the test split, and the test of "it is the margin or less".
 
-    above: the arms averaged over.
-    p: one-sided.
+    above: the arms averaged over. p: one-sided.
     smallest_detectable: the log ratio that would have been found with 80 % power.
     """
 
@@ -124,7 +86,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Form:
-    """A way to leave the training out. cv_loss: of untrained+pixels, cross-validated, averaged over the seeds."""
+    """A way to leave the training out. cv_loss: of its arms, cross-validated, averaged over the seeds."""
 
     name: str
     arms: tuple[str, ...]
@@ -153,8 +115,7 @@ class Description:
     arms: in the order of the evidence.
     trained_over_null: MSE[trained] / MSE[null].
     selectivity: R2 of trained on the truth minus R2 of the shuffled arm on shuffled truth; None without such an arm.
-    beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; standard errors are those of
-      the draws. Of the deciding form, the seeds' ratios averaged image by image.
+    beyond_pixels_by_image, learned_by_image: the median image's log ratio, by estimand; the seeds' ratios averaged.
     """
 
     arms: tuple[ArmFigures, ...]
@@ -168,7 +129,7 @@ class Description:
 class Verdict:
     """The answer to one cell, with all that it rests on.
 
-    reason: one plain sentence.
+    cell: its name. reason: one plain sentence.
     p: the largest of the estimands' and the seeds'. adjusted_p: after Holm over `num_tested` cells; None if INVALID.
     beyond_pixels, learned: the two estimands. seeds: the second one for each seed alone.
     forms: untrained forms, the deciding one first.
@@ -228,63 +189,24 @@ class Verdict:
         return max(self.beyond_pixels.smallest_detectable, self.learned.smallest_detectable)
 
     @property
-    def counted_clusters(self) -> str:
-        """How many clusters of which kind, for people: "12 scenes"."""
-        return counted(self.num_clusters, self.clusters)
-
-    @property
-    def block_caution(self) -> str | None:
-        """What to say beside any answer from blocks of recordings; None where clusters are whole."""
-        if self.num_recordings is None:
-            return None
-        return (
-            f"The clusters are {self.counted_clusters} of {counted(self.num_recordings, 'recording')}: neighbouring "
-            "blocks resemble each other, so that the intervals are too narrow."
-        )
-
-    @property
     def caution(self) -> str | None:
-        """What to say beside LEARNED from few clusters or from blocks of recordings; None where there is nothing."""
-        few = None
-        if self.few_clusters:
+        """What must be said beside any answer from blocks of recordings, and beside LEARNED from few clusters."""
+        cautions = []
+        if self.num_recordings is not None:
+            cautions.append(
+                f"The clusters are {counted(self.num_clusters, self.clusters)} of "
+                f"{counted(self.num_recordings, 'recording')}: neighbouring blocks resemble each other, so that the "
+                "intervals are too narrow."
+            )
+        if self.few_clusters and self.outcome is Outcome.LEARNED:
             # benchmarks/verdict_calibration.py: 5.4 % (4.5 to 6.5 %) at 10 skewed scenes, 2.5 % at 10 normal ones.
-            few = (
+            cautions.append(
                 f"Only {self.num_clusters} clusters: where losses are skewed, LEARNED is said too often of an effect "
                 "that is no larger than the margin (in simulations of 10 clusters in 5.4 % of cases instead of 2.5 %)."
             )
-        return " ".join(filter(None, (self.block_caution, few))) or None
+        return " ".join(cautions) or None
 
 
 def counted(num: int, kind: str) -> str:
     """Return a number of clusters for people: "1 recording", "12 scenes"."""
     return f"{num} {kind}{'' if num == 1 else 's'}"
-
-
-def document(verdicts: Sequence[Verdict], config: VerdictConfig, fixed: Mapping[str, object]) -> dict[str, object]:
-    """Return what `json.dumps` writes: one of `Verdict` a cell, the rules, and what was fixed besides.
-
-    fixed: as in `VerdictConfig.digest`. A number that is infinite (no bound; the logarithm of a loss of exactly 0) is
-    null.
-    """
-    cells = [
-        {**asdict(verdict), "smallest_detectable": verdict.smallest_detectable, "caution": verdict.caution}
-        for verdict in verdicts
-    ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "digest": config.digest(fixed),
-        "fixed": plain(fixed),
-        "config": plain(asdict(config)),
-        "cells": plain(cells),
-    }
-
-
-def plain(value: object) -> object:
-    """Return nested mappings, sequences and numbers as JSON holds them: what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, str) else value

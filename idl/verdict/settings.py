@@ -40,8 +40,6 @@ class VerdictConfig:
 
         Hashed is {"config": these settings, "fixed": `fixed`} as Python's
         `json.dumps(..., sort_keys=True, separators=(",", ":"))` writes it, numbers as Python has them: 1e-08.
-
-        fixed: what JSON holds: data, splits, which questions about which encoders, how it is fitted.
         """
         plan = {"config": asdict(self), "fixed": fixed}
         text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -15,16 +15,15 @@ from idl.errors import InputError
 from idl.evaluate import require_native
 from idl.features import BASIS_IMAGES
 from idl.probe_config import ProbeConfig, split_of
+from idl.probe_config import check as check_probe
 from idl.probes.exact import NUM_PLANTED, PENALTIES
 from idl.progress import Progress, prefixed, silent
 from idl.targets import target
-from idl.verdict.baselines import CALIBRATION_IMAGES, COMMON_NULL, ArmsResult, measure
-from idl.verdict.baselines import check as check_arms
+from idl.verdict.baselines import CALIBRATION_IMAGES, NULL, Arm, ArmsResult, measure, numbers_of
 from idl.verdict.decision import decide, enough_clusters, require_draws
 from idl.verdict.result import Cell, Clustering, Verdict
 from idl.verdict.settings import StudyConfig
 
-NULL = "null"
 # null has none, and the autoencoder none of a hub.
 _WITHOUT_WEIGHTS = {NULL, "autoencoder"}
 # As an encoder's origin names it.
@@ -49,7 +48,6 @@ def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[
     names = [name.strip() for name in encoders.split(",") if name.strip()]
     if not names or NULL in names:
         raise InputError(f"encoders={encoders}: name those that are judged; {NULL} stands beside them.")
-    _require_each_once(names)
     if weights != "auto" and set(names) <= _WITHOUT_WEIGHTS:
         raise InputError(
             f"weights={weights}: encoders={encoders} has none that takes them. Pass weights=auto, or judge one encoder "
@@ -57,11 +55,6 @@ def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[
         )
     judged = (EncoderConfig(name, weights="auto" if name in _WITHOUT_WEIGHTS else weights) for name in names)
     return (EncoderConfig(NULL, stride=common_stride), *judged)
-
-
-def _require_each_once(names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
 
 
 @dataclass(frozen=True)
@@ -73,19 +66,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Question:
-    """An encoder at one k. encoder: position among the study's. name: for people, one of its kind in a study."""
-
-    name: str
-    encoder: int
-    k: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is fixed before the test split is read.
 
-    fixed: what decides the answer beside the rules, as `fixed` gives it. clusters: of the test images.
+    fixed: what decides the answer beside the rules, as JSON holds it. clusters: of the test images.
     """
 
     probe: ProbeConfig
@@ -109,38 +93,30 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """The verdict on one encoder at one k. is_all: k is all that the encoder has. arms: what it rests on, by name."""
+
+    encoder: str
+    task: str
+    k: int
+    is_all: bool
+    arms: Mapping[str, Arm]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Study:
-    """What came out. results: one a subject. questions, verdicts: one each, several an encoder."""
+    """What came out. results: by the encoder's name. answers: of each encoder by rising k."""
 
     plan: Plan
-    results: tuple[ArmsResult, ...]
-    questions: tuple[Question, ...]
-    verdicts: tuple[Verdict, ...]
+    results: Mapping[str, ArmsResult]
+    answers: tuple[Answer, ...]
 
-    @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """The encoders that are judged."""
-        return self.plan.subjects
-
-    @property
-    def answers(self) -> tuple[tuple[Question, Verdict], ...]:
-        """Every question with its answer."""
-        return tuple(zip(self.questions, self.verdicts, strict=True))
-
-    def of_encoder(self, position: int) -> tuple[tuple[Question, Verdict], ...]:
-        """Return one encoder's questions and answers."""
-        return tuple((question, verdict) for question, verdict in self.answers if question.encoder == position)
-
-    def alone(self, position: int) -> "Study":
+    def alone(self, encoder: str) -> "Study":
         """Return the study as far as it is about one encoder; what was fixed, and corrected for, is still of all."""
-        answers = self.of_encoder(position)
-        return replace(
-            self,
-            plan=replace(self.plan, subjects=(self.subjects[position],)),
-            results=(self.results[position],),
-            questions=tuple(replace(question, encoder=0) for question, _ in answers),
-            verdicts=tuple(verdict for _, verdict in answers),
-        )
+        subjects = tuple(subject for subject in self.plan.subjects if subject.encoder.name == encoder)
+        answers = tuple(answer for answer in self.answers if answer.encoder == encoder)
+        return Study(replace(self.plan, subjects=subjects), {encoder: self.results[encoder]}, answers)
 
 
 def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], size: tuple[int, int]) -> None:
@@ -148,7 +124,12 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
 
     size: rows and columns of its images.
     """
-    _require_common_grid(config.common_stride, size)
+    if (side := math.gcd(*size)) % config.common_stride:
+        strides = ", ".join(str(each) for each in range(2, 65) if side % each == 0) or "1"
+        raise InputError(
+            f"common_stride={config.common_stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass one "
+            f"of {strides}."
+        )
     num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
@@ -157,46 +138,30 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
             )
-        num_questions += len(set(check_arms(probe, encoder, config.requested_ks).values()))
+        check_probe(replace(probe, k="all"), encoder)
+        num_questions += len(set(numbers_of(config.requested_ks, encoder).values()))
         require_twins(encoder, config.untrained_seeds)
     require_draws(num_questions, config.rules)
-    _require_each_once([subject.encoder.name for subject in subjects])
+    names = [subject.encoder.name for subject in subjects]
+    if len(set(names)) < len(names):
+        raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
 
 
 def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
     """Return all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
 
-    Raises InputError where the store cannot be split, has no such target, no blocks that are to be clusters, or no
-    grid of the common stride.
+    Left out of what is hashed is what moves no more than the rounding of sums: the batch size, and where it is
+    computed. The split's digest holds rule, seed, order of training and crops.
+    Raises InputError where the store cannot be split, has no such target or no blocks that are to be clusters, and
+    where an encoder cannot take its images.
     """
-    _require_common_grid(config.common_stride, store.protocol.size)
     feature = target(probe.target)
     split = split_of(probe, store, feature)
     require_native(store, feature, split.indices["test"])
+    for subject in subjects:
+        subject.encoder.require(*store.protocol.size)
     clusters = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
-    return Plan(probe, config, store, split, tuple(subjects), fixed(probe, config, store, split, subjects), clusters)
-
-
-def _require_common_grid(stride: int, size: tuple[int, int]) -> None:
-    side = math.gcd(*size)
-    if side % stride:
-        strides = [str(each) for each in range(2, 65) if side % each == 0] or ["1"]
-        raise InputError(
-            f"common_stride={stride}: does not divide images of {size[0]} x {size[1]} pixels. Pass one of "
-            f"{', '.join(strides)}."
-        )
-
-
-def fixed(
-    probe: ProbeConfig, config: StudyConfig, store: Store, split: Split, subjects: Sequence[Subject]
-) -> Mapping[str, object]:
-    """Return all that decides the answers beside the rules of `config`, as JSON holds it.
-
-    Left out is what moves no more than the rounding of sums: the batch size, and where it is computed. The split's
-    digest holds rule, seed, order of training and crops.
-    """
-    feature = target(probe.target)
-    return {
+    fixed = {
         "target": {"name": feature.name, "identity": feature.identity},
         "dataset": store.digest,
         "protocol": store.protocol.digest,
@@ -228,6 +193,7 @@ def fixed(
             "planted_effects": NUM_PLANTED,
         },
     }
+    return Plan(probe, config, store, split, tuple(subjects), fixed, clusters)
 
 
 def clusters_of(store: Store, indices: Sequence[int], clusters: str, fewest: int) -> Clustering:
@@ -255,61 +221,37 @@ def clusters_of(store: Store, indices: Sequence[int], clusters: str, fewest: int
 
 
 def leaked_scenes(store: Store, split: Split, progress: Progress = silent) -> tuple[str, ...]:
-    """Return the names of scenes that are in two splits, and of images that are, pixel for pixel, in an earlier one.
+    """Return the names of images that are, pixel for pixel, in an earlier split, with their scenes.
 
     An image all of one colour, which a camera that drops out gives again and again, has nothing to leak.
     """
-    leaked = dict.fromkeys(
-        scene
-        for name in ("train", "val")
-        for scene in split.scenes[name]
-        if scene in split.scenes["test"] or (name == "train" and scene in split.scenes["val"])
-    )
     # Of crops, the images that they are of: a crop is no other image's equal even where its image is.
     order = [*dict.fromkeys((name, store.origin(index)) for name in SPLITS for index in split.indices[name])]
-    for position, earlier in repeats(store.rgb, [index for _, index in order], progress, "leakage"):
-        name, index = order[position]
-        if order[earlier][0] != name:
-            leaked[f"{store.scenes[index]} (image {store.names[index]})"] = None
-    return tuple(leaked)
-
-
-def questions(names: Sequence[str], ks: Sequence[Mapping[str, int]]) -> tuple[Question, ...]:
-    """Return a question for each encoder and each k that is another number there.
-
-    names: of the encoders, each once. ks: of each, as typed ("all") and the number that it is.
-    """
-    return tuple(
-        Question(f"{name}, k = {k}{' (all)' if numbers.get('all') == k else ''}", position, k)
-        for position, (name, numbers) in enumerate(zip(names, ks, strict=True))
-        for k in sorted(set(numbers.values()))
-    )
-
-
-def cell(question: Question, result: ArmsResult, clusters: Clustering, leaked: Sequence[str]) -> Cell:
-    """Return the arms of one encoder at one k in the form that a verdict is reached from."""
-    at = result.at[question.k]
-    common = {} if result.common_null is None else {COMMON_NULL: result.common_null}
-    num_valid = result.num_valid * result.num_outputs
-    return Cell(question.name, {**at.arms, **common}, num_valid, clusters, at.shuffled, leaked)
+    found = repeats(store.rgb, [index for _, index in order], progress, "leakage")
+    leaked = [order[position][1] for position, earlier in found if order[earlier][0] != order[position][0]]
+    return tuple(dict.fromkeys(f"{store.scenes[index]} (image {store.names[index]})" for index in leaked))
 
 
 def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:
     """Measure the arms of every encoder, then answer all questions as one family.
 
-    The test split is read after everything of an encoder is fitted.
+    The test split is read after everything of an encoder is fitted. ks that are one number are one question.
     Raises InputError for what does not fit the store or an encoder, and where no untrained twin of it has features.
     """
-    config, store, split = planned.config, planned.store, planned.split
-    encoders = [subject.encoder for subject in planned.subjects]
-    for encoder in encoders:
-        # All of them before the first one's test images are read.
-        encoder.require(*store.protocol.size)
-    leaked = leaked_scenes(store, split, progress)
-    results = []
-    for encoder in encoders:
-        named = prefixed(progress, encoder.name) if len(encoders) > 1 else progress
-        results.append(measure(planned.probe, config, store, encoder, cache_folder, progress=named))
-    all_questions = questions([encoder.name for encoder in encoders], [result.ks for result in results])
-    cells = [cell(question, results[question.encoder], planned.clusters, leaked) for question in all_questions]
-    return Study(planned, tuple(results), all_questions, decide(cells, config.rules))
+    leaked = leaked_scenes(planned.store, planned.split, progress)
+    results: dict[str, ArmsResult] = {}
+    asked: list[tuple[str, str, int, bool]] = []
+    cells: list[Cell] = []
+    for subject in planned.subjects:
+        name = subject.encoder.name
+        named = prefixed(progress, name) if len(planned.subjects) > 1 else progress
+        result = measure(planned.probe, planned.config, planned.store, subject.encoder, cache_folder, progress=named)
+        results[name] = result
+        for k, arms in result.arms.items():
+            is_all = result.ks.get("all") == k
+            asked.append((name, subject.task, k, is_all))
+            title = f"{name}, k = {k}{' (all)' if is_all else ''}"
+            cells.append(Cell(title, arms, result.num_valid, planned.clusters, result.shuffled[k], leaked))
+    verdicts = decide(cells, planned.config.rules)
+    answers = zip(asked, cells, verdicts, strict=True)
+    return Study(planned, results, tuple(Answer(*each, cell.arms, verdict) for each, cell, verdict in answers))

@@ -1,4 +1,4 @@
-"""The page: one HTML document that needs nothing else. What it says and how stands in `page.html.j2` and `page.css`.
+"""The page: one HTML document that needs nothing else. What it says and how stands in `templates`.
 
 Here is what the template cannot do by itself: numbers as text, axes and curves, pictures as data URIs, tables.
 """
@@ -7,23 +7,22 @@ import base64
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, reduce
-from operator import attrgetter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image as Pillow
 
 from idl.report import Image
 from idl.report.canvas import ticks
 from idl.report.charts import squared
-from idl.verdict.intervals import Interval
-from idl.verdict.page.content import Answer, EncoderPart, PageContent
+from idl.report.tiles import panel_parts
+from idl.verdict.result import counted
 
-# Of an interval, the columns of a table.
+# An object of `idl.verdict.document`, and the columns that an interval has in a table.
+Record = Mapping[str, Any]
 _PARTS = ("estimate", "low", "high", "standard_error")
 # Ratios at which a logarithmic axis may have a label.
 _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000)
@@ -35,22 +34,36 @@ _POINTS = {"pixels": "c3 point", "trained+pixels": "c0 point"}
 _DASH, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
-def page(content: PageContent) -> str:
-    """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame."""
-    return _template().render(content=content).strip() + "\n"
+def page(content: Record, panels: Mapping[str, Mapping[str, Image]], strips: Mapping[str, Image]) -> str:
+    """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame.
+
+    content: of `idl.verdict.document.document`.
+    panels: by encoder, "null" among them, the pictures of its probe's run by key, "depth/<image>".
+    strips: by encoder, example images under each edit of a cue, predictions beneath.
+    """
+    # The key's folder is the view's.
+    names = {image["name"] for image in content["images"]}
+    shown = {
+        encoder: {name: panel_parts(each) for key, each in pictures.items() if (name := key.partition("/")[2]) in names}
+        for encoder, pictures in panels.items()
+    }
+    cells: dict[str, list[Record]] = {}
+    for cell in content["cells"]:
+        cells.setdefault(cell["encoder"], []).append(cell)
+    return _template().render(**content, by_encoder=cells, panels=shown, strips=strips).strip() + "\n"
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("idl.verdict.page", ""),
+        loader=PackageLoader("idl.verdict"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, fixed, cell, data_uri, squared)
-    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, asdict, math.exp, math.log, zip)
+    filters = (number, fixed, cell, comparisons, data_uri, squared)
+    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, counted, math.exp, math.log, zip)
     environment.filters |= {each.__name__: each for each in filters}
     environment.globals |= {each.__name__: each for each in functions}
     return environment.get_template("page.html.j2")
@@ -83,8 +96,8 @@ def cell(value: object) -> str:
 
 def times(log_ratio: float) -> str:
     """Return a ratio, of its logarithm."""
-    if not abs(log_ratio) < math.log(1e6):
-        return "none" if math.isnan(log_ratio) else "\N{INFINITY}" if log_ratio > 0 else "0"
+    if abs(log_ratio) > math.log(1e6):
+        return "\N{INFINITY}" if log_ratio > 0 else "0"
     ratio = math.exp(log_ratio)
     # Three decimals, so that a bound can be told from a margin close to it.
     return f"{_TIMES}{ratio:.3f}" if ratio < 10 else f"{_TIMES}{fixed(ratio)}"
@@ -92,25 +105,24 @@ def times(log_ratio: float) -> str:
 
 def data_uri(pixels: Image) -> str:
     """Return pixels as PNG; one of 256 colours or fewer by a table of them, without loss, in a third of the bytes."""
-    height, width = pixels.shape[:2]
-    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    colours, index = np.unique(packed, return_inverse=True)
-    image = Pillow.fromarray(pixels)
-    if len(colours) <= 256:
-        image = Pillow.fromarray(index.reshape(height, width).astype(np.uint8), "P")
-        image.putpalette([each >> shift & 255 for each in colours.tolist() for shift in (16, 8, 0)])
-    written = io.BytesIO()
+    image, written = Pillow.fromarray(pixels), io.BytesIO()
+    if image.getcolors(256):
+        image = image.quantize(256, dither=Pillow.Dither.NONE)
     image.save(written, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
-def same_answers(answers: Iterable[Answer]) -> list[list[Answer]]:
+def comparisons(cell: Record) -> tuple[Record, ...]:
+    """Return all that LEARNED needs to be above the margin."""
+    return (cell["beyond_pixels"], cell["learned"], *cell["seeds"])
+
+
+def same_answers(cells: Iterable[Record]) -> list[list[Record]]:
     """Return neighbours with the same answer together: one sentence serves them."""
-    return [list(group) for _, group in itertools.groupby(answers, attrgetter("verdict.outcome", "meaning"))]
+    return [list(group) for _, group in itertools.groupby(cells, itemgetter("outcome", "meaning"))]
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """From a value to a place between 0 and 100. ticks: values and their labels. mark: a value with a dashed line.
 
     is_ratio: values are logarithms of ratios.
@@ -124,7 +136,7 @@ class Axis:
 
     def place(self, value: float) -> str:
         """Return the place, at an end for what lies beyond."""
-        inside = self.low if math.isnan(value) else min(max(value, self.low), self.high)
+        inside = min(max(value, self.low), self.high)
         return f"{100 * (inside - self.low) / (self.high - self.low):.2f}"
 
     def text(self, value: float) -> str:
@@ -132,17 +144,19 @@ class Axis:
         return times(value) if self.is_ratio else fixed(value)
 
 
-def loss_axis(intervals: Sequence[Interval]) -> Axis:
+def loss_axis(intervals: Sequence[Record]) -> Axis:
     """From 0, to the largest estimate and the most of every interval: a few that reach far do not press the others."""
-    estimates = [each.estimate for each in intervals if math.isfinite(each.estimate)]
-    highs = [each.high for each in intervals if math.isfinite(each.high)]
-    end = min(max(highs, default=1.0), 1.8 * max(estimates, default=1.0)) or 1.0
+    most, high = (
+        max((each[part] for each in intervals if math.isfinite(each[part])), default=1.0)
+        for part in ("estimate", "high")
+    )
+    end = min(high, 1.8 * most) or 1.0
     return Axis(0.0, 1.02 * end, _labelled(ticks(0.0, end)))
 
 
-def ratio_axis(intervals: Sequence[Interval], margin: float) -> Axis:
+def ratio_axis(intervals: Sequence[Record], margin: float) -> Axis:
     """Of log ratios, labelled as ratios, with the margin marked."""
-    ends = [value for each in intervals for value in (each.low, each.estimate, each.high) if math.isfinite(value)]
+    ends = [each[part] for each in intervals for part in ("low", "estimate", "high") if math.isfinite(each[part])]
     # Beyond a factor of a thousand nothing is told apart.
     low, high = max(min([-0.05, *ends]), -math.log(1e3)), min(max([margin + 0.05, *ends]), math.log(1e3))
     pad = 0.03 * (high - low)
@@ -169,22 +183,21 @@ class Line(NamedTuple):
     points: list[tuple[int, float]]
 
 
-def curve_chart(encoder: EncoderPart) -> tuple[list[Line], Axis, Axis]:
-    """Return the losses of one encoder over k, the axis of ln k and that of the losses. Raises ValueError for none."""
+def curve_chart(encoder: Record, cells: Sequence[Record]) -> tuple[list[Line], Axis, Axis]:
+    """Return the losses of one encoder over k, the axis of ln k and that of the losses."""
     lines = []
-    for place, curve in enumerate(encoder.curves):
+    for place, curve in enumerate(encoder["curves"]):
+        held_out, training = ([*zip(curve["k"], curve[loss], strict=True)] for loss in ("cv_loss", "train_loss"))
         # Cross-validation chose the penalty: its loss, not the training loss, is compared between arms.
-        points = [*zip(curve.k, curve.cv_loss, strict=True)]
-        lines.append(Line(curve.name, "cross-validated", f"c{min(place, 2)} val", points))
+        lines.append(Line(curve["name"], "cross-validated", f"c{min(place, 2)} val", held_out))
         if place == 0:
-            lines.append(Line(curve.name, "training", "c0 dots", [*zip(curve.k, curve.train_loss, strict=True)]))
-    last = max(max(curve.k) for curve in encoder.curves)
+            lines.append(Line(curve["name"], "training", "c0 dots", training))
+    last = max(max(curve["k"]) for curve in encoder["curves"])
     for name, look in (_LINES | _POINTS).items():
-        points = [(answer.k, answer.fits[name].cv_loss) for answer in encoder.answers if name in answer.fits]
-        if points and name in _LINES:
+        points = [(cell["k"], fit["cv_loss"]) for cell in cells for fit in cell["fits"] if fit["name"] == name]
+        if name in _LINES:
             points = [(1, points[-1][1]), (last, points[-1][1])]
-        if points:
-            lines.append(Line(name, "cross-validated", look, points))
+        lines.append(Line(name, "cross-validated", look, points))
     last = max(2, *(k for line in lines for k, _ in line.points))
     top = 1.06 * (max((y for line in lines for _, y in line.points if math.isfinite(y)), default=0.0) or 1.0)
     powers = [1 << power for power in range(last.bit_length())]
@@ -205,7 +218,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple
     for title, values in zip(titles, zip(*rows, strict=True), strict=False):
         if title.startswith("*"):
             for part in _PARTS:
-                cells = [number(getattr(each, part, None)) for each in values]
+                cells = [number(each[part]) for each in values]
                 found.append((title[1:] + part.replace("_", " "), cells, False))
         else:
             is_text = any(isinstance(each, str | tuple | bool) for each in values)
@@ -213,10 +226,6 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[tuple
     return found
 
 
-def rows(records: Iterable[object], *names: str) -> list[tuple[object, ...]]:
-    """Return some fields of every record: "k", or "1.k" of a record that is a pair."""
-
-    def step(value: Any, part: str) -> Any:
-        return value[int(part)] if part.isdigit() else getattr(value, part)
-
-    return [tuple(reduce(step, name.split("."), record) for name in names) for record in records]
+def rows(records: Iterable[Record], *names: str) -> list[tuple[object, ...]]:
+    """Return some fields of every record."""
+    return [tuple(record[name] for name in names) for record in records]
