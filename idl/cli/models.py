@@ -175,13 +175,13 @@ def _figure(version: RegisteredVersion, name: str) -> str:
 def _require_comparable(versions: Sequence[RegisteredVersion], metric: str) -> None:
     names = [*CONDITIONS, *(["target"] if metric in IN_TARGET_UNITS else [])]
     differences, advice = [], []
-    for name in names:
+    # Of what occurs together: the commonest dataset need not have the commonest split.
+    together = [tuple(version.tags[FILTERS[name][-1]] for name in names) for version in versions]
+    for name, most in zip(names, max(sorted(set(together)), key=together.count), strict=True):
         tag = FILTERS[name][-1]
-        values = [version.tags[tag] for version in versions]
-        if len(set(values)) > 1:
+        if len({version.tags[tag] for version in versions}) > 1:
             labels = sorted({_label(version, name) for version in versions})
             differences.append(f"{name} ({', '.join(labels)})")
-            most = max(sorted(set(values)), key=values.count)
             advice.append(f"--{name} {most[:SHOWN_DIGITS] if tag.endswith('_digest') else most}")
     if differences:
         raise InputError(
