@@ -32,7 +32,8 @@ def fitted(builder: Builder, config: EncoderConfig, device: torch.device, image_
     if ours and config.size is None:
         if first:
             multiple = _multiple(image_size[0], encoder.stride)
-            raise InputError(f"encoder={config.name}: {first}. Pass a resolution of {multiple}, or encoder_size.")
+            other = "a stride that divides both sides, or " if config.name == "null" else ""
+            raise InputError(f"encoder={config.name}: {first}. Pass {other}encoder_size={multiple}.")
         return encoder
     sizes = list(_sizes(encoder, config.size, image_size))
     found = None if first or sizes[0] != image_size else encoder.sized(None, image_size)
