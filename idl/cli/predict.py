@@ -59,7 +59,7 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
         farthest_m = FARTHEST / settings.prediction.depth_scale
         setup.warn(
             f"{num_beyond} pixels in {num_cut} of the images are beyond {farthest_m:g} m: 65535 in the PNG. "
-            "Pass a smaller --depth-scale, or --format npy."
+            "Pass --overwrite, and a smaller --depth-scale or --format npy."
         )
     noun = "image" if len(todo) == 1 else "images"
     kept = f", {num_done} were there" if num_done else ""
