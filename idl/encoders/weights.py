@@ -139,7 +139,7 @@ def locate_file(config: EncoderConfig, names: Sequence[str]) -> Source:
     if not path.is_file():
         raise InputError(
             f"weights={config.weights}: no such file. Pass {', '.join(names)}, the path of a .safetensors or .pth "
-            "file, or models:/NAME@ALIAS."
+            "file, or models:/NAME/VERSION."
         )
     return Source("file", path, str(path))
 
