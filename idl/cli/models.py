@@ -89,13 +89,14 @@ def ranked(versions: Sequence[RegisteredVersion], metric: str) -> tuple[Register
     if not having:
         metrics = sorted({name for version in versions for name in version.metrics})
         raise InputError(f"sort={metric}: no such figure. There is: {', '.join(metrics) or 'none'}.")
+    names = (*CONDITIONS, *(["target"] if metric in IN_TARGET_UNITS else []))
+    # Of what occurs together: the commonest dataset need not have the commonest split.
+    together = [tuple(version.tags[FILTERS[name][-1]] for name in names) for version in having]
     differences, advice = [], []
-    for name in (*CONDITIONS, *(["target"] if metric in IN_TARGET_UNITS else [])):
+    for name, most, values in zip(names, max(sorted(together), key=together.count), zip(*together), strict=True):
         tag = FILTERS[name][-1]
-        values = [version.tags[tag] for version in having]
         if len(set(values)) > 1:
             differences.append(f"{name} ({', '.join(sorted({_label(version, name) for version in having}))})")
-            most = max(sorted(set(values)), key=values.count)
             advice.append(f"--{name} {most[:SHOWN_DIGITS] if tag.endswith('_digest') else most}")
     if differences:
         raise InputError(

@@ -56,7 +56,7 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
         farthest_m = FARTHEST / settings.prediction.depth_scale
         setup.warn(
             f"{sum(beyond)} pixels in {len([*filter(None, beyond)])} of the images are beyond {farthest_m:g} m: 65535 "
-            "in the PNG. Pass a smaller --depth-scale, or --format npy."
+            "in the PNG. Pass --overwrite, and a smaller --depth-scale or --format npy."
         )
     noun = "image" if len(todo) == 1 else "images"
     kept = f", {num_done} were there" if num_done else ""

@@ -220,7 +220,7 @@ def native_reader(config: DatasetConfig, test_images: int) -> NativeReader:
     if not isinstance(found, NativeReader):
         raise InputError(
             f"{option}: {config.dataset} has no images larger than those that are prepared, which crops are cut from. "
-            "Pass the dataset that a store was made of, or more num_scenes= of rooms, or test_images=0."
+            "Pass the dataset that a store was made of, or test_images=0, of rooms with more num_scenes=."
         )
     # Before hours of preparation; the others are looked at when the crops are drawn.
     require_size(found.groups[0].names[0], found.native_size(0), test_images, protocol)

@@ -86,9 +86,11 @@ def split_by_scene(
         order = rest if is_sequential else [rest[index] for index in generator.permutation(len(rest))]
         shares = _shares(rule)[:2] if tested else _shares(rule)
         if len(order) < len(shares):
+            # Other shares of too few scenes are no help; the published test side may hold more of them.
+            other = ", or pass split=11:2:3" if len(scenes) >= len(SPLITS) else ""
             raise InputError(
                 f"split {rule!r}: only {len(order)} scenes for {', '.join(SPLITS[: len(shares)])}, which need one "
-                "each. Give the images scenes (subfolders, or scene=block:N), or pass split=11:2:3."
+                f"each. Give the images scenes (subfolders, or scene=block:N){other}."
             )
         num_val, *num_test = (max(1, round(len(order) * share / sum(shares))) for share in shares[1:])
         num_train = max(1, len(order) - num_val - sum(num_test))

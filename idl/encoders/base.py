@@ -92,7 +92,7 @@ class EncoderConfig:
             return dict(json.loads(self.encoder_args))
         except (TypeError, ValueError) as error:
             raise InputError(
-                f'encoder_args={self.encoder_args}: not a JSON object. Pass e.g. \'{{"pad_type": "same"}}\'.'
+                f"encoder_args={self.encoder_args}: not a JSON object. Pass e.g. '{{\"output_stride\": 8}}'."
             ) from error
 
 

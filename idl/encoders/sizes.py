@@ -32,7 +32,8 @@ def fitted(builder: Builder, config: EncoderConfig, device: torch.device, image_
     if config.name in ("null", "autoencoder") and config.size is None:
         if fault := encoder.fault(*image_size):
             multiple = _multiple(image_size[0], encoder.stride)
-            raise InputError(f"encoder={config.name}: {fault}. Pass a resolution of {multiple}, or encoder_size.")
+            other = "a stride that divides both sides, or " if config.name == "null" else ""
+            raise InputError(f"encoder={config.name}: {fault}. Pass {other}encoder_size={multiple}.")
         return encoder
     for each in _candidates(encoder, builder, config, image_size):
         if not each.fault(*image_size):

@@ -158,7 +158,7 @@ def from_file(config: EncoderConfig, names: Sequence[str]) -> Source:
     if not path.is_file():
         raise InputError(
             f"weights={config.weights}: no such file. Pass {', '.join(names)}, the path of a .safetensors or .pth "
-            "file, or models:/NAME@ALIAS."
+            "file, or models:/NAME/VERSION."
         )
     return _read("file", path, str(path))
 

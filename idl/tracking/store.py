@@ -154,7 +154,8 @@ def _explained(uri: str, what: str) -> Iterator[None]:
         if "schema" in reason:
             remedy = f"Run `mlflow db upgrade {shown}` after a backup, or set MLFLOW_TRACKING_URI to another one."
         elif "filesystem" in reason:
-            remedy = "Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db, or convert it with `mlflow migrate-filestore`."
+            convert = "`mlflow migrate-filestore --source FOLDER --target sqlite:///mlflow.db`"
+            remedy = f"Set MLFLOW_TRACKING_URI=sqlite:///mlflow.db; {convert} brings what there is into it."
         problem = "no answer" if is_server else "cannot be opened"
         raise InputError(f"{what} {shown}: {problem} ({reason}). {remedy}") from error
 
