@@ -82,7 +82,7 @@ def evaluate(
     """
     encoded, target = data.encoded, data.target
     share = encoded.share("test")
-    means = (data.train.mean_layer, data.train.mean)
+    means = (data.statistics.mean_depth_m, data.statistics.mean)
     order = data.split.indices["test"]
     collector = _Collector(data.store, order, target, data.protocol, means, tuple(arms), len(share), shown_names)
     weights = encoded.columns.side_by_side([(arm.columns, arm.weights) for arm in arms.values()])

@@ -15,7 +15,7 @@ from idl.distributed import ALONE, World
 from idl.encoders import Encoder
 from idl.evaluate import evaluate
 from idl.features import EncodedDataset, features_key
-from idl.fitting import PROBE, ArmFit, arm_of, fit_arms, read_target, split_statistics, train_trials, training_set
+from idl.fitting import PROBE, ArmFit, arm_of, fit_arms, fit_statistics, read_target, train_trials, training_set
 from idl.measures import require_native
 from idl.probe_config import EXACT, EncodedData, ProbeConfig, check, components_of, split_of
 from idl.probes.exact import Solution, fit
@@ -53,14 +53,14 @@ def probe(
     check(config, encoder)
     with encode(config, store, encoder, cache_folder, progress, world) as data:
         k = components_of(config.k, encoder.channels)
-        arms = world.once(lambda: fit_arms(data.train, data.val, data.encoded.columns, k))
+        arms = world.once(lambda: fit_arms(data.statistics, data.encoded.columns, k))
         descent = None
         if config.solver != EXACT:
             # With k=auto, as many components as the exact solver chose.
             trial = config.trial(arms[PROBE].fit.solution.k)
-            training = training_set(data.encoded, data.target, data.train, data.val, trial.k, progress)
+            training = training_set(data.encoded, data.target, data.statistics, trial.k, progress)
             (descent,) = train_trials(training, [trial])
-            arms |= {PROBE: arm_of(descent, arms[PROBE], training)}
+            arms |= {PROBE: arm_of(descent, arms[PROBE])}
         before_test(data.split)
         return evaluate_and_report(data, arms, descent, progress, shown_names)
 
@@ -87,9 +87,8 @@ def encode(
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
     with cache.locked(folder) if world.is_first else nullcontext():
         encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress, world)
-        train = split_statistics(encoded, "train", wanted, progress)
-        val = split_statistics(encoded, "val", wanted, progress, train.offset)
-        yield EncodedData(config, store, split, protocol, wanted, encoder, encoded, train, val, limits)
+        statistics = fit_statistics(encoded, wanted, progress)
+        yield EncodedData(config, store, split, protocol, wanted, encoder, encoded, statistics, limits)
 
 
 def evaluate_and_report(

@@ -11,8 +11,8 @@ from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.features import EncodedDataset
-from idl.fitting import SplitStatistics
 from idl.probes.gradient_fit import Solver, Trial
+from idl.probes.statistics import FoldedStatistics
 from idl.protocol import Alignment, Protocol
 from idl.settings import setting
 from idl.targets import Target, check_output, target
@@ -76,8 +76,7 @@ class EncodedData:
     target: Target
     encoder: Encoder
     encoded: EncodedDataset
-    train: SplitStatistics
-    val: SplitStatistics
+    statistics: FoldedStatistics
     limits: tuple[float, float]
 
 

@@ -166,11 +166,11 @@ def test_nearly_equal_columns_are_solved_as_by_svd(apart: float, seed: int) -> N
     folds = FoldedStatistics((statistics,), (statistics,))
     result = fit_joint(folds, num_pixels=13, parts=(1e-4, 1e-4), penalties=(1e-4,))
     expected = ridge(rows, truth, 1e-4)
-    assert result.solution.train_loss == pytest.approx(mse(expected, rows, truth), rel=1e-6)
-    torch.testing.assert_close(rows @ result.solution.weights, rows @ expected, rtol=1e-4, atol=1e-4)
+    assert result.train_loss == pytest.approx(mse(expected, rows, truth), rel=1e-6)
+    torch.testing.assert_close(rows @ result.weights, rows @ expected, rtol=1e-4, atol=1e-4)
     # Directions that half precision cannot hold are lost, and known to be in common; those of a thousandth are not.
-    assert result.solution.rank == 23 - (0 if apart == 1e-3 else 10)
-    assert result.expected_rank <= result.solution.rank
+    assert result.rank == 23 - (0 if apart == 1e-3 else 10)
+    assert result.expected_rank <= result.rank
 
 
 def test_eigenvalues_that_span_eleven_decades() -> None:
@@ -213,12 +213,12 @@ def test_the_best_pair_of_penalties_and_its_weights_are_those_of_least_squares(s
     grid = [each for each in PENALTIES if each > 0]
     result = fit_joint(held_out(train, val), num_pixels=NUM_PIXELS, parts=(1e-2, 1e-2))
     losses = {pair: mse(ridge(*train, strength(*pair)), *val) for pair in product(grid, grid)}
-    assert result.solution.cv_loss <= min(losses.values()) * (1 + 1e-9)
-    expected = ridge(*train, strength(result.solution.penalty, result.features_penalty))
-    torch.testing.assert_close(result.solution.weights, expected, rtol=1e-8, atol=1e-9)
-    assert result.solution.val_loss == pytest.approx(mse(expected, *val), rel=1e-9)
-    assert result.solution.train_loss == pytest.approx(mse(expected, *train), rel=1e-9)
-    assert result.solution.plain_train_loss == pytest.approx(mse(ridge(*train), *train), rel=1e-9)
+    assert result.cv_loss <= min(losses.values()) * (1 + 1e-9)
+    expected = ridge(*train, strength(result.penalty, result.features_penalty))
+    torch.testing.assert_close(result.weights, expected, rtol=1e-8, atol=1e-9)
+    assert result.val_loss == pytest.approx(mse(expected, *val), rel=1e-9)
+    assert result.train_loss == pytest.approx(mse(expected, *train), rel=1e-9)
+    assert result.plain_train_loss == pytest.approx(mse(ridge(*train), *train), rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -232,10 +232,10 @@ def test_a_joint_arm_is_never_worse_than_its_parts(seed: int) -> None:
     features = fit(folds.subset(of_features), num_fixed=1, k=NUM_FEATURES).solution
     joint = fit_joint(folds, num_pixels=NUM_PIXELS, parts=(pixels.penalty, features.penalty))
     for part in (pixels, features):
-        assert joint.solution.cv_loss <= part.cv_loss * (1 + 1e-7)
-        assert joint.solution.plain_train_loss <= part.plain_train_loss * (1 + 1e-12)
+        assert joint.cv_loss <= part.cv_loss * (1 + 1e-7)
+        assert joint.plain_train_loss <= part.plain_train_loss * (1 + 1e-12)
     for penalty in PENALTIES:
-        both = fit_joint(folds, num_pixels=NUM_PIXELS, parts=(penalty, penalty), penalties=(penalty,)).solution
+        both = fit_joint(folds, num_pixels=NUM_PIXELS, parts=(penalty, penalty), penalties=(penalty,))
         for read in (of_pixels, of_features):
             part = fit(folds.subset(read), num_fixed=1, k=len(read) - 1, penalties=(penalty,)).solution
             penalised = [each.train_loss + penalty * float(each.weights[1:].square().sum()) for each in (both, part)]
@@ -251,7 +251,7 @@ def test_features_that_mislead_are_left_out() -> None:
     folds = held_out(train, (other, other_truth - 5 * other[:, -1:]))
     misled = fit_joint(folds, num_pixels=NUM_PIXELS, parts=(1e-3, 1e-3))
     assert misled.features_penalty == max(PENALTIES)
-    assert float(misled.solution.weights[NUM_PIXELS:].abs().max()) < 1e-6
+    assert float(misled.weights[NUM_PIXELS:].abs().max()) < 1e-6
     assert fit_joint(held_out(train, train), num_pixels=NUM_PIXELS, parts=(1.0, 1.0)).features_penalty < 1e-3
 
 
@@ -262,8 +262,8 @@ def test_features_that_the_pixels_hold_change_nothing() -> None:
     data = (rows, truth)
     joint = fit_joint(held_out(data, data), num_pixels=NUM_PIXELS, parts=(0.0, 0.0), penalties=(0.0,))
     expected = mse(ridge(rows[:, :NUM_PIXELS], truth), rows[:, :NUM_PIXELS], truth)
-    assert joint.solution.train_loss == pytest.approx(expected, rel=1e-9)
-    assert joint.solution.rank == joint.expected_rank == NUM_PIXELS
+    assert joint.train_loss == pytest.approx(expected, rel=1e-9)
+    assert joint.rank == joint.expected_rank == NUM_PIXELS
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
@@ -358,5 +358,5 @@ def test_a_system_that_rounding_made_indefinite_is_solved_as_nearly_as_it_can_be
     folds = FoldedStatistics((rounded,), (rounded,))
     solution = fit(folds, num_fixed=1, k=24, penalties=(0.0,)).solution
     assert mse(solution.weights, rows, truth) == pytest.approx(mse(ridge(rows, truth), rows, truth), rel=0.01)
-    joint = fit_joint(folds, num_pixels=13, parts=(1e-4, 1e-4), penalties=(1e-4,)).solution
+    joint = fit_joint(folds, num_pixels=13, parts=(1e-4, 1e-4), penalties=(1e-4,))
     assert joint.train_loss == pytest.approx(mse(ridge(rows, truth, 1e-4), rows, truth), rel=1e-3)

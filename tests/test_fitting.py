@@ -14,7 +14,7 @@ from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.features import EncodedDataset
-from idl.fitting import SplitStatistics, split_statistics, training_set
+from idl.fitting import fit_statistics, training_set
 from idl.pipeline import probe
 from idl.probe_config import ProbeConfig
 from idl.progress import silent
@@ -35,19 +35,14 @@ def encoder() -> Encoder:
     return Encoder(SmallNetwork(seed=0), name="small", stride=8, channels=8, origin=origin)
 
 
-def encoded_splits(store: Store, folder: Path, name: str) -> tuple[EncodedDataset, SplitStatistics, SplitStatistics]:
-    encoded = EncodedDataset(store, split_by_scene(store.scenes), encoder(), folder, 4, CPU)
-    train = split_statistics(encoded, "train", target(name), silent)
-    return encoded, train, split_statistics(encoded, "val", target(name), silent, train.offset)
-
-
 @pytest.mark.parametrize("name", ["depth", "log-depth", "normals"])
 @pytest.mark.parametrize("budget", [2**30, 1])
 def test_images_add_up_to_the_split_in_memory_or_streamed(store: Store, tmp_path: Path, name: str, budget: int) -> None:
-    encoded, train, val = encoded_splits(store, tmp_path, name)
-    data = training_set(encoded, target(name), train, val, None, silent, budget)
+    encoded = EncodedDataset(store, split_by_scene(store.scenes), encoder(), tmp_path, 4, CPU)
+    statistics = fit_statistics(encoded, target(name), silent)
+    data = training_set(encoded, target(name), statistics, None, silent, budget)
     assert data.plan.is_streamed == (budget == 1)
-    whole = data.train.statistics
+    whole = data.statistics.whole_train
     # The gradient of one probe a column: the matrix itself.
     rows = torch.eye(data.images.num_columns).repeat_interleave(data.images.num_outputs, dim=0)
     (minibatch,) = data.images.minibatches(torch.arange(data.images.num_images), data.images.num_images)

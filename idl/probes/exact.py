@@ -45,13 +45,15 @@ class Solution:
     """A probe on the leading columns of a system.
 
     k: columns read besides the bias and the columns that every k has.
-    penalty: in units of the mean square of a column.
-    weights: the bias first; zero beyond k.
+    penalty: in units of the mean square of a column; of a joint fit, on the pixels' columns.
+    weights: of the target itself, the bias first; zero beyond k.
     rank: directions among the columns read that are not the noise of their rounding; the bias counts.
     train_loss, val_loss: unpenalised mean squared errors, target units squared.
     plain_train_loss: that of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
     cv_loss, cv_error: the cross-validated one, and its standard error over the folds. val_error: of `val_loss`, over
       the validation split's folds. Infinite where there is one fold alone.
+    features_penalty, expected_rank: of a joint fit, the penalty of the features' columns; the rank of the pixels'
+      columns and that of the features', less the directions that both hold.
     """
 
     k: int
@@ -65,6 +67,8 @@ class Solution:
     val_error: float
     cv_loss: float
     cv_error: float
+    features_penalty: float = math.nan
+    expected_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,6 @@ class Fit:
 
     solution: Solution
     curve: Curve
-
-
-@dataclass(frozen=True)
-class JointFit:
-    """The solution with a penalty of the pixels' columns, in `solution`, and one of the features'.
-
-    expected_rank: that of the pixels' columns and that of the features', less the directions that both hold.
-    """
-
-    solution: Solution
-    features_penalty: float
-    expected_rank: int
 
 
 def losses_of_all_k(
@@ -168,7 +160,7 @@ def fit(
 
 def fit_joint(
     folds: FoldedStatistics, *, num_pixels: int, parts: tuple[float, float], penalties: Sequence[float] = PENALTIES
-) -> JointFit:
+) -> Solution:
     """Fit with a penalty of the pixels' columns and one of the features', the pair of lowest cross-validated loss.
 
     folds: of the bias, then the pixels' columns, then the features'. num_pixels: of the former, the bias counted.
@@ -200,12 +192,12 @@ def fit_joint(
     while chosen != before:
         chosen, before = best_of(product(*(neighbours(each) for each in chosen))), chosen
     chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
-    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
     xtx = folds.whole_train.xtx
     of_parts = _rank(xtx[:num_pixels, :num_pixels]) + _rank(xtx[num_pixels:, num_pixels:])
     _, correlations, _ = _canonical(xtx, num_pixels)
     num_shared = int((correlations.square() > 1 - _SHARED).sum())
-    return JointFit(solution, chosen[1], of_parts - num_shared)
+    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
+    return replace(solution, features_penalty=chosen[1], expected_rank=of_parts - num_shared)
 
 
 def recovered(
@@ -252,8 +244,7 @@ def recovered(
         return replace(part, xty=xty + across, yty=yty)
 
     def errors(part: Statistics, weights: Tensor) -> Tensor:
-        each = ((part.xtx @ weights - 2 * part.xty) * weights).sum(dim=0) + part.yty
-        return each.view(NUM_PLANTED, num_outputs).sum(dim=1)
+        return part.output_errors(weights).view(NUM_PLANTED, num_outputs).sum(dim=1)
 
     lost = torch.zeros(NUM_PLANTED, dtype=torch.float64)
     found = torch.zeros(len(penalties), NUM_PLANTED, dtype=torch.float64)
@@ -324,7 +315,7 @@ def _solution(
     return Solution(
         k=k,
         penalty=penalties[0],
-        weights=weights,
+        weights=folds.with_offset(weights),
         rank=_rank(read.xtx),
         train_loss=float(folds.whole_train.mse(weights)),
         plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),

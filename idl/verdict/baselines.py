@@ -22,11 +22,12 @@ from idl.encoders.null import patches
 from idl.encoders.untrained import KINDS, NoTwinError, twins
 from idl.errors import InputError
 from idl.features import EncodedDataset, NoFeaturesError, features_key
-from idl.fitting import SplitStatistics, folds_of, split_statistics, with_offset
+from idl.fitting import fit_statistics
 from idl.probe_config import EXACT, ProbeConfig, split_of
 from idl.probe_config import check as check_probe
 from idl.probes.basis import NUM_NULL, Columns
 from idl.probes.exact import Curve, Solution, fit, fit_joint, recovered
+from idl.probes.statistics import FoldedStatistics
 from idl.progress import Progress, prefixed, silent
 from idl.targets import Target, target
 from idl.verdict.maps import ArmMaps, derangement, squared_errors
@@ -305,10 +306,9 @@ class _Runs:
         """Fit `arms` on maps. offset: of the target, where it is fixed. pixels, planted_effect: as in `fit_all`."""
         progress = prefixed(self.progress, name)
         with maps.locked():
-            train = split_statistics(maps, "train", self.target, progress, offset)
-            val = split_statistics(maps, "val", self.target, progress, train.offset)
-        at, curve = fit_all(train, val, maps.columns, ks, arms, pixels=pixels, planted_effect=planted_effect)
-        return _Fitted(name, maps, train.offset, at, curve)
+            folds = fit_statistics(maps, self.target, progress, offset)
+        at, curve = fit_all(folds, maps.columns, ks, arms, pixels=pixels, planted_effect=planted_effect)
+        return _Fitted(name, maps, folds.offset, at, curve)
 
     def test(self, fitted: _Fitted) -> tuple[Float64[np.ndarray, " images"], dict[int, dict[str, MeasuredArm]]]:
         """Return the valid pixels of the test images, and every arm by k and name with its errors on their truth."""
@@ -346,8 +346,7 @@ def columns_of(columns: Columns, arm: str, k: int) -> tuple[tuple[int, ...], tup
 
 
 def fit_all(
-    train: SplitStatistics,
-    val: SplitStatistics,
+    folds: FoldedStatistics,
     columns: Columns,
     ks: Sequence[int],
     names: Sequence[str],
@@ -358,11 +357,9 @@ def fit_all(
     """Return the arms `names`, `TRAINED` among them, by k and name, and the features' losses up to the largest k.
 
     Penalties are chosen by cross-validation.
-    train, val: with the same offset.
     pixels: where the arm of the pixels is fitted already, which `JOINT` starts from; None: it is among `names`.
     planted_effect: of `JOINT`, a log ratio: what an effect so large would come to is measured; None: it is not.
     """
-    folds = folds_of(train, val)
 
     def alone(name: str, k: int) -> tuple[FittedArm, Curve]:
         """Fit an arm of one penalty, and losses over its k leading components, beside what else it reads."""
@@ -370,23 +367,19 @@ def fit_all(
         read = (*image, *features)
         result = fit(folds.subset(torch.tensor(read)), num_fixed=len(image), k=len(features))
         solution = result.solution
-        weights = with_offset(solution.weights, train)
-        return FittedArm(name, read, weights, solution, expected_rank=solution.rank), result.curve
+        return FittedArm(name, read, solution.weights, solution, expected_rank=solution.rank), result.curve
 
     def joint(k: int, parts: tuple[float, float]) -> FittedArm:
         """Fit features and pixels together. parts: penalties of the pixels and of the features alone."""
         image, features = columns_of(columns, JOINT, k)
         system = folds.subset(torch.tensor((*image, *features)))
-        result = fit_joint(system, num_pixels=len(image), parts=parts)
+        solution = fit_joint(system, num_pixels=len(image), parts=parts)
+        penalty, rank = solution.features_penalty, solution.expected_rank
         of_planted = float("nan")
         if planted_effect is not None:
-            chosen = (result.solution.penalty, result.features_penalty)
+            chosen = (solution.penalty, penalty)
             of_planted = recovered(system, num_pixels=len(image), chosen=chosen, effect=planted_effect)
-        weights = with_offset(result.solution.weights, train)
-        read = (*image, *features)
-        return FittedArm(
-            JOINT, read, weights, result.solution, result.features_penalty, result.expected_rank, of_planted
-        )
+        return FittedArm(JOINT, (*image, *features), solution.weights, solution, penalty, rank, of_planted)
 
     fixed = {name: alone(name, 0)[0] for name in names if name in FIXED}
     at: dict[int, dict[str, FittedArm]] = {}
