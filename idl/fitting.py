@@ -20,7 +20,6 @@ from idl.probes.basis import ARMS, Columns
 from idl.probes.exact import PENALTIES, Fit, fit
 from idl.probes.gradient_fit import TrainResult, Trial, fit_by_gradient
 from idl.probes.image_statistics import (
-    FORMS,
     HeldStatistics,
     ImageGrams,
     ImageStatistics,
@@ -188,7 +187,7 @@ def training_set(
     num_images, num_components = statistics.whole_train.num_images, encoded.basis.num_components
     budget = _free_bytes(encoded.device) if budget is None else budget
     chosen = plan(num_images, encoded.grid, num_components, target.num_outputs, budget=budget, k=k)
-    form, device, layers = FORMS[chosen.form], encoded.device, (target.layer, "valid")
+    form, device, layers = chosen.form, encoded.device, (target.layer, "valid")
     columns = torch.tensor(encoded.columns.of_arm(PROBE)[: 1 + chosen.k_max])
 
     def images_of(batch: MapBatch) -> HeldStatistics:

@@ -99,9 +99,7 @@ def evaluate_and_report(
     shown_names: Collection[str] = (),
 ) -> Run:
     """Read the test split, once, under every arm; return the report and the model."""
-    test = evaluate(data, arms, progress, shown_names)
-    data.encoded.add_up_throughput()
-    return probe_run(data, arms, test, descent)
+    return probe_run(data, arms, evaluate(data, arms, progress, shown_names), descent)
 
 
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:

@@ -2,11 +2,9 @@
 
 The penalised normal equations are (G + P) w = b with P = penalty * n_valid * D, D one on every column and zero on the
 bias, which comes first. Statistics are sums of float64 products, so that G + P is positive definite at every penalty
-above their rounding, whatever the columns have in common, and no column is ever left out: of two equal ones each gets a
-half. A penalty of 0 stands for the limit: least squares of minimum norm, taken at `FLOOR`.
-
-Penalties, and k where it is open, are chosen by the cross-validated loss over the folds of training and validation
-split; what is chosen is fitted on the training split.
+above their rounding: of two equal columns each gets a half. A penalty of 0 stands for the limit: least squares of
+minimum norm, taken at `FLOOR`. Penalties, and k where it is open, are chosen by the cross-validated loss over the folds
+of training and validation split; what is chosen is fitted on the training split.
 """
 
 import math
@@ -42,16 +40,15 @@ NUM_PLANTED = 20
 
 @dataclass(frozen=True)
 class Solution:
-    """A probe on the leading columns of a system.
+    """A probe on the leading columns of a system. Losses are unpenalised mean squared errors, target units squared.
 
     k: columns read besides the bias and the columns that every k has.
     penalty: in units of the mean square of a column; of a joint fit, on the pixels' columns.
     weights: of the target itself, the bias first; zero beyond k.
     rank: directions among the columns read that are not the noise of their rounding; the bias counts.
-    train_loss, val_loss: unpenalised mean squared errors, target units squared.
-    plain_train_loss: that of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
-    cv_loss, cv_error: the cross-validated one, and its standard error over the folds. val_error: of `val_loss`, over
-      the validation split's folds. Infinite where there is one fold alone.
+    plain_train_loss: of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
+    val_error, cv_error: standard errors over the folds of `val_loss` and of the cross-validated loss; infinite where
+      there is one fold alone.
     features_penalty, expected_rank: of a joint fit, the penalty of the features' columns; the rank of the pixels'
       columns and that of the features', less the directions that both hold.
     """
@@ -121,10 +118,9 @@ def fit(
 ) -> Fit:
     """Fit every k at every penalty, and choose by the cross-validated loss.
 
-    folds: the bias comes first, components last.
-    num_fixed: leading columns that every k reads (the bias at least); k counts the columns after them.
+    num_fixed: leading columns that every k reads (the bias, which is first, at least); k counts those after them.
     k: as given, or None: the one of lowest loss (the smallest of equals).
-    penalties: candidates; the half steps beside the best one are tried too. A bias alone has nothing to penalise.
+    penalties: candidates; the half steps beside the best one are tried too.
     Raises ValueError where `num_fixed` or `k` does not fit the columns.
     """
     train, val = folds.whole_train, folds.whole_val
@@ -132,6 +128,7 @@ def fit(
     if not 1 <= num_fixed <= num_columns or not 0 <= (k or 0) <= num_columns - num_fixed:
         raise ValueError(f"num_fixed={num_fixed}, k={k} do not fit {num_columns} columns")
     if num_columns == 1:
+        # A bias alone has nothing to penalise.
         penalties = (0.0,)
     num_held_out = sum(held.num_terms for _, held in folds.pairs)
 
@@ -168,11 +165,8 @@ def fit_joint(
     penalties: candidates for both: every other pair, the parts' pairs, and from the best of them on to the best
       neighbour, half steps at last. The largest penalty leaves out what it is laid on, so that the loss is never above
       that of a part.
-    Raises ValueError where there are no features, or no bias.
     """
     num_columns = len(folds.whole_train.xtx)
-    if not 1 <= num_pixels < num_columns:
-        raise ValueError(f"num_pixels={num_pixels} does not fit {num_columns} columns")
     group = (torch.arange(num_columns) >= num_pixels).long()
 
     @cache
@@ -211,11 +205,10 @@ def recovered(
     """Return what an effect of the features of a known size comes to on these data: the least of `NUM_PLANTED`.
 
     Random directions of the features, less what the pixels hold of them, are added to the target, so large that the
-    loss without the features is exp(effect) times that with them. Each is then found again as `fit_joint` finds: fitted
-    on all folds but one at the best penalty of the features, and measured on that one. What is returned is the log
-    ratio of the loss of not having found it over that of having. With many images it is `effect`; where features
-    are many, images few, or the features' noise common to a scene, it is less, and down to 0: then "nothing was found"
-    does not say "nothing is there". All follows from the statistics.
+    loss without the features is exp(effect) times that with them. Each is fitted on all folds but one at the best
+    penalty of the features, and measured on that one: the log ratio of the loss of not having found it over that of
+    having. With many images it is `effect`; where features are many, images few, or the features' noise common to a
+    scene, it is less, and down to 0: then "nothing was found" does not say "nothing is there".
 
     chosen: penalties of pixels and features of the joint fit. effect: a log ratio of losses, at least 0.
     """
@@ -243,16 +236,14 @@ def recovered(
         yty = part.yty.repeat(NUM_PLANTED) + (planted * (2 * xty + across)).sum(dim=0)
         return replace(part, xty=xty + across, yty=yty)
 
-    def errors(part: Statistics, weights: Tensor) -> Tensor:
-        return part.output_errors(weights).view(NUM_PLANTED, num_outputs).sum(dim=1)
-
-    lost = torch.zeros(NUM_PLANTED, dtype=torch.float64)
-    found = torch.zeros(len(penalties), NUM_PLANTED, dtype=torch.float64)
+    # Without the effect, then with it at each penalty of the features: squared errors of every planted one.
+    errors = torch.zeros(1 + len(penalties), NUM_PLANTED, dtype=torch.float64)
     for weights, (fitted, held) in zip(joint, folds.pairs, strict=True):
         changed, measured = with_planted(fitted), with_planted(held)
-        lost += errors(measured, weights.repeat(1, NUM_PLANTED))
-        found += torch.stack([errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties])
-    return float((lost / found.min(dim=0).values).log().min())
+        found = [_solve(changed, (chosen[0], penalty), group) for penalty in penalties]
+        of_pair = [measured.output_errors(each) for each in (weights.repeat(1, NUM_PLANTED), *found)]
+        errors += torch.stack(of_pair).unflatten(1, (NUM_PLANTED, num_outputs)).sum(dim=2)
+    return float((errors[0] / errors[1:].min(dim=0).values).log().min())
 
 
 def excess_loss(
@@ -281,8 +272,8 @@ def _rank(xtx: Float64[Tensor, "columns columns"]) -> int:
 def _canonical(xtx: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Canonical correlations of the features with the pixels' leading columns, one a direction of the features.
 
-    Returns the Cholesky factor L of the features' own part, the correlations, and their directions, columns of V:
-    features @ L^-T V are uncorrelated, of equal size, and each is as correlated with the pixels as is said.
+    Returns the Cholesky factor L of the features' own part, the correlations, and V: the columns of
+    features @ L^-T V are uncorrelated, of equal size, and have these correlations.
     """
     pixels, features = slice(num_pixels), slice(num_pixels, None)
     half = torch.linalg.solve_triangular(_cholesky(xtx[pixels, pixels]), xtx[pixels, features], upper=False)

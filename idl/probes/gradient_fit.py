@@ -1,9 +1,8 @@
 """Gradient descent on per-image statistics: many trials as one product, losses an epoch, and how far from the optimum.
 
 The target is standardised on the training split, each output by itself, and the bias starts at its mean. The
-gradient is that of the minibatch's mean squared error over valid pixels and outputs. Trials of one batch size, number
-of epochs and seed see the same minibatches: their weights are the rows of one matrix, and a step of all of them is
-its product with the minibatch's matrix.
+gradient is that of the minibatch's mean squared error over valid pixels and outputs. Trials that see the same
+minibatches are the rows of one matrix, and a step of all of them is its product with the minibatch's matrix.
 """
 
 import math
@@ -15,7 +14,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from idl.errors import InputError
@@ -124,13 +123,12 @@ def fit_by_gradient(
     statistics: of the same columns and the same target; the bias comes first.
 
     A trial's result does not depend on the others, but for the rounding of float32; one that diverges ends alone.
-    Equal seeds give equal minibatches, on every device. Small steps are taken on one thread; the number of torch's
-    threads, which is the process's, is what it was when this ends.
+    Equal seeds give equal minibatches, on every device. Small steps are taken on one of torch's threads.
     """
     train = statistics.whole_train
     optima = losses_of_all_k(train, 0.0, [train])[0] / train.num_terms
     results: dict[int, TrainResult] = {}
-    # Those of one solver stand next to each other.
+    # Those of one solver stand next to each other, Adam's first.
     order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].solver))
     for _, group in groupby(order, key=lambda position: trials[position].minibatches):
         positions = list(group)
@@ -202,9 +200,10 @@ def _train(
 
 
 class TrialBatch:
-    """Weights of trials that share minibatches, for the standardised target.
+    """Weights of trials that share minibatches, for the standardised target, and the state of their optimisers.
 
-    Row (t, o) of the weights is output o of the t-th trial that still runs; the others take part no more.
+    A row is one output of a trial that still runs, those of Adam first; each has its own learning rate and weight
+    decay. Columns beyond the trial's k stay 0, and the first one, the bias, has no weight decay.
 
     trials: those of one solver next to each other.
     train, val: sums over the splits on the columns that are read.
@@ -213,60 +212,91 @@ class TrialBatch:
 
     def __init__(self, images: ImageStatistics, statistics: FoldedStatistics, trials: Sequence[Trial]) -> None:
         self.trials = trials
-        k_max = max(trial.k for trial in trials)
-        read = torch.arange(1 + k_max)
-        train = self.train = statistics.whole_train.subset(read)
-        self.val = statistics.whole_val.subset(read)
-        self.mean = train.xty[0] / train.num_valid
-        square = train.yty / train.num_valid
+        num_outputs, column = images.num_outputs, torch.arange(1 + max(trial.k for trial in trials))
+        self.train, self.val = (each.subset(column) for each in (statistics.whole_train, statistics.whole_val))
+        self.mean, square = self.train.xty[0] / self.train.num_valid, self.train.yty / self.train.num_valid
         variance = square - self.mean.square()
         self.spread = torch.where(variance > 1e-12 * square, variance, 1.0).sqrt()
         moved = [tensor.to(images.device, images.dtype) for tensor in (self.mean, self.spread)]
-        self._images = images.leading(k_max, *moved)
-        self._numbers = torch.arange(len(trials))
-        shape = (len(trials), images.num_outputs, 1 + k_max)
-        self._weights = torch.zeros(shape, dtype=images.dtype, device=images.device)
-        self._optimisers = [
-            Optimiser(list(group), self._weights) for _, group in groupby(trials, lambda trial: trial.solver)
-        ]
+        self._images = images.leading(len(column) - 1, *moved)
+        k, lr, decay = (
+            torch.tensor([getattr(trial, name) for trial in trials], dtype=torch.float64)
+            .repeat_interleave(num_outputs)[:, None]
+            .to(images.device, images.dtype)
+            for name in ("k", "lr", "weight_decay")
+        )
+        column = column.to(images.device)
+        self._rates, self._decay = lr * (column <= k), decay * ((column > 0) & (column <= k))
+        self._weights, self._mean, self._square = (torch.zeros_like(self._rates) for _ in range(3))
+        self._rows = torch.arange(len(self._rates))
+        self._num_adam = num_outputs * sum(trial.solver == "adam" for trial in trials)
+        self._has_decay = bool(decay.any())
         self._generator = torch.Generator().manual_seed(trials[0].seed)
-        self._step = 0
+        self._num_steps = 0
 
     def train_epoch(self) -> None:
         """Show every image once. Nothing waits for the device."""
         first, num_images = self.trials[0], self._images.num_images
-        num_steps = first.epochs * -(-num_images // first.batch_size)
-        weights = self._weights.flatten(0, 1)
-        gradient = torch.empty_like(weights)
-        sizes = [optimiser.num_rows for optimiser in self._optimisers]
-        parts = list(zip(self._optimisers, weights.split(sizes), gradient.split(sizes), strict=True))
+        in_all = first.epochs * -(-num_images // first.batch_size)
+        gradient = torch.empty_like(self._weights)
+        # torch.optim knows one learning rate a tensor, and takes 3 to 5 times as long for a matrix this small.
+        state = (self._weights, gradient, self._rates, self._mean, self._square)
+        adam, sgd = ([each[part] for each in state] for part in (slice(self._num_adam), slice(self._num_adam, None)))
         order = torch.randperm(num_images, generator=self._generator)
-        with closing(_on_few_threads(self._images.minibatches(order, first.batch_size), len(weights))) as minibatches:
+        made = self._images.minibatches(order, first.batch_size)
+        with closing(_on_few_threads(made, len(gradient))) as minibatches:
             for minibatch in minibatches:
-                minibatch.gradient(weights, out=gradient)
-                share = rate_at(self._step, num_steps, WARMUP)
-                for optimiser, its_weights, its_gradient in parts:
-                    optimiser.step(its_weights, its_gradient, share)
-                self._step += 1
+                minibatch.gradient(self._weights, out=gradient)
+                if self._has_decay:
+                    gradient.addcmul_(self._weights, self._decay)
+                share = rate_at(self._num_steps, in_all, WARMUP)
+                self._num_steps += 1
+                if len(adam[0]):
+                    _step_of_adam(*adam, share, self._num_steps)
+                if len(sgd[0]):
+                    _step_of_sgd(*sgd, share)
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
-        """Weights in the target's own scale, on the CPU; zero for trials that run no more."""
-        num_outputs, num_columns = self._weights.shape[1:]
-        weights = torch.zeros(num_columns, len(self.trials), num_outputs, dtype=torch.float64)
-        weights[:, self._numbers] = self._weights.to("cpu", torch.float64).permute(2, 0, 1) * self.spread
+        """Weights in the target's own scale, on the CPU; the mean alone for trials that run no more."""
+        num_outputs, num_columns = len(self.mean), self._weights.shape[1]
+        weights = torch.zeros(num_columns, len(self.trials) * num_outputs, dtype=torch.float64)
+        weights[:, self._rows] = self._weights.to("cpu", torch.float64).T
+        weights = weights.unflatten(1, (-1, num_outputs)) * self.spread
         weights[0] += self.mean
         return weights
 
     def keep(self, is_running: Bool[Tensor, " trials"]) -> None:
         """Go on with the trials that are running."""
-        kept = is_running[self._numbers]
-        self._numbers = self._numbers[kept]
-        self._weights = self._weights[kept.to(self._weights.device)]
-        rows = kept.repeat_interleave(self._weights.shape[1])
-        parts = rows.split([optimiser.num_rows for optimiser in self._optimisers])
-        for optimiser, part in zip(self._optimisers, parts, strict=True):
-            optimiser.keep(part)
-        self._optimisers = [optimiser for optimiser in self._optimisers if optimiser.num_rows]
+        kept = is_running.repeat_interleave(len(self.mean))[self._rows]
+        self._rows, self._num_adam = self._rows[kept], int(kept[: self._num_adam].sum())
+        state = (self._weights, self._rates, self._decay, self._mean, self._square)
+        kept = kept.to(self._weights.device)
+        self._weights, self._rates, self._decay, self._mean, self._square = (each[kept] for each in state)
+
+
+def _step_of_sgd(weights: Tensor, gradient: Tensor, rates: Tensor, velocity: Tensor, _: Tensor, share: float) -> None:
+    """Change the weights as `torch.optim.SGD` does, at `share` of each row's rate.
+
+    velocity = momentum * velocity + gradient; weights -= lr * velocity.
+    """
+    velocity.mul_(MOMENTUM).add_(gradient)
+    weights.addcmul_(velocity, rates, value=-share)
+
+
+def _step_of_adam(
+    weights: Tensor, gradient: Tensor, rates: Tensor, mean: Tensor, square: Tensor, share: float, num_steps: int
+) -> None:
+    """Change the weights as `torch.optim.Adam` does, at `share` of each row's rate; the gradient is left changed.
+
+    weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon), both sides of the fraction times the root
+    of 1 - beta2^t: two numbers are corrected instead of two matrices.
+    """
+    root = math.sqrt(1 - BETA2**num_steps)
+    mean.lerp_(gradient, 1 - BETA1)
+    square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    direction = torch.sqrt(square, out=gradient).add_(EPSILON * root)
+    torch.div(mean, direction, out=direction)
+    weights.addcmul_(direction, rates, value=-share * root / (1 - BETA1**num_steps))
 
 
 def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generator[Minibatch]:
@@ -279,60 +309,3 @@ def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generato
             yield minibatch
         finally:
             torch.set_num_threads(num_threads)
-
-
-class Optimiser:
-    """A solver's state for its trials: each row has its own learning rate and weight decay.
-
-    They are `torch.optim.SGD` and `torch.optim.Adam`, which know one learning rate a tensor and take 3 to 5 times as
-    long for a matrix this small (Adam, 100 rows of 65: 59 against 18 microseconds). A row is one output of one trial;
-    its columns beyond the trial's k stay as they are, and the first one, the bias, has no weight decay.
-    """
-
-    def __init__(self, trials: Sequence[Trial], weights: Float[Tensor, "all_trials out columns"]) -> None:
-        num_outputs, num_columns = weights.shape[1:]
-        k, lr, decay = (
-            torch.tensor([getattr(trial, name) for trial in trials], dtype=torch.float64)
-            .repeat_interleave(num_outputs)[:, None]
-            .to(weights.device, weights.dtype)
-            for name in ("k", "lr", "weight_decay")
-        )
-        column = torch.arange(num_columns, device=weights.device)
-        self._solver = trials[0].solver
-        self._rates = lr * (column <= k)
-        self._decay = decay * ((column > 0) & (column <= k))
-        self._has_decay = bool(decay.any())
-        self._mean, self._square = torch.zeros_like(self._rates), torch.zeros_like(self._rates)
-        self._num_steps = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that it has the state of."""
-        return len(self._rates)
-
-    def step(
-        self, weights: Float[Tensor, "rows columns"], gradient: Float[Tensor, "rows columns"], share: float
-    ) -> None:
-        """Change the weights by one step at `share` of each row's learning rate; the gradient is left changed."""
-        if self._has_decay:
-            gradient.addcmul_(weights, self._decay)
-        self._num_steps += 1
-        if self._solver == "sgd":
-            # velocity = momentum * velocity + gradient; weights -= lr * velocity.
-            self._mean.mul_(MOMENTUM).add_(gradient)
-            weights.addcmul_(self._mean, self._rates, value=-share)
-            return
-        # weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon). Both sides of the fraction times this
-        # root: two numbers are corrected instead of two matrices.
-        root = math.sqrt(1 - BETA2**self._num_steps)
-        self._mean.lerp_(gradient, 1 - BETA1)
-        self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        direction = torch.sqrt(self._square, out=gradient).add_(EPSILON * root)
-        torch.div(self._mean, direction, out=direction)
-        weights.addcmul_(direction, self._rates, value=-share * root / (1 - BETA1**self._num_steps))
-
-    def keep(self, rows: Bool[Tensor, " rows"]) -> None:
-        """Go on with some of the rows."""
-        rows = rows.to(self._rates.device)
-        self._rates, self._decay = self._rates[rows], self._decay[rows]
-        self._mean, self._square = self._mean[rows], self._square[rows]

@@ -74,10 +74,9 @@ def probe_run(
             of_arm = {"val_loss": arm.fit.solution.val_loss, "test_loss": losses[name]}
             of_arm |= {f"test_{each}": value for each, value in test.arm_errors[name].items()}
             metrics |= {f"arms/{name.replace('+', '_')}_{each}": value for each, value in of_arm.items()}
-    throughput = data.encoded.throughput
-    metrics["encoded_images"] = throughput.num_images
-    if throughput.num_images:
-        metrics["images_per_s"] = throughput.num_images / throughput.seconds
+    metrics["encoded_images"], seconds = data.encoded.throughput()
+    if seconds:
+        metrics["images_per_s"] = metrics["encoded_images"] / seconds
     curve_table = {name: each.tolist() for name, each in vars(curve).items()}
     # The test split is read for the chosen k only.
     curve_table["test_loss"] = [losses[PROBE] if k == solution.k else None for k in curve_table["k"]]
