@@ -1,8 +1,8 @@
 """One pass of a frozen encoder over a dataset: every image is encoded once, projected, kept, and streamed.
 
 The first training images fix the basis; from then on an image is its projected map in half precision, whether it
-comes from the encoder or from the cache. Targets, masks and arms are all derived from these maps. Several ranks have
-a consecutive share of every split each, and write its maps to their places in the same files as one rank would.
+comes from the encoder or from the cache. Each rank has a consecutive share of every split, and writes its maps to their
+places in the same files as one rank would.
 """
 
 import ctypes
@@ -43,10 +43,7 @@ class NoFeaturesError(InputError):
 
 @dataclass(frozen=True)
 class MapBatch:
-    """A batch of a split. position: of its first image in the split's order.
-
-    maps: (batch, h, w, null + components). layers: as the store has them.
-    """
+    """A batch of a split. position: of its first image in the split's order. layers: as the store has them."""
 
     position: int
     maps: Float16[Tensor, "batch h w stored"]
@@ -54,10 +51,7 @@ class MapBatch:
 
 
 class MapSource(Protocol):
-    """Where maps come from, beside the truth that they are held against: what statistics are taken of.
-
-    folder: of its files.
-    """
+    """Where maps come from, beside the truth that they are held against: what statistics are taken of."""
 
     store: Store
     split: Split
@@ -106,12 +100,11 @@ class EncodedDataset:
     """The projected maps of one encoder on one split dataset, encoded when first asked for.
 
     encoder: RGB in [0, 1] (batch, 3, H, W) to (batch, channels, h, w), frozen.
-    folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). Ranks on
-      several machines must share it.
-    world: the ranks that share the work; each streams its share of a split.
+    folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). All ranks must
+      share it.
     most: leading components that are kept; None: all. The caller gives each number a folder of its own.
 
-    basis: fixed. grid: cells, (h, w).
+    grid: cells, (h, w).
     """
 
     def __init__(
@@ -126,15 +119,9 @@ class EncodedDataset:
         world: World = ALONE,
         most: int | None = None,
     ) -> None:
-        self.store = store
-        self.split = split
-        self.folder = folder
-        self.device = device
-        self.world = world
+        self.store, self.split, self.folder, self.device, self.world = store, split, folder, device, world
         self._num_encoded, self._seconds = 0, 0.0
-        self._encoder = encoder
-        self._batch_size = batch_size
-        self._most = most
+        self._encoder, self._batch_size, self._most = encoder, batch_size, most
         self.basis, self.grid = self._same_basis(progress)
         self._device_basis = self.basis.to(device)
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from idl.errors import InputError
 
@@ -87,8 +87,9 @@ class Protocol:
     @classmethod
     def from_json(cls, text: str) -> "Protocol":
         """Inverse of `to_json`."""
-        values = json.loads(text).items()
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values})
+        values: dict[str, Any] = json.loads(text)
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values)
 
     @property
     def digest(self) -> str:

@@ -309,7 +309,7 @@ def test_only_small_steps_are_taken_on_one_thread(
 def test_a_step_that_fails_leaves_the_threads_as_they_were(
     watched: type[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_fit, "_step_of_adam", lambda weights, *_: weights.fill_(math.nan))
+    monkeypatch.setattr(gradient_fit, "_step_of_adam", lambda weights, *_, **__: weights.fill_(math.nan))
     data = drawn()
     with pytest.raises(RuntimeError, match="planted") as caught:
         fit_by_gradient(watched.of(*data), splits(data), TWO)

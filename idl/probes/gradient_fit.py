@@ -252,9 +252,9 @@ class TrialBatch:
                 share = rate_at(self._num_steps, in_all, WARMUP)
                 self._num_steps += 1
                 if len(adam[0]):
-                    _step_of_adam(*adam, share, self._num_steps)
+                    _step_of_adam(*adam, share=share, num_steps=self._num_steps)
                 if len(sgd[0]):
-                    _step_of_sgd(*sgd, share)
+                    _step_of_sgd(*sgd, share=share)
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
         """Weights in the target's own scale, on the CPU; the mean alone for trials that run no more."""
@@ -274,7 +274,9 @@ class TrialBatch:
         self._weights, self._rates, self._decay, self._mean, self._square = (each[kept] for each in state)
 
 
-def _step_of_sgd(weights: Tensor, gradient: Tensor, rates: Tensor, velocity: Tensor, _: Tensor, share: float) -> None:
+def _step_of_sgd(
+    weights: Tensor, gradient: Tensor, rates: Tensor, velocity: Tensor, _: Tensor, *, share: float
+) -> None:
     """Change the weights as `torch.optim.SGD` does, at `share` of each row's rate.
 
     velocity = momentum * velocity + gradient; weights -= lr * velocity.
@@ -284,7 +286,7 @@ def _step_of_sgd(weights: Tensor, gradient: Tensor, rates: Tensor, velocity: Ten
 
 
 def _step_of_adam(
-    weights: Tensor, gradient: Tensor, rates: Tensor, mean: Tensor, square: Tensor, share: float, num_steps: int
+    weights: Tensor, gradient: Tensor, rates: Tensor, mean: Tensor, square: Tensor, *, share: float, num_steps: int
 ) -> None:
     """Change the weights as `torch.optim.Adam` does, at `share` of each row's rate; the gradient is left changed.
 
