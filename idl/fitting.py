@@ -1,6 +1,7 @@
 """From maps to fitted probes: statistics of the splits, one exact fit an arm, and trials of gradient descent."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +20,7 @@ from idl.features import EncodedDataset, MapBatch, MapSource
 from idl.probes.basis import ARMS, Columns
 from idl.probes.exact import PENALTIES, Fit, fit
 from idl.probes.gradient_fit import TrainResult, Trial, fit_by_gradient
-from idl.probes.image_statistics import (
-    HeldStatistics,
-    ImageGrams,
-    ImageStatistics,
-    Plan,
-    StreamedStatistics,
-    plan,
-)
+from idl.probes.image_statistics import HeldStatistics, ImageGrams, ImageStatistics, Plan, StreamedStatistics, plan
 from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.progress import Progress
 from idl.targets import Target
@@ -224,11 +218,10 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
     try:
-        with Path("/proc/meminfo").open() as lines:
-            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
+        (kilobytes,) = re.findall(r"^MemAvailable: +(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
         return DEFAULT_BYTES
-    return int(SHARE_OF_FREE * 1024 * free)
+    return int(SHARE_OF_FREE * 1024 * int(kilobytes))
 
 
 def train_trials(data: TrainingSet, trials: list[Trial]) -> list[TrainResult]:

@@ -25,14 +25,13 @@ from idl.probes.statistics import FoldedStatistics, Statistics, total
 FLOOR = 1e-12
 
 # In units of the mean square of a column: 0, decades, and a last one that leaves out what it is laid on (weights of
-# 1e-8). No choice lies at an edge that a wider grid would move.
+# 1e-8).
 PENALTIES: tuple[float, ...] = (0.0, *(10.0**step for step in range(-8, 4)), 1e5, 1e8)
 _HALF_STEP = 10.0**0.5
 
 # Maps are rounded to half precision, 2^-11 of each number: directions of less variance are its noise.
 ROUNDING = 2.0**-22
-# A direction of the features whose square canonical correlation with the pixels is this near to 1 counts as theirs too:
-# near enough, where pixels are nearly collinear themselves, for the joint rank to fall short by it.
+# A direction of the features whose square canonical correlation with the pixels is this near to 1 counts as theirs too.
 _SHARED = 2.0**-10
 # Effects that are planted, to see what comes of them.
 NUM_PLANTED = 20
@@ -188,8 +187,7 @@ def fit_joint(
     chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
     xtx = folds.whole_train.xtx
     of_parts = _rank(xtx[:num_pixels, :num_pixels]) + _rank(xtx[num_pixels:, num_pixels:])
-    _, correlations, _ = _canonical(xtx, num_pixels)
-    num_shared = int((correlations.square() > 1 - _SHARED).sum())
+    num_shared = int((_canonical(xtx, num_pixels)[1] > 1 - _SHARED).sum())
     solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
     return replace(solution, features_penalty=chosen[1], expected_rank=of_parts - num_shared)
 
@@ -215,8 +213,8 @@ def recovered(
     whole = total([held for _, held in folds.pairs])
     num_outputs, pixels, features = whole.xty.shape[1], slice(num_pixels), slice(num_pixels, None)
     group = (torch.arange(len(whole.xtx)) >= num_pixels).long()
-    of_features, correlations, vectors = _canonical(whole.xtx, num_pixels)
-    own = vectors[:, correlations.square() <= 1 - _SHARED]
+    of_features, squares, vectors = _canonical(whole.xtx, num_pixels)
+    own = vectors[:, squares <= 1 - _SHARED]
     if own.shape[1] == 0:
         # The pixels hold all of the features: there is nothing beyond them to be missed.
         return effect
@@ -251,8 +249,8 @@ def excess_loss(
 ) -> float:
     """Return how far weights lie above the optimum of the penalised loss, as a share of it, whatever made them.
 
-    strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; the
-    inverse is taken from an eigendecomposition of all columns, so that one that a solver lost is seen.
+    strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; an
+    eigendecomposition of all columns inverts it, so that one that a solver lost is seen.
     """
     system = train.xtx + torch.diag(torch.maximum(strength, FLOOR * train.xtx.diagonal()))
     eigenvalues, vectors = torch.linalg.eigh(system)
@@ -270,17 +268,16 @@ def _rank(xtx: Float64[Tensor, "columns columns"]) -> int:
 
 
 def _canonical(xtx: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Canonical correlations of the features with the pixels' leading columns, one a direction of the features.
+    """Squares of the canonical correlations of the features with the pixels' leading columns.
 
-    Returns the Cholesky factor L of the features' own part, the correlations, and V: the columns of
-    features @ L^-T V are uncorrelated, of equal size, and have these correlations.
+    Returns the Cholesky factor L of the features' own part, the squares, and V: the columns of features @ L^-T V are
+    uncorrelated, of equal size, and have these correlations with the pixels.
     """
     pixels, features = slice(num_pixels), slice(num_pixels, None)
     half = torch.linalg.solve_triangular(_cholesky(xtx[pixels, pixels]), xtx[pixels, features], upper=False)
     of_features = _cholesky(xtx[features, features], free=None)
     explained = torch.linalg.solve_triangular(of_features, half.mT, upper=False)
-    squares, vectors = torch.linalg.eigh(explained @ explained.mT)
-    return of_features, squares.clamp(min=0).sqrt(), vectors
+    return of_features, *torch.linalg.eigh(explained @ explained.mT)
 
 
 def _between(penalties: Sequence[float], best: float) -> tuple[float, ...]:
@@ -333,9 +330,7 @@ def _solve(
 
 
 def _cholesky(
-    xtx: Float64[Tensor, "columns columns"],
-    strength: Float64[Tensor, " columns"] | float = 0.0,
-    free: int | None = 0,
+    xtx: Float64[Tensor, "columns columns"], strength: Float64[Tensor, " columns"] | float = 0.0, free: int | None = 0
 ) -> Float64[Tensor, "columns columns"]:
     """Cholesky factor of `xtx` with `strength` on its diagonal, FLOOR of the diagonal at least.
 

@@ -28,8 +28,7 @@ Outcome = Literal["finished", "converged", "diverged"]
 # A training loss so many times the target's variance does not come back to anything of use.
 DIVERGED_RATIO = 1e6
 # Steps whose products have fewer multiplications than this gain little time by a second thread (1,200 images of 65
-# columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do: its share of every
-# product is waited for.
+# columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do.
 MULTIPLICATIONS_PER_THREAD = 2**21
 # Share of the steps over which the learning rate rises.
 WARMUP = 0.05
@@ -59,10 +58,8 @@ class Trial:
     lr: the learning rate at its highest; the target is standardised, so that it has no unit.
     weight_decay: of the weights, not of the bias, as an L2 term of the loss (not decoupled): with either solver a
       training that converges ends at the ridge optimum with penalty weight_decay * outputs / 2.
-    batch_size: images a step.
-    epochs: passes over the training images, if it does not converge before.
-    patience: epochs without gain after which the training has converged and ends.
-    seed: of the order of the images; trials of one seed see the same minibatches.
+    batch_size: images a step. epochs: passes over the training images, if it does not converge before.
+    patience: epochs without gain after which it has converged. seed: of the order of the images.
     """
 
     k: int
@@ -138,10 +135,7 @@ def fit_by_gradient(
 
 
 def _train(
-    images: ImageStatistics,
-    statistics: FoldedStatistics,
-    trials: Sequence[Trial],
-    optima: Float64[Tensor, " columns"],
+    images: ImageStatistics, statistics: FoldedStatistics, trials: Sequence[Trial], optima: Float64[Tensor, " columns"]
 ) -> list[TrainResult]:
     """Train trials of the same minibatches until every one has ended. optima: training losses at every k."""
     batch = TrialBatch(images, statistics, trials)
