@@ -130,8 +130,7 @@ class ArmFit:
 def fit_arms(statistics: FoldedStatistics, columns: Columns, k: int | None) -> dict[str, ArmFit]:
     """Fit the fixed arms and the probe, each on its own columns of the joint system.
 
-    k: components that the probe reads, or all that there are where they are fewer (a channel that never varies
-      has none); None: chosen by cross-validation, as every arm's penalty is.
+    k: components that the probe reads, or all where there are fewer; None: chosen by cross-validation.
     """
     fits = {}
     for name in (*ARMS, PROBE):
@@ -169,9 +168,8 @@ def training_set(
     progress: Progress,
     budget: int | None = None,
 ) -> TrainingSet:
-    """Make per-image statistics of the training split, or take them from the cache.
+    """Make per-image statistics of the training split, whose maps are all in the cache, or take them from there.
 
-    statistics: of `fit_statistics`; every map is in the cache by then.
     k: the largest that a trial reads; None: as many components as memory is well spent on.
     budget: bytes for the images; None: half of what is free where the work is done.
     Raises InputError where several ranks share the run.

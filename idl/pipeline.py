@@ -43,9 +43,8 @@ def probe(
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
-    The penalty, and k where it is "auto", are chosen by cross-validation over training and validation scenes; the
-    test split is read once, after that. Each rank of `world` encodes and measures its share of the images; all return
-    the same run.
+    The test split is read once, when all is chosen. Each rank of `world` encodes and measures its share of the images;
+    all return the same run.
     shown_names: test images with a panel beside the usual ones.
     before_test: called when everything is fitted, right before the first test image is read.
     Raises InputError for anything in `config` that does not fit the store or the encoder.

@@ -162,8 +162,7 @@ def fit_joint(
     folds: of the bias, then the pixels' columns, then the features'. num_pixels: of the former, the bias counted.
     parts: penalties that the pixels alone and the features alone chose.
     penalties: candidates for both: every other pair, the parts' pairs, and from the best of them on to the best
-      neighbour, half steps at last. The largest penalty leaves out what it is laid on, so that the loss is never above
-      that of a part.
+      neighbour, half steps at last. The largest one leaves a part out: the loss is never above that of the other.
     """
     num_columns = len(folds.whole_train.xtx)
     group = (torch.arange(num_columns) >= num_pixels).long()
@@ -334,8 +333,8 @@ def _cholesky(
 ) -> Float64[Tensor, "columns columns"]:
     """Cholesky factor of `xtx` with `strength` on its diagonal, FLOOR of the diagonal at least.
 
-    free: the column that gets neither: the bias. Where `xtx` is rounded more than that, as sums of float32 products
-    are, twice its most negative eigenvalue is the floor.
+    free: the column that gets neither: the bias. Where `xtx` is rounded more than that, twice its most negative
+    eigenvalue is the floor.
     """
     diagonal = xtx.diagonal()
     floor = FLOOR

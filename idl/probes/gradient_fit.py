@@ -93,8 +93,8 @@ class TrainResult:
     weights: of the target itself, of the epoch with the lowest validation loss, the bias first; zero beyond k. Those of
       the constant where the trial diverged.
     train_loss, val_loss: of these weights; infinite where the trial diverged.
-    excess_loss: (train_loss - optimum) / optimum, with the optimum at penalty 0 and the same k: 0 is as good as the
-      exact solver. Infinite where the optimum is 0, or the trial diverged.
+    excess_loss: (train_loss - optimum) / optimum, with the optimum at penalty 0 and the same k. Infinite where the
+      optimum is 0, or the trial diverged.
     train_losses, val_losses: after each epoch, on the whole split.
     best_epoch: whose weights these are, from 1; 0 where the trial diverged.
     outcome: "finished" its epochs, "converged" before, or "diverged".

@@ -169,10 +169,7 @@ class ImageGrams(_Held):
 
 
 def _gram_gradient(xtx: Tensor, xty: Tensor, weights: Tensor, *, out: Tensor) -> Tensor:
-    """One product of (probes * out, columns) and (columns, columns): G is symmetric.
-
-    xtx: 2 G_B / (n_B out), xty: 2 b_B' / (n_B out), (out, columns).
-    """
+    """Gw - b. xtx: 2 G_B / (n_B out), xty: 2 b_B' / (n_B out), (out, columns)."""
     # One output: addmm itself repeats the row.
     xty = xty if len(xty) == 1 else xty.repeat(len(weights) // len(xty), 1)
     return torch.addmm(xty, weights, xtx, beta=-1, out=out)
@@ -234,10 +231,7 @@ class ImageMaps(_Held):
 def _map_gradient(
     rows: Tensor, gram: UpsampledGram, target: Tensor, scale: Tensor, weights: Tensor, *, out: Tensor
 ) -> Tensor:
-    """Z'(Kp - r), summed over the images by one product.
-
-    rows: Z, (cells, columns). target: r = U'My, (batch, h, w, out). scale: 2 / (n_B out).
-    """
+    """Z'(Kp - r), summed over the images. rows: Z. target: r = U'My, (batch, h, w, out). scale: 2 / (n_B out)."""
     prediction = (rows @ weights.T).view(*target.shape[:3], -1)
     repeated = target.repeat(1, 1, 1, len(weights) // target.shape[3])
     residual = gram.apply(prediction).sub_(repeated).mul_(scale).flatten(0, 2)
@@ -249,10 +243,9 @@ Form = type[ImageGrams] | type[ImageMaps]
 
 
 class StreamedStatistics:
-    """Images that are read again in every epoch, because memory does not hold them.
+    """Images that are read again in every epoch, because memory holds but `images_per_read` of them.
 
     read: positions to their images, in that order, on the device where minibatches are to be made.
-    images_per_read: how many images memory holds; at least one minibatch is read at a time.
     """
 
     def __init__(
@@ -301,11 +294,11 @@ def plan(
 
     grid: cells, (h, w). num_components: that the basis has.
     budget: bytes that per-image statistics may take where minibatches are made.
-    k: the largest that any probe reads, kept whatever it costs; None where fewer will do: all of them if these fit,
-      else as many as fit, but not below 64.
+    k: the largest that any probe reads, kept whatever it costs; None: all that there are, or as many as fit, but not
+      below 64.
 
-    Matrices where they fit and are at most 8 times as large as the maps; maps where only these fit; streamed, in the
-    smaller form, where neither does.
+    Matrices where they fit and are at most 8 times as large as the maps; maps where only these fit; else streamed, in
+    the smaller form.
     """
 
     def size(form: Form, k_max: int) -> int:

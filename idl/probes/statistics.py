@@ -112,8 +112,7 @@ def total(parts: Sequence[Statistics]) -> Statistics:
 class FoldedStatistics:
     """Statistics of the training and the validation split for one target, fold by fold; a scene is in one fold.
 
-    train, val: of each split, one entry a fold, in the same order; a fold may be empty in one of them. Of the target
-      less `offset`; the bias is the first column.
+    train, val: one entry a fold, in the same order, which may be empty; of the target less `offset`, the bias first.
     offset: a constant near the target's mean, one an output. The bias takes it up exactly, and what float32 truth
       loses of a mean that is large against the spread (40 times as much for depth) is not lost.
     mean_depth_m: of the training split's valid pixels; 0 for other kinds of targets.
