@@ -103,9 +103,7 @@ def evaluate_and_report(
 
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:
     """Report on a prepared dataset: what its images look like, and the constant arm's losses on train and val."""
-    wanted = target(config.target)
-    split = split_of(config, store, wanted)
-    return prepare_report(store, split, wanted, _constant(config, store, split, wanted, progress))
+    return prepare_report(store, *_constant(config, store, progress))
 
 
 def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress: Progress = silent) -> Run:
@@ -113,14 +111,15 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
 
     The test split is not read.
     """
+    encoder.require(*store.protocol.size)
+    split, wanted, constant = _constant(config, store, progress)
+    return encoder_run(store, split, wanted, encoder, constant)
+
+
+def _constant(config: ProbeConfig, store: Store, progress: Progress) -> tuple[Split, Target, Solution]:
+    """Fit the constant arm without an encoder: a grid of one cell holds a bias exactly."""
     wanted = target(config.target)
     split = split_of(config, store, wanted)
-    encoder.require(*store.protocol.size)
-    return encoder_run(store, split, wanted, encoder, _constant(config, store, split, wanted, progress))
-
-
-def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress) -> Solution:
-    """Fit the constant arm without an encoder: a grid of one cell holds a bias exactly."""
     by_split = []
     for name in ("train", "val"):
         order = split.indices[name]
@@ -131,4 +130,4 @@ def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, p
                 statistics = statistics.accumulate(torch.ones(len(truth), 1, 1, 1), truth, valid)
                 advance(len(truth))
         by_split.append((statistics,))
-    return fit(FoldedStatistics(*by_split), num_fixed=1, k=0, penalties=(0.0,)).solution
+    return split, wanted, fit(FoldedStatistics(*by_split), num_fixed=1, k=0, penalties=(0.0,)).solution

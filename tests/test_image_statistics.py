@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from idl.probes.image_statistics import (
     LEAST_OPEN_K,
@@ -157,17 +156,6 @@ def test_streamed_images_are_the_same_images(make: Make) -> None:
     num_read.clear()
     torch.testing.assert_close(gradients(streamed, weights, order, 2), gradients(images, weights, order, 2))
     assert num_read == [4, 3]
-
-
-@both_forms
-def test_multiplications_are_those_of_the_products(make: Make) -> None:
-    """Held against torch's own count, of two operations each."""
-    images = make(*drawn(dtype=torch.float32))
-    (minibatch,) = images.minibatches(torch.arange(3), 3)
-    weights = torch.randn(8, images.num_columns)
-    with FlopCounterMode(display=False) as counter:
-        minibatch.gradient(weights, out=torch.empty_like(weights))
-    assert 2 * 8 * minibatch.multiplications == counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(("k", "num_outputs", "grid"), [(0, 1, (1, 1)), (4, 3, (3, 5)), (70, 1, (4, 4))])
