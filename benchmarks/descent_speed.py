@@ -16,7 +16,7 @@ from record import record
 
 from idl.probes.gradient_fit import Solver, Trial, fit_by_gradient
 from idl.probes.image_statistics import ImageGrams
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics
 
 
 def images_of(num_images: int, k: int) -> tuple[ImageGrams, Statistics]:
@@ -45,6 +45,7 @@ def images_of(num_images: int, k: int) -> tuple[ImageGrams, Statistics]:
 def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, repeats: int, device: str) -> None:
     """Time 1, 100 and 400 trials as one, and 100 one by one."""
     images, total = images_of(num_images, k)
+    folds = FoldedStatistics((total,), (total,))
     images = images.to(torch.device(device))
     trials = [
         Trial(
@@ -60,7 +61,7 @@ def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, 
 
     def seconds(count: int) -> float:
         start = time.perf_counter()
-        fit_by_gradient(images, total, total, trials[:count])
+        fit_by_gradient(images, folds, trials[:count])
         return time.perf_counter() - start
 
     seconds(1)
@@ -71,7 +72,7 @@ def main(num_images: int, k: int, batch_size: int, epochs: int, solver: Solver, 
             times.append(seconds(count))
         start = time.perf_counter()
         for trial in trials[:100]:
-            fit_by_gradient(images, total, total, [trial])
+            fit_by_gradient(images, folds, [trial])
         one_by_one.append(time.perf_counter() - start)
 
     steps = epochs * -(-num_images // batch_size)

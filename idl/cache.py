@@ -25,9 +25,8 @@ _DIGEST_BYTES = 32
 
 def default_folder() -> Path:
     """`$IDL_CACHE`, else `idl` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if os.environ.get("IDL_CACHE"):
-        return Path(os.environ["IDL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "idl"
+    others = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("IDL_CACHE") or others / "idl")
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -41,7 +40,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `content` with its SHA-256 before it, as a whole."""
+    """Write `content` with its SHA-256 before it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_reported(path.parent):
         replace_file(path, hashlib.sha256(content).digest() + content)
@@ -84,9 +83,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class MapFile:
-    """Projected maps of a split, one fixed-size record an image, in the split's order.
-
-    A record begins with its CRC-32, so that an interrupted or damaged file is known to its last good image.
+    """Projected maps of a split, one record an image, which begins with its CRC-32, in the split's order.
 
     shape: (h, w, columns) of an image's map, half precision.
     """
@@ -115,8 +112,7 @@ class MapFile:
     def write(self, first: int, maps: Float16[np.ndarray, "count h w columns"]) -> None:
         """Write records to their places, from `first` on. Raises InputError where the disk is full.
 
-        Ranks write each its own share. A place that nobody wrote to reads as zeros, whose CRC-32 is not zero: it is
-        known for what it is.
+        A place that nobody wrote to reads as zeros, whose CRC-32 is not zero.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         records = np.empty(len(maps), self._record)

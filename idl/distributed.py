@@ -1,7 +1,7 @@
 """Several processes that share the work of one run, as torchrun starts them: one a GPU, or one a machine.
 
-Each runs the same command and takes its part by its rank. Rank 0 talks to the user and to MLflow. When one rank
-fails, torchrun ends the others; what the first one said is kept in torchrun's store, so that rank 0 can log it.
+Each runs the same command and takes its part by its rank; rank 0 talks to the user and to MLflow. When one rank fails,
+torchrun ends the others; its error is kept in torchrun's store, so that rank 0 can log it.
 """
 
 import importlib
@@ -26,8 +26,6 @@ from idl.errors import InputError
 T = TypeVar("T")
 # Preparing a dataset is hours of work for one rank, while the others wait. A lost connection is noticed at once.
 EXCHANGE_TIMEOUT = timedelta(days=2)
-# torchrun starts all ranks at once; until they meet, rank 0 opens its run, and the others import torch.
-ENTRY_TIMEOUT_S = 600.0
 FAILURE_KEY = "idl/failure"
 
 
@@ -41,8 +39,6 @@ class World:
 
     Every method below `share` is called by all ranks, in the same order, and waits for the others. Raises
     OtherRankError where one of them has ended.
-
-    rank: 0 to size - 1.
     """
 
     rank: int = 0
@@ -70,30 +66,26 @@ class World:
         if self.size == 1:
             return tensor
         total = tensor.detach().to("cpu", torch.float64, copy=True)
-        with _exchange():
-            dist.all_reduce(total)
+        _exchange(dist.all_reduce, total)
         return total.to(tensor.device)
 
     def gather(self, value: T) -> list[T]:
         """Return the ranks' values, by rank, on every rank. Tensors in them: on the CPU."""
         values = [value] * self.size
         if self.size > 1:
-            with _exchange():
-                dist.all_gather_object(values, value)
+            _exchange(dist.all_gather_object, values, value)
         return values
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's `value` on every rank, whatever the others pass."""
         values = [value]
         if self.size > 1:
-            with _exchange():
-                dist.broadcast_object_list(values)
+            _exchange(dist.broadcast_object_list, values)
         return values[0]
 
     def once(self, make: Callable[[], T]) -> T:
         """Return on every rank what `make` returns on rank 0, which alone calls it."""
-        made = make() if self.is_first else None
-        return self.broadcast(made)  # pyright: ignore[reportReturnType]
+        return self.broadcast(make() if self.is_first else None)  # pyright: ignore[reportReturnType]
 
     def after_first(self, make: Callable[[], T]) -> T:
         """Call `make` on rank 0, then on the others: what it leaves on a shared disk is made once."""
@@ -145,7 +137,11 @@ def joined(device: torch.device) -> Iterator[World]:
     importlib.import_module("torch.distributed.nn.functional")
     store, rank, size = next(iter(rendezvous("env://", timeout=EXCHANGE_TIMEOUT)))
     try:
-        _meet(store, size)
+        # In Python: the group's own waiting for all ranks could not be interrupted.
+        arrived = store.add("idl/arrived", 1)
+        while arrived < size:
+            time.sleep(0.05)
+            arrived = store.add("idl/arrived", 0)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=EXCHANGE_TIMEOUT)
         yield World(rank, size)
@@ -154,46 +150,33 @@ def joined(device: torch.device) -> Iterator[World]:
         if threading.current_thread() is threading.main_thread():
             # torchrun sends it once a rank has ended: it must not cut off what rank 0 has yet to log.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        first = _first_failure(store, rank, error)
-        if first is None or first[0] == rank:
+        first, _, line = _first_failure(store, rank, error).partition(" ")
+        if first in ("", str(rank)) or isinstance(error, KeyboardInterrupt):
             raise
         if rank > 0:
             raise SystemExit(1) from error
-        raise OtherRankError(f"rank {first[0]}: {first[1]}") from error
+        raise OtherRankError(f"rank {first}: {line}") from error
     dist.destroy_process_group()
 
 
-def _meet(store: Store, size: int) -> None:
-    """Wait until all ranks have come. In Python: the group's own waiting could not be interrupted."""
-    begin = time.monotonic()
-    arrived = store.add("idl/arrived", 1)
-    while arrived < size:
-        if time.monotonic() - begin > ENTRY_TIMEOUT_S:
-            raise InputError(f"{arrived} of {size} ranks are here after {ENTRY_TIMEOUT_S:.0f} s. See what each says.")
-        time.sleep(0.05)
-        arrived = store.add("idl/arrived", 0)
-
-
-def _first_failure(store: Store, rank: int, error: BaseException) -> tuple[int, str] | None:
-    """Return the rank that failed first, and its error in one line; None where none has: signals are no failures."""
+def _first_failure(store: Store, rank: int, error: BaseException) -> str:
+    """Return the rank that failed first and its error, in one line; "" where none has: signals are no failures."""
+    note = ""
+    if isinstance(error, OtherRankError):
+        # The other end of a lost connection may be about to say why.
+        time.sleep(0.5)
+    if isinstance(error, Exception):
+        text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        note = " ".join(f"{rank} {text}".split())
     try:
-        if isinstance(error, OtherRankError):
-            # The other end of a lost connection may be about to say why.
-            time.sleep(0.5)
-        if isinstance(error, Exception):
-            line = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            store.compare_set(FAILURE_KEY, "", f"{rank} {' '.join(line.split())}")
-        if isinstance(error, KeyboardInterrupt) or not store.check([FAILURE_KEY]):
-            return None
-        first, line = store.get(FAILURE_KEY).decode().split(" ", 1)
+        # What is there already, else the note.
+        return store.compare_set(FAILURE_KEY, "", note).decode()
     except Exception:
-        return None  # torchrun is gone, and its store with it
-    return int(first), line
+        return ""  # torchrun is gone, and its store with it
 
 
-@contextmanager
-def _exchange() -> Iterator[None]:
+def _exchange(collective: Callable[..., object], *arguments: object) -> None:
     try:
-        yield
+        collective(*arguments)
     except RuntimeError as error:
         raise OtherRankError("another rank has ended. See its error, and torchrun's report.") from error

@@ -193,7 +193,7 @@ def evaluate(
     shown_names: images with a panel beside the usual ones. Raises InputError where no image has a valid pixel.
     """
     encoded, num_images = data.encoded, len(data.encoded.share("test"))
-    measure = Measure(data.target, data.protocol, data.train.mean_layer, data.train.mean)
+    measure = Measure(data.target, data.protocol, data.statistics.mean_depth_m, data.statistics.mean)
     weights = encoded.columns.side_by_side([(arm.columns, arm.weights) for arm in arms.values()])
     weights = weights.float().to(encoded.device)
 

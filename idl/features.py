@@ -1,8 +1,8 @@
 """One pass of a frozen encoder over a dataset: every image is encoded once, projected, kept, and streamed.
 
 The first training images fix the basis; from then on an image is its projected map in half precision, whether it
-comes from the encoder or from the cache. Targets, masks and arms are all derived from these maps. Several ranks have
-a consecutive share of every split each, and write its maps to their places in the same files as one rank would.
+comes from the encoder or from the cache. Each rank has a consecutive share of every split, and writes its maps to their
+places in the same files as one rank would.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,28 +43,15 @@ class NoFeaturesError(InputError):
 
 @dataclass(frozen=True)
 class MapBatch:
-    """A batch of a split. position: of its first image in the split's order.
-
-    maps: (batch, h, w, null + components). layers: as the store has them.
-    """
+    """A batch of a split. position: of its first image in the split's order. layers: as the store has them."""
 
     position: int
     maps: Float16[Tensor, "batch h w stored"]
     layers: Mapping[str, Tensor]
 
 
-class Throughput(NamedTuple):
-    """How many images the encoder has seen in this run, and for how long."""
-
-    num_images: int = 0
-    seconds: float = 0.0
-
-
 class MapSource(Protocol):
-    """Where maps come from, beside the truth that they are held against: what statistics are taken of.
-
-    folder: of its files. digest: of all that decides the columns and, beside the store and the split, the truth.
-    """
+    """Where maps come from, beside the truth that they are held against: what statistics are taken of."""
 
     store: Store
     split: Split
@@ -79,7 +66,7 @@ class MapSource(Protocol):
 
     @property
     def digest(self) -> str:
-        """16 hex digits, for the names of files."""
+        """Of all that decides the columns and, beside the store and the split, the truth: for the names of files."""
         ...
 
     def share(self, name: str) -> range:
@@ -92,11 +79,10 @@ class MapSource(Protocol):
 
 
 def keep_freed_buffers() -> None:
-    """Let glibc keep what is freed instead of giving it back to the system at once.
+    """Let glibc keep what is freed instead of giving it back to the system at once; other C libraries stay as they are.
 
     By default each buffer above 32 MB is mapped and unmapped anew, and its pages are zeroed by the system each time:
-    a fifth of the time of encoding with convnext_atto on two cores. What a process holds at its peak does not
-    change. Does nothing where the C library is another one.
+    a fifth of the time of encoding with convnext_atto on two cores.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:
@@ -114,12 +100,11 @@ class EncodedDataset:
     """The projected maps of one encoder on one split dataset, encoded when first asked for.
 
     encoder: RGB in [0, 1] (batch, 3, H, W) to (batch, channels, h, w), frozen.
-    folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). Ranks on
-      several machines must share it.
-    world: the ranks that share the work; each streams its share of a split.
+    folder: where the maps are kept, one a key; the caller keeps other runs out of it (`cache.locked`). All ranks must
+      share it.
     most: leading components that are kept; None: all. The caller gives each number a folder of its own.
 
-    basis: fixed. grid: cells, (h, w). throughput: of the encoder in this run.
+    grid: cells, (h, w).
     """
 
     def __init__(
@@ -134,15 +119,9 @@ class EncodedDataset:
         world: World = ALONE,
         most: int | None = None,
     ) -> None:
-        self.store = store
-        self.split = split
-        self.folder = folder
-        self.device = device
-        self.world = world
-        self.throughput = Throughput()
-        self._encoder = encoder
-        self._batch_size = batch_size
-        self._most = most
+        self.store, self.split, self.folder, self.device, self.world = store, split, folder, device, world
+        self._num_encoded, self._seconds = 0, 0.0
+        self._encoder, self._batch_size, self._most = encoder, batch_size, most
         self.basis, self.grid = self._same_basis(progress)
         self._device_basis = self.basis.to(device)
 
@@ -179,11 +158,9 @@ class EncodedDataset:
                 break
             yield MapBatch(position, torch.from_numpy(maps), read)
             position += len(maps)
-        if position == share.stop:
-            return
         # What lies beyond the last good batch is encoded again.
-        wanted = tuple(dict.fromkeys(("rgb", *layers)))
-        for read in batches(self.store, wanted, order, self._batch_size, first=position):
+        encoded_layers = tuple(dict.fromkeys(("rgb", *layers)))
+        for read in batches(self.store, encoded_layers, order, self._batch_size, first=position):
             maps = self._projected(self._device_basis, *self._encode(read["rgb"]), order[position:])
             file.write(position, maps.numpy())
             yield MapBatch(position, maps, read)
@@ -202,10 +179,10 @@ class EncodedDataset:
         tensors = {layer: torch.from_numpy(values) for layer, values in read.items()}
         return MapBatch(positions[0], torch.from_numpy(np.concatenate(found)), tensors)
 
-    def add_up_throughput(self) -> None:
-        """Make `throughput` that of all ranks: their images, in the time of the slowest."""
-        num_images, seconds = zip(*self.world.gather(self.throughput), strict=True)
-        self.throughput = Throughput(sum(num_images), max(seconds))
+    def throughput(self) -> tuple[int, float]:
+        """Return how many images all ranks have encoded in this run, and the seconds of the slowest."""
+        num_images, seconds = zip(*self.world.gather((self._num_encoded, self._seconds)), strict=True)
+        return sum(num_images), max(seconds)
 
     def _encode(self, rgb: UInt8[Tensor, "batch H W 3"]) -> tuple[Tensor, Tensor]:
         start = time.perf_counter()
@@ -216,15 +193,14 @@ class EncodedDataset:
             if self.device.type == "cuda":
                 # Kernels are queued: without this the clock would stop before they have run.
                 torch.cuda.synchronize(self.device)
-        seen, seconds = self.throughput
-        self.throughput = Throughput(seen + len(rgb), seconds + time.perf_counter() - start)
+        self._num_encoded += len(rgb)
+        self._seconds += time.perf_counter() - start
         return features, null
 
     def _projected(self, basis: Basis, features: Tensor, null: Tensor, indices: Sequence[int]) -> Tensor:
         """Project a batch. indices: of its images in the store, more may follow.
 
-        Raises NoFeaturesError where an image has features that are not finite, or too large to be projected: the
-        basis has seen a part of the training images alone.
+        Raises NoFeaturesError where an image has features that are not finite, or too large to be projected.
         """
         maps = basis.project(features, null)
         # A sum is finite where all of its terms are: a hundredth of the time of looking at each.

@@ -15,7 +15,7 @@ from idl.distributed import ALONE, World
 from idl.encoders import Encoder
 from idl.evaluate import evaluate, require_native
 from idl.features import EncodedDataset, features_key
-from idl.fitting import PROBE, ArmFit, arm_of, fit_arms, read_target, split_statistics, train_trials, training_set
+from idl.fitting import PROBE, ArmFit, arm_of, fit_arms, fit_statistics, read_target, train_trials, training_set
 from idl.probe_config import EXACT, EncodedData, ProbeConfig, check, components_of, split_of
 from idl.probes.exact import Solution, fit
 from idl.probes.gradient_fit import TrainResult
@@ -42,9 +42,8 @@ def probe(
 ) -> Run:
     """Fit a linear probe on a frozen encoder and measure it on the test split, beside its control arms.
 
-    The penalty, and k where it is "auto", are chosen by cross-validation over training and validation scenes; the
-    test split is read once, after that. Each rank of `world` encodes and measures its share of the images; all return
-    the same run.
+    The test split is read once, when all is chosen. Each rank of `world` encodes and measures its share of the images;
+    all return the same run.
     shown_names: test images with a panel beside the usual ones.
     before_test: called when everything is fitted, right before the first test image is read.
     Raises InputError for anything in `config` that does not fit the store or the encoder.
@@ -52,14 +51,14 @@ def probe(
     check(config, encoder)
     with encode(config, store, encoder, cache_folder, progress, world) as data:
         k = components_of(config.k, encoder.channels)
-        arms = world.once(lambda: fit_arms(data.train, data.val, data.encoded.columns, k))
+        arms = world.once(lambda: fit_arms(data.statistics, data.encoded.columns, k))
         descent = None
         if config.solver != EXACT:
             # With k=auto, as many components as the exact solver chose.
             trial = config.trial(arms[PROBE].fit.solution.k)
-            training = training_set(data.encoded, data.target, data.train, data.val, trial.k, progress)
+            training = training_set(data.encoded, data.target, data.statistics, trial.k, progress)
             (descent,) = train_trials(training, [trial])
-            arms |= {PROBE: arm_of(descent, arms[PROBE], training)}
+            arms |= {PROBE: arm_of(descent, arms[PROBE])}
         before_test(data.split)
         return evaluate_and_report(data, arms, descent, progress, shown_names)
 
@@ -86,9 +85,8 @@ def encode(
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
     with cache.locked(folder) if world.is_first else nullcontext():
         encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress, world)
-        train = split_statistics(encoded, "train", wanted, progress)
-        val = split_statistics(encoded, "val", wanted, progress, train.offset)
-        yield EncodedData(config, store, split, protocol, wanted, encoder, encoded, train, val, limits)
+        statistics = fit_statistics(encoded, wanted, progress)
+        yield EncodedData(config, store, split, protocol, wanted, encoder, encoded, statistics, limits)
 
 
 def evaluate_and_report(
@@ -99,16 +97,12 @@ def evaluate_and_report(
     shown_names: Collection[str] = (),
 ) -> Run:
     """Read the test split, once, under every arm; return the report and the model."""
-    test = evaluate(data, arms, progress, shown_names)
-    data.encoded.add_up_throughput()
-    return probe_run(data, arms, test, descent)
+    return probe_run(data, arms, evaluate(data, arms, progress, shown_names), descent)
 
 
 def describe(config: ProbeConfig, store: Store, *, progress: Progress = silent) -> RunReport:
     """Report on a prepared dataset: what its images look like, and the constant arm's losses on train and val."""
-    wanted = target(config.target)
-    split = split_of(config, store, wanted)
-    return prepare_report(store, split, wanted, _constant(config, store, split, wanted, progress))
+    return prepare_report(store, *_constant(config, store, progress))
 
 
 def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress: Progress = silent) -> Run:
@@ -116,14 +110,15 @@ def materialise(config: ProbeConfig, store: Store, encoder: Encoder, *, progress
 
     The test split is not read.
     """
+    encoder.require(*store.protocol.size)
+    split, wanted, constant = _constant(config, store, progress)
+    return encoder_run(store, split, wanted, encoder, constant)
+
+
+def _constant(config: ProbeConfig, store: Store, progress: Progress) -> tuple[Split, Target, Solution]:
+    """Fit the constant arm without an encoder: a grid of one cell holds a bias exactly."""
     wanted = target(config.target)
     split = split_of(config, store, wanted)
-    encoder.require(*store.protocol.size)
-    return encoder_run(store, split, wanted, encoder, _constant(config, store, split, wanted, progress))
-
-
-def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, progress: Progress) -> Solution:
-    """Fit the constant arm without an encoder: a grid of one cell holds a bias exactly."""
     by_split = []
     for name in ("train", "val"):
         order = split.indices[name]
@@ -134,4 +129,4 @@ def _constant(config: ProbeConfig, store: Store, split: Split, wanted: Target, p
                 statistics = statistics.accumulate(torch.ones(len(truth), 1, 1, 1), truth, valid)
                 advance(len(truth))
         by_split.append((statistics,))
-    return fit(FoldedStatistics(*by_split), num_fixed=1, k=0, penalties=(0.0,)).solution
+    return split, wanted, fit(FoldedStatistics(*by_split), num_fixed=1, k=0, penalties=(0.0,)).solution

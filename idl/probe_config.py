@@ -11,8 +11,8 @@ from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.features import EncodedDataset
-from idl.fitting import SplitStatistics
 from idl.probes.gradient_fit import Solver, Trial
+from idl.probes.statistics import FoldedStatistics
 from idl.protocol import Alignment, Protocol
 from idl.settings import setting
 from idl.targets import Target, check_output, target
@@ -23,7 +23,7 @@ SOLVERS = (EXACT, *get_args(Solver))
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Settings of a probe, besides its dataset and its encoder. From `lr` on, those of `Trial`."""
+    """Settings of a probe, besides its dataset and its encoder. From `lr` on, those of its `Trial`."""
 
     target: str = setting("depth", "depth, log-depth, inverse-depth, normals, or package.module:factory.")
     k: str = setting("auto", "Components that the probe reads: a number, all, or auto (by cross-validation).")
@@ -50,16 +50,9 @@ class ProbeConfig:
 
     def trial(self, k: int) -> Trial:
         """Return the gradient descent on `k` components. Raises InputError where the settings allow none."""
-        return Trial(
-            k=k,
-            solver=self.solver,  # pyright: ignore[reportArgumentType]
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            batch_size=self.step_images,
-            epochs=self.epochs,
-            patience=self.patience,
-            seed=self.order_seed,
-        )
+        rates = {"lr": self.lr, "weight_decay": self.weight_decay}
+        steps = {"batch_size": self.step_images, "epochs": self.epochs, "patience": self.patience}
+        return Trial(k, self.solver, **rates, **steps, seed=self.order_seed)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -76,8 +69,7 @@ class EncodedData:
     target: Target
     encoder: Encoder
     encoded: EncodedDataset
-    train: SplitStatistics
-    val: SplitStatistics
+    statistics: FoldedStatistics
     limits: tuple[float, float]
 
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from idl.errors import InputError
 
@@ -18,21 +18,17 @@ NATIVE = "native_depth"
 class Protocol:
     """How images become truth of one size, and how a prediction is held against it.
 
-    Figures under different digests are not put in one table.
-
-    name: a short name for people.
     resolution, width: height and width of the images, pixels; a width of 0 becomes the height. The image is resized to
       cover both, and its centre is kept.
     crop: (top, bottom, left, right) in native pixels, cut before resizing; None: the whole image.
-    min_depth_m, max_depth_m: only truth inside this range is valid; predictions are clamped to it before
-      any ratio or logarithm.
+    min_depth_m, max_depth_m: only truth in this range is valid; predictions are clamped to it before any ratio or log.
     min_valid_share: a resized cell counts only where at least this share of it was measured.
     mask: which native pixels are truth: measured by the sensor ("sensor"), or also filled in ("inpainted").
     alignment: what a prediction may borrow from the truth of its own image: nothing ("none"), one factor
       ("median"), or scale and shift by least squares ("affine").
     erosion: native pixels; a valid pixel is no truth where one that is not valid lies so near, or nearer, in x and y.
-    is_native: the truth at native size is kept too, and depth metrics are taken on it; the prediction is upsampled
-      to it. Fitting and its losses stay at resolution x width.
+    is_native: depth metrics are taken on the truth at native size, to which the prediction is upsampled. Fitting and
+      its losses stay at resolution x width.
     native_size: (height, width) of the truth at native size; None: any of the images' shape.
     native_crop: (top, bottom, left, right): the native pixels that are measured; None: all.
     """
@@ -65,16 +61,8 @@ class Protocol:
         """(height, width) of the images, pixels."""
         return self.resolution, self.width
 
-    @property
-    def is_square(self) -> bool:
-        """As high as wide."""
-        return self.width == self.resolution
-
     def require_frame(self, height: int, width: int, where: str) -> None:
-        """Raise InputError, which begins with `where`, unless a native map fits the predictions of this protocol.
-
-        The images must show all of the frame, and not be larger than it.
-        """
+        """Raise InputError, which begins with `where`, unless images show all of a native frame, and are not larger."""
         problem = ""
         top, bottom, left, right = self.native_crop or (0, height, 0, width)
         if self.native_size not in (None, (height, width)):
@@ -90,30 +78,23 @@ class Protocol:
             )
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces; what was added later is left out where it says nothing new."""
+        """Canonical JSON: sorted keys, no spaces; fields that were added later only where they are not as before."""
         # Else the digests of all stores, caches and champions would change with every new field.
-        values = asdict(self)
-        silent = {each.name: each.default for each in fields(self) if each.name in _ADDED} | {"width": self.resolution}
-        kept = {name: value for name, value in values.items() if name not in silent or value != silent[name]}
+        added = {"width": self.resolution, "erosion": 0, "is_native": False, "native_size": None, "native_crop": None}
+        kept = {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Protocol":
         """Inverse of `to_json`."""
-        values = json.loads(text)
-        for name in ("crop", "native_size", "native_crop"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
+        values: dict[str, Any] = json.loads(text)
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**values)
 
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
-
-
-# Fields that came after the first digests.
-_ADDED = ("width", "erosion", "is_native", "native_size", "native_crop")
 
 
 def _published(name: str, frame: tuple[int, int], range_m: tuple[float, float], crop: Crop | None = None) -> Protocol:

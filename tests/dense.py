@@ -18,58 +18,31 @@ class Images:
     valid: Tensor
 
 
-@dataclass(frozen=True)
-class DenseProbe:
-    """Least squares on whitened channels; ridge by extra rows, none for the bias."""
+def dense_losses(
+    encode: Callable[[Tensor], Tensor], train: Images, measured: Sequence[Images], penalty: float, drop: float = 1e-9
+) -> list[float]:
+    """Fit whitened channels on `train`, ridge by extra rows, none for the bias; return mean squared errors.
 
-    mean: np.ndarray
-    whitening: np.ndarray
-    weights: np.ndarray
-
-    def rows(self, features: Tensor, images: Images) -> tuple[np.ndarray, np.ndarray]:
-        """One row a valid pixel: [1, whitened channels], after upsampling the features to the images' size."""
-        height, width = images.target.shape[2:]
-        cells = (features.permute(0, 2, 3, 1).double().numpy() - self.mean) @ self.whitening
-        maps = torch.from_numpy(cells).permute(0, 3, 1, 2)
-        upsampled = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
-        rows = upsampled.permute(0, 2, 3, 1)[images.valid].numpy()
-        truth = images.target.permute(0, 2, 3, 1)[images.valid].double().numpy()
-        return np.concatenate([np.ones((len(rows), 1)), rows], axis=1), truth
-
-    def mse(self, encode: Callable[[Tensor], Tensor], batches: Sequence[Images]) -> float:
-        """Mean squared error over all valid pixels and outputs."""
-        total = count = 0.0
-        for images in batches:
-            rows, truth = self.rows(encode(images.rgb), images)
-            total += float(((rows @ self.weights - truth) ** 2).sum())
-            count += truth.size
-        return total / count
-
-
-def fit_dense(
-    encode: Callable[[Tensor], Tensor],
-    train: Sequence[Images],
-    basis: Sequence[Images],
-    penalties: Sequence[float],
-    drop: float,
-) -> list[DenseProbe]:
-    """Fit on `train`, once for each penalty.
-
-    basis: the images whose cells define the whitening; drop: share of the first variance below which a direction
-    is left out.
+    drop: share of the first variance below which a direction is left out.
     """
-    cells = np.concatenate([encode(images.rgb).permute(0, 2, 3, 1).flatten(0, 2).double().numpy() for images in basis])
+    cells = encode(train.rgb).permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     mean = cells.mean(axis=0)
     _, singular, directions = np.linalg.svd(cells - mean, full_matrices=False)
     spread = singular / np.sqrt(len(cells))
     keep = spread**2 > drop * spread[0] ** 2
-    empty = DenseProbe(mean, directions[keep].T / spread[keep], np.zeros(0))
-    gram, moment, count = 0.0, 0.0, 0
-    for images in train:
-        rows, truth = empty.rows(encode(images.rgb), images)
-        gram, moment, count = gram + rows.T @ rows, moment + rows.T @ truth, count + len(rows)
-    ridge = count * np.diag([0.0, *np.ones(int(keep.sum()))])
-    return [
-        DenseProbe(mean, empty.whitening, np.linalg.lstsq(gram + penalty * ridge, moment, rcond=1e-14)[0])
-        for penalty in penalties
-    ]
+    whitening = directions[keep].T / spread[keep]
+
+    def rows(images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """One row a valid pixel: [1, whitened channels], after upsampling the features to the images' size."""
+        whitened = (encode(images.rgb).permute(0, 2, 3, 1).double().numpy() - mean) @ whitening
+        maps, size = torch.from_numpy(whitened).permute(0, 3, 1, 2), images.target.shape[2:]
+        upsampled = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        of_pixels = upsampled.permute(0, 2, 3, 1)[images.valid].numpy()
+        truth = images.target.permute(0, 2, 3, 1)[images.valid].double().numpy()
+        return np.concatenate([np.ones((len(of_pixels), 1)), of_pixels], axis=1), truth
+
+    x, y = rows(train)
+    extra = np.sqrt(penalty * len(x)) * np.eye(x.shape[1])[1:]
+    zeros = np.zeros((len(extra), y.shape[1]))
+    weights = np.linalg.lstsq(np.concatenate([x, extra]), np.concatenate([y, zeros]), rcond=1e-14)[0]
+    return [float(((x @ weights - y) ** 2).mean()) for x, y in map(rows, measured)]

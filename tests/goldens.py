@@ -38,9 +38,6 @@ ABSOLUTE_SHARE = 0.01
 # A number, a text, or more of them by name.
 Record = dict[str, "float | str | Record"]
 
-# All that a renaming in MLflow has to change here. (pattern of a metric's name there, its name in goldens.json), as in
-# (r"^baselines/", "arms/").
-METRICS: tuple[tuple[str, str], ...] = ()
 # Of throughput, and what Optuna estimates: no results of this code's numerics.
 LEFT_OUT = re.compile(r"images_per_s|encoded_images|seconds|importance|system/")
 # Name in goldens.json: name of the parameter or tag there.
@@ -104,12 +101,8 @@ def recorded(runs: list[Run]) -> Record:
 def figures(of: Run) -> Record:
     """Return a run's finite metrics, and of its parameters and tags what it came to."""
     known = {**of.data.params, **of.data.tags}
-    metrics: Record = {}
-    for name, value in of.data.metrics.items():
-        if math.isfinite(value) and not LEFT_OUT.match(name):
-            for pattern, replacement in METRICS:
-                name = re.sub(pattern, replacement, name)
-            metrics[name] = rounded(value)
+    kept = {name: value for name, value in of.data.metrics.items() if math.isfinite(value) and not LEFT_OUT.match(name)}
+    metrics: Record = {name: rounded(value) for name, value in kept.items()}
     parts: dict[str, Record] = {
         "digests": {name: known[key] for name, key in DIGESTS.items() if key in known},
         "metrics": metrics,

@@ -84,12 +84,19 @@ class PlantedLosses:
 
 def fit(train_loss: float, loss: float = 1.0, **others: float) -> Arm:
     """Return a fit of no fault, `others` of it or of its solution aside. loss: on validation, and cross-validated."""
-    of_arm: dict[str, float | None] = {"recovered": 1.0, "expected_rank": 5, "features_penalty": None}
-    of_arm |= {name: others.pop(name) for name in tuple(others) if name in of_arm}
+    recovered = others.pop("recovered", 1.0)
     errors = {"val_error": 0.1, "cv_error": 0.1}
-    losses = {"rank": 5, "plain_train_loss": train_loss, "val_loss": loss, "cv_loss": loss, **errors, **others}
+    losses = {
+        "rank": 5,
+        "expected_rank": 5,
+        "plain_train_loss": train_loss,
+        "val_loss": loss,
+        "cv_loss": loss,
+        **errors,
+        **others,
+    }
     solution = replace(plain_solution(5), **losses)  # pyright: ignore[reportArgumentType]
-    return Arm((), solution.weights, solution, **of_arm)  # pyright: ignore[reportArgumentType]
+    return Arm((), solution, recovered)
 
 
 def sound_fits() -> dict[str, Arm]:

@@ -16,7 +16,7 @@ from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, padded
 from idl.features import EncodedDataset
-from idl.fitting import PROBE, split_statistics
+from idl.fitting import PROBE, fit_statistics
 from idl.progress import silent
 from idl.protocol import Protocol
 from idl.report import views
@@ -186,8 +186,7 @@ def encoded(store: Store, split: Split, tmp_path: Path) -> EncodedDataset:
     encoder = Encoder(SmallNetwork(seed=0), name="small", stride=8, channels=8, origin=origin)
     encoded = EncodedDataset(store, split, encoder, tmp_path, 4, torch.device("cpu"))
     # Puts every map into the cache.
-    for name in ("train", "val"):
-        split_statistics(encoded, name, target("depth"), silent)
+    fit_statistics(encoded, target("depth"), silent)
     return encoded
 
 

@@ -60,7 +60,4 @@ def test_position_columns_are_quadratic_in_the_centre_and_standardised() -> None
         torch.testing.assert_close(column.square().mean().sqrt(), torch.ones((), dtype=torch.float64))
         correlation = torch.corrcoef(torch.stack([column.flatten(), expected.flatten()]))[0, 1]
         torch.testing.assert_close(correlation, torch.ones((), dtype=torch.float64), rtol=1e-6, atol=0)
-
-
-def test_a_single_cell_has_no_position() -> None:
     assert torch.equal(position_columns(1, 1), torch.zeros(5, 1, 1))

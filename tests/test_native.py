@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dense import Images, fit_dense
+from dense import Images, dense_losses
 from planted import SmallNetwork
 from planted_frames import FramesReader, metrics_by_hand, upsampled
 
@@ -112,20 +112,20 @@ def test_a_rectangle_goes_through_the_main_path(
     split = split_store(frames, "auto", 0)
     assert set(split.scenes["test"]) == {"scene_05", "scene_06", "scene_07"}
 
-    def images(part: str) -> list[Images]:
+    def images(part: str) -> Images:
         read = frames.read(("rgb", "depth", "valid"), split.indices[part])
         assert read["rgb"].shape[1:] == (48, 64, 3)
         truth, valid = target(space).encode(torch.from_numpy(read["depth"]), torch.from_numpy(read["valid"]))
-        return [Images(torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255, truth, valid)]
+        return Images(torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255, truth, valid)
 
     with torch.inference_mode():
-        (dense,) = fit_dense(encoder(), images("train"), images("train"), [0.1], drop=1e-9)
-        for part in ("train", "val", "test"):
-            assert run.report.metrics[f"{part}_loss"] == pytest.approx(dense.mse(encoder(), images(part)), rel=1e-3)
+        parts = {part: images(part) for part in ("train", "val", "test")}
+        expected = dense_losses(encoder(), parts["train"], [*parts.values()], 0.1)
+        assert [run.report.metrics[f"{part}_loss"] for part in parts] == pytest.approx(expected, rel=1e-3)
         path = tmp_path / "probe.safetensors"
         path.write_bytes(run.model.files["probe.safetensors"])
         fitted = LinearProbe.load(str(path))
-        grids = fitted(encoder()(images("test")[0].rgb))[:, 0].numpy()
+        grids = fitted(encoder()(parts["test"].rgb))[:, 0].numpy()
     assert (fitted.card.resolution, fitted.card.width) == (48, 64)
     back = np.exp if space == "log-depth" else INVERSE["depth"]
     predicted = [back(upsampled(upsampled(cells, 48, 64), 96, 128)) for cells in grids]

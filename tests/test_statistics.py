@@ -45,6 +45,10 @@ def test_statistics_are_the_normal_equations_of_the_upsampled_problem() -> None:
     assert statistics.num_valid == len(rows)
     weights = torch.randn(5, 2, dtype=torch.float64)
     torch.testing.assert_close(statistics.mse(weights), (rows @ weights - truth).square().mean())
+    path = torch.randn(5, 7, 2, dtype=torch.float64)
+    torch.testing.assert_close(statistics.mse(path), torch.stack([statistics.mse(path[:, j]) for j in range(7)]))
+    index = torch.tensor([3, 0])
+    assert_equal(statistics.subset(index), accumulated(columns[:, index], target, valid))
 
 
 def test_columns_in_float32_are_summed_in_float64() -> None:
@@ -71,7 +75,8 @@ def test_near_copies_are_told_apart_as_by_svd_of_every_pixel(apart: float) -> No
     upsampled = F.interpolate(columns.double(), size=valid.shape[1:], mode="bilinear", align_corners=False)
     target = target + (upsampled[:, -1:] - upsampled[:, 1:2]) / apart
     rows, truth = design(columns.double(), target, valid)
-    folds = FoldedStatistics(*[(accumulated(columns, target, valid),)] * 2)
+    whole = (accumulated(columns, target, valid),)
+    folds = FoldedStatistics(whole, whole)
     for penalty in (1e-10, 1e-8, 1e-6, 1e-2):
         extra = math.sqrt(penalty * len(rows)) * torch.eye(rows.shape[1], dtype=torch.float64)[1:]
         zeros = torch.zeros(len(extra), 1, dtype=torch.float64)
@@ -88,7 +93,7 @@ def test_batching_and_merging_do_not_change_the_statistics() -> None:
         batched = batched.accumulate(columns[part], target[part], valid[part])
         parts.append(accumulated(columns[part], target[part], valid[part]))
     assert_equal(batched, whole)
-    assert_equal(parts[2].merge(parts[0]).merge(parts[1]), whole)
+    assert_equal(parts[2] + parts[0] + parts[1], whole)
 
 
 def test_a_masked_pixel_counts_no_more_than_one_that_is_not_there() -> None:
@@ -102,14 +107,13 @@ def test_a_masked_pixel_counts_no_more_than_one_that_is_not_there() -> None:
     assert (more.num_valid, more.num_images) == (whole.num_valid, whole.num_images + 1)
 
 
-def test_a_subset_is_the_system_of_those_columns() -> None:
-    columns, target, valid = problem()
-    index = torch.tensor([3, 0])
-    assert_equal(accumulated(columns, target, valid).subset(index), accumulated(columns[:, index], target, valid))
-
-
-def test_a_path_of_weights_has_the_losses_of_its_members() -> None:
-    statistics = accumulated(*problem())
-    path = torch.randn(5, 7, 2, dtype=torch.float64)
-    expected = torch.stack([statistics.mse(path[:, j]) for j in range(7)])
-    torch.testing.assert_close(statistics.mse(path), expected)
+def test_weights_of_a_target_less_an_offset_are_those_of_the_target() -> None:
+    columns, target, valid = problem(num_outputs=1)
+    columns[:, 0] = 1
+    (plain,), (less,) = ((accumulated(columns, each, valid),) for each in (target + 40, target))
+    one = FoldedStatistics((plain,), (plain,))
+    other = FoldedStatistics((less,), (less,), offset=(40.0,))
+    assert other.mean == pytest.approx(one.mean)
+    found, expected = (fit(each, num_fixed=1, k=4, penalties=(0.0,)).solution for each in (other, one))
+    torch.testing.assert_close(found.weights, expected.weights)
+    assert found.val_loss == pytest.approx(expected.val_loss)

@@ -14,11 +14,11 @@ from sqlalchemy.engine import URL
 from torch import Tensor
 
 from idl.errors import InputError
-from idl.fitting import SplitStatistics, TrainingSet, train_trials
+from idl.fitting import TrainingSet, train_trials
 from idl.probes.exact import losses_of_all_k
 from idl.probes.gradient_fit import TrainResult, Trial
 from idl.probes.image_statistics import ImageGrams, plan
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.sweep.search import Search, SweepConfig, SweepTrial, TrainingData
 from idl.sweep.study import FILE, SharedStudy, importances_of, opened
 
@@ -41,17 +41,17 @@ def drawn(num_images: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return columns, truth, torch.rand(num_images, 8, 8, generator=generator) > 0.3
 
 
-def split(data: tuple[Tensor, Tensor, Tensor]) -> SplitStatistics:
+def sums(data: tuple[Tensor, Tensor, Tensor]) -> Statistics:
     columns, truth, valid = data
-    empty = Statistics.empty(columns.shape[1], 1)
-    return SplitStatistics((empty.accumulate(columns.double(), truth.double(), valid),), (0.0,), 0.0)
+    return Statistics.empty(columns.shape[1], 1).accumulate(columns.double(), truth.double(), valid)
 
 
 @cache
 def planted() -> TrainingSet:
     train = drawn(96, seed=0)
     held = plan(96, (4, 4), NUM_COMPONENTS, 1, budget=2**30, k=NUM_COMPONENTS)
-    return TrainingSet(ImageGrams.of(*train), split(train), split(drawn(200, seed=1)), held)
+    statistics = FoldedStatistics((sums(train),), (sums(drawn(200, seed=1)),))
+    return TrainingSet(ImageGrams.of(*train), statistics, held)
 
 
 class Swept:
@@ -92,8 +92,8 @@ def test_the_best_is_near_the_exact_optimum_with_the_planted_k(tmp_path: Path) -
     config = replace(CONFIG, trials=60, trials_per_batch=20)
     swept = Swept(tmp_path, config, fixed=Trial(k=0, epochs=40))
     # Independent of any training: the optimum in closed form at each k.
-    val = planted().val.statistics
-    optima = losses_of_all_k(planted().train.statistics, 0.0, [val])[0] / val.num_terms
+    val = planted().statistics.whole_val
+    optima = losses_of_all_k(planted().statistics.whole_train, 0.0, [val])[0] / val.num_terms
     # Fewer components lose much; a few too many cost less than training leaves open.
     assert float(optima[PLANTED_K - 1]) > 1.5 * float(optima[PLANTED_K])
     assert swept.best.trial.k >= PLANTED_K

@@ -93,7 +93,7 @@ def ranked(versions: Sequence[RegisteredVersion], metric: str) -> tuple[Register
     # Of what occurs together: the commonest dataset need not have the commonest split.
     together = [tuple(version.tags[FILTERS[name][-1]] for name in names) for version in having]
     differences, advice = [], []
-    for name, most, values in zip(names, max(sorted(together), key=together.count), zip(*together), strict=True):
+    for name, most, *values in zip(names, max(sorted(together), key=together.count), *together, strict=True):
         tag = FILTERS[name][-1]
         if len(set(values)) > 1:
             differences.append(f"{name} ({', '.join(sorted({_label(version, name) for version in having}))})")

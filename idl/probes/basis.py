@@ -35,9 +35,8 @@ def null_map(rgb: Float[Tensor, "batch 3 H W"], height: int, width: int) -> Floa
 
 @dataclass(frozen=True)
 class Basis:
-    """Fixed affine maps from features and pixels to columns of about unit variance.
+    """Affine maps from features and pixels to columns of about unit variance, fitted without labels.
 
-    Fitted without labels on the first training images, then never changed.
     feature_mean, projection: component j is (features - feature_mean) @ projection[:, j].
     eigenvalues: variance of the features along each component, decreasing.
     null_mean, null_projection: the same of the downsampled image's three channels; columns of zeros where it varies
@@ -57,10 +56,8 @@ class Basis:
         null: list[Float[Tensor, "batch 3 h w"]],
         most: int | None = None,
     ) -> Self:
-        """Principal components of the cells of `features`, in float64.
+        """Principal components of the cells of `features`, in float64: the `most` leading ones, or all.
 
-        The sign of a component is that of its largest loading. Components below 1e-9 of the first eigenvalue are
-        dropped, and those beyond the `most` leading ones where that is given.
         Raises ValueError where the features do not vary at all or are not finite.
         """
         mean, projection, eigenvalues = _whitening(features)
@@ -98,25 +95,20 @@ class Basis:
     def project(
         self, features: Float[Tensor, "batch channels h w"], null: Float[Tensor, "batch 3 h w"]
     ) -> Float16[Tensor, "batch h w stored"]:
-        """Project to [null | components], in half precision.
+        """Project to [null | components], in half precision: as rounded from the encoder as from the cache.
 
-        The probe reads these rounded numbers whether they come from the encoder or from the cache, so that both
-        ways give the same figures; the rounding is 2^-11 of each number, 1e-7 of its variance.
+        The rounding is 2^-11 of each number, 1e-7 of its variance.
         """
-        cells = features.float().permute(0, 2, 3, 1)
         # The mean goes first: it can be 30 times the spread, and float32 would lose the component behind it.
-        components = (cells - self.feature_mean) @ self.projection
+        components = (features.float().permute(0, 2, 3, 1) - self.feature_mean) @ self.projection
         pixels = (null.float().permute(0, 2, 3, 1) - self.null_mean) @ self.null_projection
-        stored = torch.empty(*cells.shape[:3], self.num_stored, dtype=torch.float16, device=cells.device)
-        stored[..., :NUM_NULL] = pixels
-        stored[..., NUM_NULL:] = components.clamp_(-_LARGEST_HALF, _LARGEST_HALF)
-        return stored
+        return torch.cat([pixels.half(), components.clamp_(-_LARGEST_HALF, _LARGEST_HALF).half()], dim=3)
 
 
 def _whitening(maps: list[Float[Tensor, "batch channels h w"]]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, projection to unit-variance principal components, and their eigenvalues, decreasing; in float64.
 
-    Raises ValueError where the maps are not finite.
+    The sign of a component is that of its largest loading. Raises ValueError where the maps are not finite.
     """
     num_cells = sum(part.shape[0] * part.shape[2] * part.shape[3] for part in maps)
     mean = torch.as_tensor(sum(part.sum(dim=(0, 2, 3), dtype=torch.float64) for part in maps)) / num_cells
@@ -163,10 +155,7 @@ class Columns:
     def side_by_side(
         self, arms: Sequence[tuple[Sequence[int], Float64[Tensor, "read out"]]]
     ) -> Float64[Tensor, "columns arms_out"]:
-        """Put the weights of several arms on all columns, one arm's outputs after the other's.
-
-        arms: the columns that each reads, and its weights on them.
-        """
+        """Put the weights of several arms, each on the columns that it reads, on all: outputs of one after another."""
         placed = [torch.zeros(self.total, weights.shape[1], dtype=torch.float64) for _, weights in arms]
         for part, (columns, weights) in zip(placed, arms, strict=True):
             part[list(columns)] = weights

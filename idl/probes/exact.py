@@ -2,11 +2,9 @@
 
 The penalised normal equations are (G + P) w = b with P = penalty * n_valid * D, D one on every column and zero on the
 bias, which comes first. Statistics are sums of float64 products, so that G + P is positive definite at every penalty
-above their rounding, whatever the columns have in common, and no column is ever left out: of two equal ones each gets a
-half. A penalty of 0 stands for the limit: least squares of minimum norm, taken at `FLOOR`.
-
-Penalties, and k where it is open, are chosen by the cross-validated loss over the folds of training and validation
-split; what is chosen is fitted on the training split.
+above their rounding: of two equal columns each gets a half. A penalty of 0 stands for the limit: least squares of
+minimum norm, taken at `FLOOR`. Penalties, and k where it is open, are chosen by the cross-validated loss over the folds
+of training and validation split; what is chosen is fitted on the training split.
 """
 
 import math
@@ -27,14 +25,13 @@ from idl.probes.statistics import FoldedStatistics, Statistics, total
 FLOOR = 1e-12
 
 # In units of the mean square of a column: 0, decades, and a last one that leaves out what it is laid on (weights of
-# 1e-8). No choice lies at an edge that a wider grid would move.
+# 1e-8).
 PENALTIES: tuple[float, ...] = (0.0, *(10.0**step for step in range(-8, 4)), 1e5, 1e8)
 _HALF_STEP = 10.0**0.5
 
 # Maps are rounded to half precision, 2^-11 of each number: directions of less variance are its noise.
 ROUNDING = 2.0**-22
-# A direction of the features whose square canonical correlation with the pixels is this near to 1 counts as theirs too:
-# near enough, where pixels are nearly collinear themselves, for the joint rank to fall short by it.
+# A direction of the features whose square canonical correlation with the pixels is this near to 1 counts as theirs too.
 _SHARED = 2.0**-10
 # Effects that are planted, to see what comes of them.
 NUM_PLANTED = 20
@@ -42,16 +39,17 @@ NUM_PLANTED = 20
 
 @dataclass(frozen=True)
 class Solution:
-    """A probe on the leading columns of a system.
+    """A probe on the leading columns of a system. Losses are unpenalised mean squared errors, target units squared.
 
     k: columns read besides the bias and the columns that every k has.
-    penalty: in units of the mean square of a column.
-    weights: the bias first; zero beyond k.
+    penalty: in units of the mean square of a column; of a joint fit, on the pixels' columns.
+    weights: of the target itself, the bias first; zero beyond k.
     rank: directions among the columns read that are not the noise of their rounding; the bias counts.
-    train_loss, val_loss: unpenalised mean squared errors, target units squared.
-    plain_train_loss: that of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
-    cv_loss, cv_error: the cross-validated one, and its standard error over the folds. val_error: of `val_loss`, over
-      the validation split's folds. Infinite where there is one fold alone.
+    plain_train_loss: of a fit without any penalty. excess_loss: of the chosen fit, as `excess_loss` says.
+    val_error, cv_error: standard errors over the folds of `val_loss` and of the cross-validated loss; infinite where
+      there is one fold alone.
+    features_penalty, expected_rank: of a joint fit, the penalty of the features' columns; the rank of the pixels'
+      columns and that of the features', less the directions that both hold.
     """
 
     k: int
@@ -65,6 +63,8 @@ class Solution:
     val_error: float
     cv_loss: float
     cv_error: float
+    features_penalty: float = math.nan
+    expected_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,6 @@ class Fit:
 
     solution: Solution
     curve: Curve
-
-
-@dataclass(frozen=True)
-class JointFit:
-    """The solution with a penalty of the pixels' columns, in `solution`, and one of the features'.
-
-    expected_rank: that of the pixels' columns and that of the features', less the directions that both hold.
-    """
-
-    solution: Solution
-    features_penalty: float
-    expected_rank: int
 
 
 def losses_of_all_k(
@@ -129,10 +117,9 @@ def fit(
 ) -> Fit:
     """Fit every k at every penalty, and choose by the cross-validated loss.
 
-    folds: the bias comes first, components last.
-    num_fixed: leading columns that every k reads (the bias at least); k counts the columns after them.
+    num_fixed: leading columns that every k reads (the bias, which is first, at least); k counts those after them.
     k: as given, or None: the one of lowest loss (the smallest of equals).
-    penalties: candidates; the half steps beside the best one are tried too. A bias alone has nothing to penalise.
+    penalties: candidates; the half steps beside the best one are tried too.
     Raises ValueError where `num_fixed` or `k` does not fit the columns.
     """
     train, val = folds.whole_train, folds.whole_val
@@ -140,6 +127,7 @@ def fit(
     if not 1 <= num_fixed <= num_columns or not 0 <= (k or 0) <= num_columns - num_fixed:
         raise ValueError(f"num_fixed={num_fixed}, k={k} do not fit {num_columns} columns")
     if num_columns == 1:
+        # A bias alone has nothing to penalise.
         penalties = (0.0,)
     num_held_out = sum(held.num_terms for _, held in folds.pairs)
 
@@ -168,19 +156,15 @@ def fit(
 
 def fit_joint(
     folds: FoldedStatistics, *, num_pixels: int, parts: tuple[float, float], penalties: Sequence[float] = PENALTIES
-) -> JointFit:
+) -> Solution:
     """Fit with a penalty of the pixels' columns and one of the features', the pair of lowest cross-validated loss.
 
     folds: of the bias, then the pixels' columns, then the features'. num_pixels: of the former, the bias counted.
     parts: penalties that the pixels alone and the features alone chose.
     penalties: candidates for both: every other pair, the parts' pairs, and from the best of them on to the best
-      neighbour, half steps at last. The largest penalty leaves out what it is laid on, so that the loss is never above
-      that of a part.
-    Raises ValueError where there are no features, or no bias.
+      neighbour, half steps at last. The largest one leaves a part out: the loss is never above that of the other.
     """
     num_columns = len(folds.whole_train.xtx)
-    if not 1 <= num_pixels < num_columns:
-        raise ValueError(f"num_pixels={num_pixels} does not fit {num_columns} columns")
     group = (torch.arange(num_columns) >= num_pixels).long()
 
     @cache
@@ -200,12 +184,11 @@ def fit_joint(
     while chosen != before:
         chosen, before = best_of(product(*(neighbours(each) for each in chosen))), chosen
     chosen = best_of(product(*((each, *_between(penalties, each)) for each in chosen)))
-    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
     xtx = folds.whole_train.xtx
     of_parts = _rank(xtx[:num_pixels, :num_pixels]) + _rank(xtx[num_pixels:, num_pixels:])
-    _, correlations, _ = _canonical(xtx, num_pixels)
-    num_shared = int((correlations.square() > 1 - _SHARED).sum())
-    return JointFit(solution, chosen[1], of_parts - num_shared)
+    num_shared = int((_canonical(xtx, num_pixels)[1] > 1 - _SHARED).sum())
+    solution = _solution(folds, num_columns - num_pixels, chosen, group, errors(chosen))
+    return replace(solution, features_penalty=chosen[1], expected_rank=of_parts - num_shared)
 
 
 def recovered(
@@ -219,19 +202,18 @@ def recovered(
     """Return what an effect of the features of a known size comes to on these data: the least of `NUM_PLANTED`.
 
     Random directions of the features, less what the pixels hold of them, are added to the target, so large that the
-    loss without the features is exp(effect) times that with them. Each is then found again as `fit_joint` finds: fitted
-    on all folds but one at the best penalty of the features, and measured on that one. What is returned is the log
-    ratio of the loss of not having found it over that of having. With many images it is `effect`; where features
-    are many, images few, or the features' noise common to a scene, it is less, and down to 0: then "nothing was found"
-    does not say "nothing is there". All follows from the statistics.
+    loss without the features is exp(effect) times that with them. Each is fitted on all folds but one at the best
+    penalty of the features, and measured on that one: the log ratio of the loss of not having found it over that of
+    having. With many images it is `effect`; where features are many, images few, or the features' noise common to a
+    scene, it is less, and down to 0: then "nothing was found" does not say "nothing is there".
 
     chosen: penalties of pixels and features of the joint fit. effect: a log ratio of losses, at least 0.
     """
     whole = total([held for _, held in folds.pairs])
     num_outputs, pixels, features = whole.xty.shape[1], slice(num_pixels), slice(num_pixels, None)
     group = (torch.arange(len(whole.xtx)) >= num_pixels).long()
-    of_features, correlations, vectors = _canonical(whole.xtx, num_pixels)
-    own = vectors[:, correlations.square() <= 1 - _SHARED]
+    of_features, squares, vectors = _canonical(whole.xtx, num_pixels)
+    own = vectors[:, squares <= 1 - _SHARED]
     if own.shape[1] == 0:
         # The pixels hold all of the features: there is nothing beyond them to be missed.
         return effect
@@ -251,17 +233,14 @@ def recovered(
         yty = part.yty.repeat(NUM_PLANTED) + (planted * (2 * xty + across)).sum(dim=0)
         return replace(part, xty=xty + across, yty=yty)
 
-    def errors(part: Statistics, weights: Tensor) -> Tensor:
-        each = ((part.xtx @ weights - 2 * part.xty) * weights).sum(dim=0) + part.yty
-        return each.view(NUM_PLANTED, num_outputs).sum(dim=1)
-
-    lost = torch.zeros(NUM_PLANTED, dtype=torch.float64)
-    found = torch.zeros(len(penalties), NUM_PLANTED, dtype=torch.float64)
+    # Without the effect, then with it at each penalty of the features: squared errors of every planted one.
+    errors = torch.zeros(1 + len(penalties), NUM_PLANTED, dtype=torch.float64)
     for weights, (fitted, held) in zip(joint, folds.pairs, strict=True):
         changed, measured = with_planted(fitted), with_planted(held)
-        lost += errors(measured, weights.repeat(1, NUM_PLANTED))
-        found += torch.stack([errors(measured, _solve(changed, (chosen[0], penalty), group)) for penalty in penalties])
-    return float((lost / found.min(dim=0).values).log().min())
+        found = [_solve(changed, (chosen[0], penalty), group) for penalty in penalties]
+        of_pair = [measured.output_errors(each) for each in (weights.repeat(1, NUM_PLANTED), *found)]
+        errors += torch.stack(of_pair).unflatten(1, (NUM_PLANTED, num_outputs)).sum(dim=2)
+    return float((errors[0] / errors[1:].min(dim=0).values).log().min())
 
 
 def excess_loss(
@@ -269,8 +248,8 @@ def excess_loss(
 ) -> float:
     """Return how far weights lie above the optimum of the penalised loss, as a share of it, whatever made them.
 
-    strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; the
-    inverse is taken from an eigendecomposition of all columns, so that one that a solver lost is seen.
+    strength: on the diagonal of the system. By its gradient g the loss lies g'(G + P)^-1 g above the optimum; an
+    eigendecomposition of all columns inverts it, so that one that a solver lost is seen.
     """
     system = train.xtx + torch.diag(torch.maximum(strength, FLOOR * train.xtx.diagonal()))
     eigenvalues, vectors = torch.linalg.eigh(system)
@@ -288,17 +267,16 @@ def _rank(xtx: Float64[Tensor, "columns columns"]) -> int:
 
 
 def _canonical(xtx: Float64[Tensor, "columns columns"], num_pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Canonical correlations of the features with the pixels' leading columns, one a direction of the features.
+    """Squares of the canonical correlations of the features with the pixels' leading columns.
 
-    Returns the Cholesky factor L of the features' own part, the correlations, and their directions, columns of V:
-    features @ L^-T V are uncorrelated, of equal size, and each is as correlated with the pixels as is said.
+    Returns the Cholesky factor L of the features' own part, the squares, and V: the columns of features @ L^-T V are
+    uncorrelated, of equal size, and have these correlations with the pixels.
     """
     pixels, features = slice(num_pixels), slice(num_pixels, None)
     half = torch.linalg.solve_triangular(_cholesky(xtx[pixels, pixels]), xtx[pixels, features], upper=False)
     of_features = _cholesky(xtx[features, features], free=None)
     explained = torch.linalg.solve_triangular(of_features, half.mT, upper=False)
-    squares, vectors = torch.linalg.eigh(explained @ explained.mT)
-    return of_features, squares.clamp(min=0).sqrt(), vectors
+    return of_features, *torch.linalg.eigh(explained @ explained.mT)
 
 
 def _between(penalties: Sequence[float], best: float) -> tuple[float, ...]:
@@ -324,7 +302,7 @@ def _solution(
     return Solution(
         k=k,
         penalty=penalties[0],
-        weights=weights,
+        weights=folds.with_offset(weights),
         rank=_rank(read.xtx),
         train_loss=float(folds.whole_train.mse(weights)),
         plain_train_loss=float(read.mse(_solve(read, (0.0,) * len(penalties), group))),
@@ -351,14 +329,12 @@ def _solve(
 
 
 def _cholesky(
-    xtx: Float64[Tensor, "columns columns"],
-    strength: Float64[Tensor, " columns"] | float = 0.0,
-    free: int | None = 0,
+    xtx: Float64[Tensor, "columns columns"], strength: Float64[Tensor, " columns"] | float = 0.0, free: int | None = 0
 ) -> Float64[Tensor, "columns columns"]:
     """Cholesky factor of `xtx` with `strength` on its diagonal, FLOOR of the diagonal at least.
 
-    free: the column that gets neither: the bias. Where `xtx` is rounded more than that, as sums of float32 products
-    are, twice its most negative eigenvalue is the floor.
+    free: the column that gets neither: the bias. Where `xtx` is rounded more than that, twice its most negative
+    eigenvalue is the floor.
     """
     diagonal = xtx.diagonal()
     floor = FLOOR

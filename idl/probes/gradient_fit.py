@@ -1,9 +1,8 @@
 """Gradient descent on per-image statistics: many trials as one product, losses an epoch, and how far from the optimum.
 
 The target is standardised on the training split, each output by itself, and the bias starts at its mean. The
-gradient is that of the minibatch's mean squared error over valid pixels and outputs. Trials of one batch size, number
-of epochs and seed see the same minibatches: their weights are the rows of one matrix, and a step of all of them is
-its product with the minibatch's matrix.
+gradient is that of the minibatch's mean squared error over valid pixels and outputs. Trials that see the same
+minibatches are the rows of one matrix, and a step of all of them is its product with the minibatch's matrix.
 """
 
 import math
@@ -15,13 +14,13 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from idl.errors import InputError
 from idl.probes.exact import losses_of_all_k
 from idl.probes.image_statistics import ImageStatistics, Minibatch
-from idl.probes.statistics import Statistics
+from idl.probes.statistics import FoldedStatistics
 
 Solver = Literal["sgd", "adam"]
 Outcome = Literal["finished", "converged", "diverged"]
@@ -29,8 +28,7 @@ Outcome = Literal["finished", "converged", "diverged"]
 # A training loss so many times the target's variance does not come back to anything of use.
 DIVERGED_RATIO = 1e6
 # Steps whose products have fewer multiplications than this gain little time by a second thread (1,200 images of 65
-# columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do: its share of every
-# product is waited for.
+# columns: 100 trials none, 400 a tenth), and lose up to half where a core has something else to do.
 MULTIPLICATIONS_PER_THREAD = 2**21
 # Share of the steps over which the learning rate rises.
 WARMUP = 0.05
@@ -60,13 +58,8 @@ class Trial:
     lr: the learning rate at its highest; the target is standardised, so that it has no unit.
     weight_decay: of the weights, not of the bias, as an L2 term of the loss (not decoupled): with either solver a
       training that converges ends at the ridge optimum with penalty weight_decay * outputs / 2.
-    batch_size: images a step.
-    epochs: passes over the training images, if it does not converge before.
-    patience: epochs without gain after which the training has converged and ends.
-    seed: of the order of the images; trials of one seed see the same minibatches.
-
-    With the defaults the loss was 0.03 to 0.41 % above the optimum, for depth and normals at 10, 64 and 384
-    components of a ConvNeXt on 1,320 images; with lr 0.01 it was 0.09 to 1.6 %.
+    batch_size: images a step. epochs: passes over the training images, if it does not converge before.
+    patience: epochs without gain after which it has converged. seed: of the order of the images.
     """
 
     k: int
@@ -81,12 +74,11 @@ class Trial:
     def __post_init__(self) -> None:
         if self.solver not in get_args(Solver):
             raise InputError(f"solver={self.solver}: expected {' or '.join(get_args(Solver))}.")
-        least = {"lr": math.nextafter(0, 1), "batch_size": 1, "epochs": 1, "patience": 1}
-        for name in ("k", "lr", "weight_decay", "batch_size", "epochs", "patience", "seed"):
-            value = getattr(self, name)
-            if not least.get(name, 0) <= value < math.inf:
-                bound = "more than 0" if name == "lr" else f"{least.get(name, 0)} or more"
-                raise InputError(f"{name}={value}: expected {bound}, and a finite number.")
+        least = {"k": 0, "lr": math.nextafter(0, 1), "weight_decay": 0, "batch_size": 1, "epochs": 1, "patience": 1}
+        for name, bound in (least | {"seed": 0}).items():
+            if not bound <= getattr(self, name) < math.inf:
+                expected = "more than 0" if name == "lr" else f"{bound} or more"
+                raise InputError(f"{name}={getattr(self, name)}: expected {expected}, and a finite number.")
 
     @property
     def minibatches(self) -> tuple[int, int, int]:
@@ -98,11 +90,11 @@ class Trial:
 class TrainResult:
     """A trial's result. Losses are unpenalised mean squared errors, target units squared.
 
-    weights: those of the epoch with the lowest validation loss, in the target's own scale, the bias first; zero
-      beyond k. Those of the constant where the trial diverged.
+    weights: of the target itself, of the epoch with the lowest validation loss, the bias first; zero beyond k. Those of
+      the constant where the trial diverged.
     train_loss, val_loss: of these weights; infinite where the trial diverged.
-    excess_loss: (train_loss - optimum) / optimum, with the optimum at penalty 0 and the same k: 0 is as good as the
-      exact solver. Infinite where the optimum is 0, or the trial diverged.
+    excess_loss: (train_loss - optimum) / optimum, with the optimum at penalty 0 and the same k. Infinite where the
+      optimum is 0, or the trial diverged.
     train_losses, val_losses: after each epoch, on the whole split.
     best_epoch: whose weights these are, from 1; 0 where the trial diverged.
     outcome: "finished" its epochs, "converged" before, or "diverged".
@@ -120,166 +112,187 @@ class TrainResult:
 
 
 def fit_by_gradient(
-    images: ImageStatistics, train: Statistics, val: Statistics, trials: Sequence[Trial]
+    images: ImageStatistics, statistics: FoldedStatistics, trials: Sequence[Trial]
 ) -> list[TrainResult]:
     """Train all `trials`, those of one batch size, number of epochs and seed as one.
 
     images: the training split, image by image, on the device that is to do the work.
-    train, val: sums over the splits, of the same columns and the same target; the bias comes first.
+    statistics: of the same columns and the same target; the bias comes first.
 
     A trial's result does not depend on the others, but for the rounding of float32; one that diverges ends alone.
-    Equal seeds give equal minibatches, on every device. Small steps are taken on one thread; the number of torch's
-    threads, which is the process's, is what it was when this ends.
-    Raises ValueError where a k, or the sums, do not fit `images`.
+    Equal seeds give equal minibatches, on every device. Small steps are taken on one of torch's threads.
     """
-    sizes = (images.num_columns, images.num_outputs)
-    if any(statistics.xty.shape != sizes for statistics in (train, val)) or train.num_images != images.num_images:
-        raise ValueError(
-            f"{images.num_images} images with (columns, outputs) = {sizes}, but sums over {train.num_images} images "
-            f"with {tuple(train.xty.shape)} (train) and {tuple(val.xty.shape)} (val)"
-        )
-    for trial in trials:
-        if trial.k >= images.num_columns:
-            raise ValueError(f"k={trial.k} does not fit {images.num_columns} columns")
+    train = statistics.whole_train
     optima = losses_of_all_k(train, 0.0, [train])[0] / train.num_terms
     results: dict[int, TrainResult] = {}
-    # Those of one solver stand next to each other.
+    # Those of one solver stand next to each other, Adam's first.
     order = sorted(range(len(trials)), key=lambda position: (trials[position].minibatches, trials[position].solver))
     for _, group in groupby(order, key=lambda position: trials[position].minibatches):
         positions = list(group)
-        of_group = _train(images, train, val, [trials[position] for position in positions], optima)
+        of_group = _train(images, statistics, [trials[position] for position in positions], optima)
         results.update(zip(positions, of_group, strict=True))
     return [results[position] for position in range(len(trials))]
 
 
 def _train(
-    images: ImageStatistics,
-    train: Statistics,
-    val: Statistics,
-    trials: Sequence[Trial],
-    optima: Float64[Tensor, " columns"],
+    images: ImageStatistics, statistics: FoldedStatistics, trials: Sequence[Trial], optima: Float64[Tensor, " columns"]
 ) -> list[TrainResult]:
     """Train trials of the same minibatches until every one has ended. optima: training losses at every k."""
-    batch = TrialBatch(images, train, val, trials)
+    batch = TrialBatch(images, statistics, trials)
     limit = DIVERGED_RATIO * float(batch.spread.square().mean())
     patience = torch.tensor([trial.patience for trial in trials])
     start = best = batch.target_weights()
-    best_train = best_val = torch.full((len(trials),), torch.inf, dtype=torch.float64)
+    # Of training and validation: (2, trials).
+    best_losses = torch.full((2, len(trials)), torch.inf, dtype=torch.float64)
     best_epoch = without_gain = num_epochs = torch.zeros(len(trials), dtype=torch.long)
     running = torch.ones(len(trials), dtype=torch.bool)
-    diverged = converged = ~running
-    curves: list[tuple[Tensor, Tensor]] = []
+    converged = ~running
+    curves = []
     for epoch in range(1, trials[0].epochs + 1):
         batch.train_epoch()
         weights = batch.target_weights()
-        train_losses, val_losses = batch.train.mse(weights), batch.val.mse(weights)
+        losses = torch.stack([batch.train.mse(weights), batch.val.mse(weights)])
         # A comparison with what is no number is False.
-        is_sound = (train_losses <= limit) & val_losses.isfinite()
-        train_losses, val_losses = (torch.where(is_sound, each, torch.inf) for each in (train_losses, val_losses))
-        curves.append((train_losses, val_losses))
+        is_sound = (losses[0] <= limit) & losses[1].isfinite()
+        losses = torch.where(is_sound, losses, torch.inf)
+        curves.append(losses)
         num_epochs = num_epochs + running
-        without_gain = torch.where(val_losses < best_val * (1 - MIN_GAIN), 0, without_gain + 1)
+        without_gain = torch.where(losses[1] < best_losses[1] * (1 - MIN_GAIN), 0, without_gain + 1)
         # A diverged trial loses what it had: its result is infinite.
-        takes = running & ((val_losses < best_val) | ~is_sound)
+        takes = running & ((losses[1] < best_losses[1]) | ~is_sound)
         # Spared where it changes nothing, as in most epochs: a tenth of an epoch of a hundred trials.
         kept = weights if bool(is_sound.all()) else torch.where(is_sound[:, None], weights, start)
         best = torch.where(takes[:, None], kept, best)
-        best_train, best_val = torch.where(takes, train_losses, best_train), torch.where(takes, val_losses, best_val)
+        best_losses = torch.where(takes, losses, best_losses)
         best_epoch = torch.where(takes, is_sound * epoch, best_epoch)
-        diverged = diverged | (running & ~is_sound)
         converged = converged | (running & is_sound & (without_gain >= patience))
-        before, running = running, running & ~diverged & ~converged
+        before, running = running, running & is_sound & ~converged
         if not running.any():
             break
         if not torch.equal(running, before):
             batch.keep(running)
     optimum = optima[[trial.k for trial in trials]]
     # A perfect optimum: nothing is within a share of it but itself.
-    excess = torch.where(
-        optimum > 0, (best_train - optimum) / optimum, torch.where(best_train > 0, torch.inf, 0.0)
-    ).tolist()
+    of_perfect = torch.where(best_losses[0] > 0, torch.inf, 0.0)
+    excess = torch.where(optimum > 0, (best_losses[0] - optimum) / optimum, of_perfect).tolist()
     padded = F.pad(best, (0, 0, 0, 0, 0, images.num_columns - len(best)))
-    train_curves, val_curves = (torch.stack(each).T.tolist() for each in zip(*curves, strict=True))
+    train_curves, val_curves = torch.stack(curves, dim=2).tolist()
     return [
         TrainResult(
             trial=trial,
-            weights=padded[:, row].clone(),
-            train_loss=float(best_train[row]),
-            val_loss=float(best_val[row]),
+            weights=statistics.with_offset(padded[:, row]),
+            train_loss=float(best_losses[0, row]),
+            val_loss=float(best_losses[1, row]),
             excess_loss=excess[row],
             train_losses=tuple(train_curves[row][: num_epochs[row]]),
             val_losses=tuple(val_curves[row][: num_epochs[row]]),
             best_epoch=int(best_epoch[row]),
-            outcome="diverged" if diverged[row] else "converged" if converged[row] else "finished",
+            outcome="diverged" if best_losses[1, row].isinf() else "converged" if converged[row] else "finished",
         )
         for row, trial in enumerate(trials)
     ]
 
 
 class TrialBatch:
-    """Weights of trials that share minibatches, for the standardised target.
+    """Weights of trials that share minibatches, for the standardised target, and the state of their optimisers.
 
-    Row (t, o) of the weights is output o of the t-th trial that still runs; the others take part no more.
+    A row is one output of a trial that still runs, those of Adam first; each has its own learning rate and weight
+    decay. Columns beyond the trial's k stay 0, and the first one, the bias, has no weight decay.
 
-    trials: those of one solver next to each other. train, val: sums on the columns that are read.
+    trials: those of one solver next to each other.
+    train, val: sums over the splits on the columns that are read.
     spread: of the target over the valid pixels, one an output; 1 where it does not vary.
     """
 
-    def __init__(self, images: ImageStatistics, train: Statistics, val: Statistics, trials: Sequence[Trial]) -> None:
+    def __init__(self, images: ImageStatistics, statistics: FoldedStatistics, trials: Sequence[Trial]) -> None:
         self.trials = trials
-        k_max = max(trial.k for trial in trials)
-        read = torch.arange(1 + k_max)
-        self.train, self.val = train.subset(read), val.subset(read)
-        self.mean = train.xty[0] / train.num_valid
-        square = train.yty / train.num_valid
+        num_outputs, column = images.num_outputs, torch.arange(1 + max(trial.k for trial in trials))
+        self.train, self.val = (each.subset(column) for each in (statistics.whole_train, statistics.whole_val))
+        self.mean, square = self.train.xty[0] / self.train.num_valid, self.train.yty / self.train.num_valid
         variance = square - self.mean.square()
         self.spread = torch.where(variance > 1e-12 * square, variance, 1.0).sqrt()
         moved = [tensor.to(images.device, images.dtype) for tensor in (self.mean, self.spread)]
-        self._images = images.leading(k_max, *moved)
-        self._numbers = torch.arange(len(trials))
-        shape = (len(trials), images.num_outputs, 1 + k_max)
-        self._weights = torch.zeros(shape, dtype=images.dtype, device=images.device)
-        self._optimisers = [
-            Optimiser(list(group), self._weights) for _, group in groupby(trials, lambda trial: trial.solver)
-        ]
+        self._images = images.leading(len(column) - 1, *moved)
+        k, lr, decay = (
+            torch.tensor([getattr(trial, name) for trial in trials], dtype=torch.float64)
+            .repeat_interleave(num_outputs)[:, None]
+            .to(images.device, images.dtype)
+            for name in ("k", "lr", "weight_decay")
+        )
+        column = column.to(images.device)
+        self._rates, self._decay = lr * (column <= k), decay * ((column > 0) & (column <= k))
+        self._weights, self._mean, self._square = (torch.zeros_like(self._rates) for _ in range(3))
+        self._rows = torch.arange(len(self._rates))
+        self._num_adam = num_outputs * sum(trial.solver == "adam" for trial in trials)
+        self._has_decay = bool(decay.any())
         self._generator = torch.Generator().manual_seed(trials[0].seed)
-        self._step = 0
+        self._num_steps = 0
 
     def train_epoch(self) -> None:
         """Show every image once. Nothing waits for the device."""
         first, num_images = self.trials[0], self._images.num_images
-        num_steps = first.epochs * -(-num_images // first.batch_size)
-        weights = self._weights.flatten(0, 1)
-        gradient = torch.empty_like(weights)
-        sizes = [optimiser.num_rows for optimiser in self._optimisers]
-        parts = list(zip(self._optimisers, weights.split(sizes), gradient.split(sizes), strict=True))
+        in_all = first.epochs * -(-num_images // first.batch_size)
+        gradient = torch.empty_like(self._weights)
+        # torch.optim knows one learning rate a tensor, and takes 3 to 5 times as long for a matrix this small.
+        state = (self._weights, gradient, self._rates, self._mean, self._square)
+        adam, sgd = ([each[part] for each in state] for part in (slice(self._num_adam), slice(self._num_adam, None)))
         order = torch.randperm(num_images, generator=self._generator)
-        with closing(_on_few_threads(self._images.minibatches(order, first.batch_size), len(weights))) as minibatches:
+        made = self._images.minibatches(order, first.batch_size)
+        with closing(_on_few_threads(made, len(gradient))) as minibatches:
             for minibatch in minibatches:
-                minibatch.gradient(weights, out=gradient)
-                share = rate_at(self._step, num_steps, WARMUP)
-                for optimiser, its_weights, its_gradient in parts:
-                    optimiser.step(its_weights, its_gradient, share)
-                self._step += 1
+                minibatch.gradient(self._weights, out=gradient)
+                if self._has_decay:
+                    gradient.addcmul_(self._weights, self._decay)
+                share = rate_at(self._num_steps, in_all, WARMUP)
+                self._num_steps += 1
+                if len(adam[0]):
+                    _step_of_adam(*adam, share=share, num_steps=self._num_steps)
+                if len(sgd[0]):
+                    _step_of_sgd(*sgd, share=share)
 
     def target_weights(self) -> Float64[Tensor, "columns trials out"]:
-        """Weights in the target's own scale, on the CPU; zero for trials that run no more."""
-        num_outputs, num_columns = self._weights.shape[1:]
-        weights = torch.zeros(num_columns, len(self.trials), num_outputs, dtype=torch.float64)
-        weights[:, self._numbers] = self._weights.to("cpu", torch.float64).permute(2, 0, 1) * self.spread
+        """Weights in the target's own scale, on the CPU; the mean alone for trials that run no more."""
+        num_outputs, num_columns = len(self.mean), self._weights.shape[1]
+        weights = torch.zeros(num_columns, len(self.trials) * num_outputs, dtype=torch.float64)
+        weights[:, self._rows] = self._weights.to("cpu", torch.float64).T
+        weights = weights.unflatten(1, (-1, num_outputs)) * self.spread
         weights[0] += self.mean
         return weights
 
     def keep(self, is_running: Bool[Tensor, " trials"]) -> None:
         """Go on with the trials that are running."""
-        kept = is_running[self._numbers]
-        self._numbers = self._numbers[kept]
-        self._weights = self._weights[kept.to(self._weights.device)]
-        rows = kept.repeat_interleave(self._weights.shape[1])
-        parts = rows.split([optimiser.num_rows for optimiser in self._optimisers])
-        for optimiser, part in zip(self._optimisers, parts, strict=True):
-            optimiser.keep(part)
-        self._optimisers = [optimiser for optimiser in self._optimisers if optimiser.num_rows]
+        kept = is_running.repeat_interleave(len(self.mean))[self._rows]
+        self._rows, self._num_adam = self._rows[kept], int(kept[: self._num_adam].sum())
+        state = (self._weights, self._rates, self._decay, self._mean, self._square)
+        kept = kept.to(self._weights.device)
+        self._weights, self._rates, self._decay, self._mean, self._square = (each[kept] for each in state)
+
+
+def _step_of_sgd(
+    weights: Tensor, gradient: Tensor, rates: Tensor, velocity: Tensor, _: Tensor, *, share: float
+) -> None:
+    """Change the weights as `torch.optim.SGD` does, at `share` of each row's rate.
+
+    velocity = momentum * velocity + gradient; weights -= lr * velocity.
+    """
+    velocity.mul_(MOMENTUM).add_(gradient)
+    weights.addcmul_(velocity, rates, value=-share)
+
+
+def _step_of_adam(
+    weights: Tensor, gradient: Tensor, rates: Tensor, mean: Tensor, square: Tensor, *, share: float, num_steps: int
+) -> None:
+    """Change the weights as `torch.optim.Adam` does, at `share` of each row's rate; the gradient is left changed.
+
+    weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon), both sides of the fraction times the root
+    of 1 - beta2^t: two numbers are corrected instead of two matrices.
+    """
+    root = math.sqrt(1 - BETA2**num_steps)
+    mean.lerp_(gradient, 1 - BETA1)
+    square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    direction = torch.sqrt(square, out=gradient).add_(EPSILON * root)
+    torch.div(mean, direction, out=direction)
+    weights.addcmul_(direction, rates, value=-share * root / (1 - BETA1**num_steps))
 
 
 def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generator[Minibatch]:
@@ -292,60 +305,3 @@ def _on_few_threads(minibatches: Iterator[Minibatch], num_rows: int) -> Generato
             yield minibatch
         finally:
             torch.set_num_threads(num_threads)
-
-
-class Optimiser:
-    """A solver's state for its trials: each row has its own learning rate and weight decay.
-
-    They are `torch.optim.SGD` and `torch.optim.Adam`, which know one learning rate a tensor and take 3 to 5 times as
-    long for a matrix this small (Adam, 100 rows of 65: 59 against 18 microseconds). A row is one output of one trial;
-    its columns beyond the trial's k stay as they are, and the first one, the bias, has no weight decay.
-    """
-
-    def __init__(self, trials: Sequence[Trial], weights: Float[Tensor, "all_trials out columns"]) -> None:
-        num_outputs, num_columns = weights.shape[1:]
-        k, lr, decay = (
-            torch.tensor([getattr(trial, name) for trial in trials], dtype=torch.float64)
-            .repeat_interleave(num_outputs)[:, None]
-            .to(weights.device, weights.dtype)
-            for name in ("k", "lr", "weight_decay")
-        )
-        column = torch.arange(num_columns, device=weights.device)
-        self._solver = trials[0].solver
-        self._rates = lr * (column <= k)
-        self._decay = decay * ((column > 0) & (column <= k))
-        self._has_decay = bool(decay.any())
-        self._mean, self._square = torch.zeros_like(self._rates), torch.zeros_like(self._rates)
-        self._num_steps = 0
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that it has the state of."""
-        return len(self._rates)
-
-    def step(
-        self, weights: Float[Tensor, "rows columns"], gradient: Float[Tensor, "rows columns"], share: float
-    ) -> None:
-        """Change the weights by one step at `share` of each row's learning rate; the gradient is left changed."""
-        if self._has_decay:
-            gradient.addcmul_(weights, self._decay)
-        self._num_steps += 1
-        if self._solver == "sgd":
-            # velocity = momentum * velocity + gradient; weights -= lr * velocity.
-            self._mean.mul_(MOMENTUM).add_(gradient)
-            weights.addcmul_(self._mean, self._rates, value=-share)
-            return
-        # weights -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon). Both sides of the fraction times this
-        # root: two numbers are corrected instead of two matrices.
-        root = math.sqrt(1 - BETA2**self._num_steps)
-        self._mean.lerp_(gradient, 1 - BETA1)
-        self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        direction = torch.sqrt(self._square, out=gradient).add_(EPSILON * root)
-        torch.div(self._mean, direction, out=direction)
-        weights.addcmul_(direction, self._rates, value=-share * root / (1 - BETA1**self._num_steps))
-
-    def keep(self, rows: Bool[Tensor, " rows"]) -> None:
-        """Go on with some of the rows."""
-        rows = rows.to(self._rates.device)
-        self._rates, self._decay = self._rates[rows], self._decay[rows]
-        self._mean, self._square = self._mean[rows], self._square[rows]

@@ -1,9 +1,8 @@
 """The full-resolution squared loss, held on the encoder's grid.
 
-With p the prediction on the grid, U the bilinear upsampling, M the valid mask and y the target, the loss of one
-image is |M (U p - y)|^2 = p'Kp - 2 p'r + y'My with K = U'MU and r = U'My. Bilinear upsampling lets a pixel read
-a cell and its neighbour at most, so that K couples a cell with its eight neighbours only: it is symmetric and
-held as five diagonals.
+With p the prediction on the grid, U the bilinear upsampling, M the valid mask and y the target, the loss of one image
+is |M (U p - y)|^2 = p'Kp - 2 p'r + y'My with K = U'MU and r = U'My. A pixel reads a cell and its neighbour at most, so
+that K couples a cell with its eight neighbours only: it is symmetric and held as five diagonals.
 """
 
 from dataclasses import dataclass
@@ -23,8 +22,7 @@ OFFSETS = ((0, 0), (0, 1), (1, -1), (1, 0), (1, 1))
 def upsampling(num_cells: int, num_pixels: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "pixels cells"]:
     """Matrix of 1-D bilinear upsampling as `torch.nn.functional.interpolate(align_corners=False)` defines it.
 
-    Pixel i reads the position (i + 1/2) cells / pixels - 1/2, clamped to the first and the last cell.
-    Raises ValueError where the grid is finer than the pixels: a pixel would read more than two cells.
+    Raises ValueError where the grid is finer than the pixels: K would couple cells farther apart.
     """
     if num_cells > num_pixels:
         raise ValueError(f"a grid of {num_cells} cells is finer than {num_pixels} pixels")
@@ -33,9 +31,8 @@ def upsampling(num_cells: int, num_pixels: int, dtype: torch.dtype = torch.float
     right = (left + 1).clamp(max=num_cells - 1)
     share = position - left
     matrix = torch.zeros(num_pixels, num_cells, dtype=torch.float64)
-    rows = torch.arange(num_pixels)
-    matrix.index_put_((rows, left), 1 - share, accumulate=True)
-    matrix.index_put_((rows, right), share, accumulate=True)
+    for cell, weight in ((left, 1 - share), (right, share)):
+        matrix.index_put_((torch.arange(num_pixels), cell), weight, accumulate=True)
     return matrix.to(dtype)
 
 
@@ -46,22 +43,12 @@ def upsample(grid: Float[Tensor, "*batch h w"], height: int, width: int) -> Floa
     return rows @ grid @ columns.T
 
 
-def _shifted(matrix: Float[Tensor, "pixels cells"], by: int) -> Float[Tensor, "pixels cells"]:
-    """Return `matrix` with column a holding column a + by, for by = -1, 0, 1; zeros where that lies outside."""
-    padded = F.pad(matrix, (1, 1))
-    return padded[:, 1 + by : 1 + by + matrix.shape[1]]
-
-
 @lru_cache(maxsize=32)
-def _row_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> Float[Tensor, "two cells pixels"]:
+def _shift_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """U * shift(U, by): for rows, by = 0, 1, (2, cells, pixels); for columns, by = -1, 0, 1, (pixels, 3 cells)."""
     matrix = upsampling(num_cells, num_pixels, dtype)
-    return torch.stack([(matrix * _shifted(matrix, dy)).T for dy in (0, 1)]).contiguous()
-
-
-@lru_cache(maxsize=32)
-def _column_products(num_cells: int, num_pixels: int, dtype: torch.dtype) -> Float[Tensor, "pixels three_cells"]:
-    matrix = upsampling(num_cells, num_pixels, dtype)
-    return torch.cat([matrix * _shifted(matrix, dx) for dx in (-1, 0, 1)], dim=1).contiguous()
+    products = [matrix * F.pad(matrix, (1, 1))[:, 1 + by : 1 + by + num_cells] for by in (-1, 0, 1)]
+    return torch.stack([each.T for each in products[1:]]).contiguous(), torch.cat(products, dim=1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -79,8 +66,8 @@ class UpsampledGram:
 
         diagonal(dy, dx) = (Uy * shift(Uy, dy))' M (Ux * shift(Ux, dx)), products elementwise inside.
         """
-        rows = _row_products(height, mask.shape[-2], mask.dtype).to(mask.device)
-        columns = _column_products(width, mask.shape[-1], mask.dtype).to(mask.device)
+        rows = _shift_products(height, mask.shape[-2], mask.dtype)[0].to(mask.device)
+        columns = _shift_products(width, mask.shape[-1], mask.dtype)[1].to(mask.device)
         half = mask @ columns  # (batch, H, 3 w): the columns are done once for both row shifts
         both = (rows[:, None] @ half).unflatten(-1, (3, width))
         return cls(torch.stack([both[dy, :, :, dx + 1] for dy, dx in OFFSETS]))
@@ -104,7 +91,7 @@ def upsample_adjoint(
 ) -> Float[Tensor, "batch out h w"]:
     """r = U'My: the target, brought to the grid by the transpose of the upsampling.
 
-    mask: M, 1 where valid, else 0; None: the target is 0 already where it is not valid.
+    mask: M; None: the target is 0 already where it is not valid.
     """
     rows = upsampling(height, target.shape[-2], target.dtype).to(target.device)
     columns = upsampling(width, target.shape[-1], target.dtype).to(target.device)
@@ -122,9 +109,7 @@ def position_columns(height: int, width: int) -> Float[Tensor, "5 h w"]:
     A column without variance (a grid of one cell) stays zero.
     """
     y, x = torch.meshgrid(
-        (torch.arange(height, dtype=torch.float64) + 0.5) * 2 / height - 1,
-        (torch.arange(width, dtype=torch.float64) + 0.5) * 2 / width - 1,
-        indexing="ij",
+        *((torch.arange(num, dtype=torch.float64) + 0.5) * 2 / num - 1 for num in (height, width)), indexing="ij"
     )
     columns = torch.stack([x, y, x * x, x * y, y * y]).flatten(1)
     centred = columns - columns.mean(dim=1, keepdim=True)

@@ -19,9 +19,10 @@ class ProbeCard:
     """What a probe was fitted on and for; travels in the safetensors header.
 
     k: components read. penalty: in units of the mean square of a column.
-    resolution, width: height and width of the images it was fitted on, pixels; a width of 0: they were square.
-    target_factory, target_identity: of a target from outside, "package.module:factory" that gives it again, and what
-      sets it apart from others of its name; empty for those of the package.
+    resolution, width: height and width of the images it was fitted on, pixels; a width of 0: they were square, as those
+      of probes that do not say it.
+    target_factory, target_identity: of a target from outside, "package.module:factory", and what sets it apart from
+      others of its name.
     """
 
     target: str
@@ -34,7 +35,6 @@ class ProbeCard:
     dataset_digest: str
     protocol_digest: str
     resolution: int
-    # Probes of earlier versions, which knew squares only, do not say it.
     width: int = 0
     target_factory: str = ""
     target_identity: str = ""
@@ -44,10 +44,7 @@ _TENSORS = ("mean", "projection", "weight", "bias")
 
 
 class LinearProbe(nn.Module):
-    """k components of a feature map in, one number (three for normals) a cell out, upsampled bilinearly.
-
-    mean: (channels,), projection: (channels, k), weight: (out, k), bias: (out,).
-    """
+    """k components of a feature map in, one number (three for normals) a cell out, upsampled bilinearly."""
 
     mean: Tensor
     projection: Tensor
@@ -91,16 +88,15 @@ class LinearProbe(nn.Module):
             with safe_open(path, framework="pt") as file:
                 card = ProbeCard(**json.loads((file.metadata() or {})["idl.probe"]))
                 return cls(**{name: file.get_tensor(name) for name in _TENSORS}, card=card)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file. Pass the probe.safetensors of a run.") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise InputError(f"{path}: not a probe of this project. Pass the probe.safetensors of a run.") from error
+            problem = "no such file" if isinstance(error, FileNotFoundError) else "not a probe of this project"
+            raise InputError(f"{path}: {problem}. Pass the probe.safetensors of a run.") from error
 
 
 class DepthModel(nn.Module):
     """RGB in [0, 1] in, the target out: metres (or unit normals) at the image's own size.
 
-    decode: brings the target's space to metres; the result is clamped to the protocol's range in metres.
+    decode: brings the target's space to metres; the result is clamped to `range_m`.
     """
 
     def __init__(
@@ -111,10 +107,8 @@ class DepthModel(nn.Module):
         range_m: tuple[float, float] | None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.probe = probe
-        self.decode = decode
-        self.range_m = range_m
+        self.encoder, self.probe = encoder, probe
+        self.decode, self.range_m = decode, range_m
 
     def forward(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch out H W"]:
         """Predict for images of any size that the encoder takes."""

@@ -41,7 +41,8 @@ def probe_run(
     descent: of a probe trained by gradient descent.
     """
     store, split, encoder, target, protocol = data.store, data.split, data.encoder, data.target, data.protocol
-    curve, solution, throughput = arms[PROBE].fit.curve, arms[PROBE].fit.solution, data.encoded.throughput
+    curve, solution = arms[PROBE].fit.curve, arms[PROBE].fit.solution
+    num_encoded, seconds = data.encoded.throughput()
     losses, summary = {name: test.pooled_loss(name) for name in arms}, test.sums.summary()
     loss_over_null = losses[PROBE] / losses["null"] if losses["null"] > 0 else math.nan
     smallest_k = curve.smallest_k_within(ENOUGH)
@@ -57,8 +58,8 @@ def probe_run(
         "loss_over_null": loss_over_null,
         "rank": solution.rank,
         "smallest_k_within_1_percent": smallest_k,
-        "encoded_images": throughput.num_images,
-        **({"images_per_s": throughput.num_images / throughput.seconds} if throughput.num_images else {}),
+        "encoded_images": num_encoded,
+        **({"images_per_s": num_encoded / seconds} if num_encoded else {}),
         **{f"test_{name}": value for name, value in summary.items()},
     }
     # A probe by gradient descent is not cross-validated.

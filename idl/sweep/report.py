@@ -9,7 +9,6 @@ from typing import Any
 from PIL import Image as Pillow
 
 from idl.evaluate import ShownImages
-from idl.fitting import with_offset
 from idl.probes.gradient_fit import TrainResult
 from idl.report import Run, RunReport, charts, tiles
 from idl.report.encoder import run_tags
@@ -40,7 +39,7 @@ class TrialPages:
         """Yield the pages of a batch, in its order by stage; the predictions of each stage are one product."""
         for stage in dict.fromkeys(trial.stage for trial, _ in batch):
             here = [each for each in batch if each[0].stage == stage]
-            weights = [with_offset(result.weights, self._data.sets[stage].train) for _, result in here]
+            weights = [result.weights for _, result in here]
             encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, tiles.TILE_SIDE)
             tags = {**run_tags(encoded.store, encoded.encoder), "target": encoded.target.name}
             for (trial, result), of_target, prediction in zip(here, weights, shown, strict=True):

@@ -168,7 +168,7 @@ def training_data(
         for stage, encoder in encoders.items():
             # Released before the training: other workers on this machine want the same maps.
             with encode(config, store, encoder, cache_folder, progress) as data:
-                sets[stage] = training_set(data.encoded, data.target, data.train, data.val, k, progress)
+                sets[stage] = training_set(data.encoded, data.target, data.statistics, k, progress)
             encoded[stage] = data
         return TrainingData(encoded, sets, max(each.num_components for each in sets.values()))
 
@@ -312,7 +312,7 @@ def evaluate_best(
         step_images=trial.batch_size,
     )
     with cache.locked(encoded.encoded.folder):
-        arms = fit_arms(encoded.train, encoded.val, encoded.encoded.columns, trial.k)
+        arms = fit_arms(encoded.statistics, encoded.encoded.columns, trial.k)
         exact_val_loss = arms[PROBE].fit.solution.val_loss
-        arms |= {PROBE: arm_of(result, arms[PROBE], data.sets[best.stage])}
+        arms |= {PROBE: arm_of(result, arms[PROBE])}
         return evaluate_and_report(replace(encoded, config=config), arms, result, progress), exact_val_loss

@@ -68,7 +68,7 @@ class Trained:
 def require_size(objective: Objective, config: TrainingConfig, protocol: ImageProtocol) -> None:
     """Raise InputError where the images are not square, or the network takes none of their size or of the crop's."""
     resolution = protocol.resolution
-    if not protocol.is_square:
+    if protocol.width != protocol.resolution:
         raise InputError(
             f"protocol={protocol.name}: a training takes square images, and these have {resolution} x "
             f"{protocol.width} pixels. Pass protocol=idl."

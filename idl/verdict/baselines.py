@@ -24,10 +24,11 @@ from idl.encoders.null import patches
 from idl.encoders.untrained import KINDS, NoTwinError, twins
 from idl.errors import InputError
 from idl.features import EncodedDataset, NoFeaturesError, features_key
-from idl.fitting import SplitStatistics, folds_of, split_statistics, with_offset
+from idl.fitting import fit_statistics
 from idl.probe_config import ProbeConfig, split_of
 from idl.probes.basis import NUM_NULL, Columns
 from idl.probes.exact import Curve, Solution, fit, fit_joint, recovered
+from idl.probes.statistics import FoldedStatistics
 from idl.progress import Progress, prefixed, silent
 from idl.targets import Target, target
 from idl.verdict.maps import ArmMaps, Lenders, derangement, squared_errors
@@ -52,10 +53,7 @@ class Arm:
     """A fitted arm and, once the test split was read, its errors there.
 
     columns: what it reads of the joint system, the bias first.
-    weights: (columns, out), float64, with the target's offset in the bias.
-    solution: its penalty, rank and losses; the penalty of a joint arm is that of its pixels.
-    expected_rank: of a joint arm, from its parts' ranks; of any other its own.
-    features_penalty: of a joint arm, on its features. None for other arms.
+    solution: its weights, penalty, rank and losses; the penalty of a joint arm is that of its pixels.
     recovered: log ratio that an effect of the margin's size, planted in a joint arm's features, comes to on these
       images; nan where none was planted.
     squared_error: of each test image, summed over its valid pixels and the outputs, target units squared.
@@ -63,10 +61,7 @@ class Arm:
     """
 
     columns: tuple[int, ...]
-    weights: Float64[Tensor, "columns out"]
     solution: Solution
-    expected_rank: int
-    features_penalty: float | None = None
     recovered: float = float("nan")
     squared_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
     aligned_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
@@ -267,14 +262,13 @@ class _Runs:
         """
         source, progress = ArmMaps(*maps, self.batch_size, lenders), prefixed(self.progress, label)
         with source.locked():
-            train = split_statistics(source, "train", self.target, progress, offset)
-            val = split_statistics(source, "val", self.target, progress, train.offset)
-        fitted = fit_all(train, val, source.columns, ks, names, pixels=pixels, planted_effect=planted_effect)
-        return _Fitted(source, progress, train.offset, *fitted)
+            folds = fit_statistics(source, self.target, progress, offset)
+        fitted = fit_all(folds, source.columns, ks, names, pixels=pixels, planted_effect=planted_effect)
+        return _Fitted(source, progress, folds.offset, *fitted)
 
     def test(self, fitted: _Fitted) -> tuple[Float64[np.ndarray, " images"], dict[tuple[int, str], Arm]]:
         """Return the valid pixels of the test images, and every arm with its errors on their truth."""
-        read = [(arm.columns, arm.weights) for arm in fitted.arms.values()]
+        read = [(arm.columns, arm.solution.weights) for arm in fitted.arms.values()]
         with fitted.maps.locked():
             num_valid, *errors = squared_errors(fitted.maps, "test", self.target, read, fitted.progress)
         if lenders := fitted.maps.lenders:
@@ -301,8 +295,7 @@ def columns_of(columns: Columns, arm: str, k: int) -> tuple[tuple[int, ...], tup
 
 
 def fit_all(
-    train: SplitStatistics,
-    val: SplitStatistics,
+    folds: FoldedStatistics,
     columns: Columns,
     ks: Sequence[int],
     names: Sequence[str],
@@ -313,11 +306,11 @@ def fit_all(
     """Return the arms `names`, `TRAINED` among them, and the features' losses up to the largest k.
 
     Penalties are chosen by cross-validation.
-    train, val: with the same offset. ks: rising.
+    ks: rising.
     pixels: where the arm of the pixels is fitted already, which `JOINT` starts from; None: it is among `names`.
     planted_effect: of `JOINT`, a log ratio: what an effect so large would come to is measured; None: it is not.
     """
-    folds, arms, curves = folds_of(train, val), dict[tuple[int, str], Arm](), list[Curve]()
+    arms, curves = dict[tuple[int, str], Arm](), list[Curve]()
     for k, name in itertools.product(ks, names):
         if name in FIXED and k > ks[0]:
             arms[k, name] = arms[ks[0], name]
@@ -330,15 +323,13 @@ def fit_all(
             joint = fit_joint(system, num_pixels=num_pixels, parts=parts)
             found = float("nan")
             if planted_effect is not None:
-                chosen = (joint.solution.penalty, joint.features_penalty)
+                chosen = (joint.penalty, joint.features_penalty)
                 found = recovered(system, num_pixels=num_pixels, chosen=chosen, effect=planted_effect)
-            weights = with_offset(joint.solution.weights, train)
-            arms[k, name] = Arm(read, weights, joint.solution, joint.expected_rank, joint.features_penalty, found)
+            arms[k, name] = Arm(read, joint, found)
         else:
             # One penalty, and losses over the leading features, beside what else it reads.
             alone = fit(system, num_fixed=num_pixels, k=len(features))
-            weights = with_offset(alone.solution.weights, train)
-            arms[k, name] = Arm(read, weights, alone.solution, alone.solution.rank)
+            arms[k, name] = Arm(read, alone.solution)
             if name == TRAINED:
                 curves.append(alone.curve)
     return arms, curves[-1]

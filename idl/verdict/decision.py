@@ -168,18 +168,14 @@ def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, .
     worst = max(fits, key=lambda name: math.inf if math.isnan(fits[name].excess_loss) else fits[name].excess_loss)
     excess = fits[worst].excess_loss
     # No direction is lost, save those that features and pixels have in common.
-    lost = [
-        f"{name} {fits[name].rank} of {arm.expected_rank}"
-        for name, arm in arms.items()
-        if fits[name].rank < arm.expected_rank
-    ]
+    lost = [f"{name} {fit.rank} of {fit.expected_rank}" for name, fit in fits.items() if fit.rank < fit.expected_rank]
     # A twin that changes nothing was not read, unless cross-validation itself left it out by the largest penalty.
     same = [
         name
-        for name, arm in arms.items()
+        for name in fits
         if UNTRAINED.fullmatch(name)
         and name.endswith(PIXELS)
-        and arm.features_penalty != max(PENALTIES)
+        and fits[name].features_penalty != max(PENALTIES)
         and math.isclose(fits[name].val_loss, pixels.val_loss, rel_tol=_EQUAL)
         and math.isclose(fits[name].cv_loss, pixels.cv_loss, rel_tol=_EQUAL)
     ]
