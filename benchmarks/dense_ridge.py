@@ -435,10 +435,9 @@ def run_package(probe: ProbeConfig, config: StudyConfig, store: Store, encoder: 
     penalties, mse = {}, {}
     for k, arms in result.arms.items():
         for name, arm in arms.items():
-            # None where an arm has nothing to penalise; one that is not joint has one penalty, whatever it reads.
-            first, second = arm.solution.penalty, arm.features_penalty
-            of_pixels = 0.0 if first is None else float(first)
-            penalties[k, name] = Penalties(of_pixels, of_pixels if second is None else float(second))
+            # One that is not joint has one penalty, whatever it reads.
+            first, second = arm.solution.penalty, arm.solution.features_penalty
+            penalties[k, name] = Penalties(first, first if math.isnan(second) else second)
             mse[k, name] = float(arm.squared_error.sum() / result.num_valid.sum())
     return Package(penalties, mse)
 

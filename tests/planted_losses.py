@@ -85,16 +85,8 @@ class PlantedLosses:
 def fit(train_loss: float, loss: float = 1.0, **others: float) -> Arm:
     """Return a fit of no fault, `others` of it or of its solution aside. loss: on validation, and cross-validated."""
     recovered = others.pop("recovered", 1.0)
-    errors = {"val_error": 0.1, "cv_error": 0.1}
-    losses = {
-        "rank": 5,
-        "expected_rank": 5,
-        "plain_train_loss": train_loss,
-        "val_loss": loss,
-        "cv_loss": loss,
-        **errors,
-        **others,
-    }
+    ranks, errors = {"rank": 5, "expected_rank": 5}, {"val_error": 0.1, "cv_error": 0.1}
+    losses = {**ranks, "plain_train_loss": train_loss, "val_loss": loss, "cv_loss": loss, **errors, **others}
     solution = replace(plain_solution(5), **losses)  # pyright: ignore[reportArgumentType]
     return Arm((), solution, recovered)
 

@@ -107,7 +107,7 @@ def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> Non
         assert trained == pytest.approx(null, rel=1e-4)
     # Three directions of the features are the null's: that is no loss of rank.
     joint = arms["trained+pixels"]
-    assert joint.expected_rank == joint.solution.rank == len(joint.columns) - 3
+    assert joint.solution.expected_rank == joint.solution.rank == len(joint.columns) - 3
 
 
 def test_a_planted_feature_is_found_beyond_the_pixels(tmp_path: Path) -> None:
