@@ -131,7 +131,7 @@ def test_an_experiment_of_another_store_is_one_line(
     assert probe("data") == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert f"MLFLOW_EXPERIMENT_ID={value}: no such experiment at sqlite:///" in line
-    assert "Unset it, or pass --experiment." in line
+    assert "Unset it, or pass --experiment, or set MLFLOW_TRACKING_URI" in line
     assert probe("data", "--experiment", "mine") == 0
     assert metrics()["test_loss"] == pytest.approx(0.45203, abs=1e-5)
 

@@ -100,10 +100,10 @@ def test_a_convnext_is_trained_on_rooms_and_registered(folder: Path, capfd: pyte
     assert "models:/idl-encoder-convnext_atto/1" in capfd.readouterr().out
     (left,) = all_runs()
     assert left.info.status == "FINISHED"
-    assert left.data.tags["task"] == "rooms-recognition"
-    assert {"best_val_accuracy", "best_val_mean_average_precision", "val_accuracy"} <= left.data.metrics.keys()
+    assert left.data.tags["task"] == "segmentation"
+    assert {"best_val_accuracy", "best_val_mean_iou", "val_accuracy"} <= left.data.metrics.keys()
     # Four steps, at most twenty validations: one a step.
-    assert panel_steps(left.info.run_id, "recognised") == {0, 1, 2, 3, 4}
+    assert panel_steps(left.info.run_id, "segmented") == {0, 1, 2, 3, 4}
     assert [step for step, _ in curve(left.info.run_id, "val_loss")] == [0, 1, 2, 3, 4]
 
 

@@ -65,9 +65,9 @@ def test_nothing_of_depth_or_normals_reaches_the_loss(
     read_layers: set[str] = set()
     read = Store.read
 
-    def watch(self: Store, layers: Sequence[str], indices: Sequence[int]) -> Any:
+    def watch(self: Store, layers: Sequence[str], *others: Any, **further: Any) -> Any:
         read_layers.update(layers)
-        return read(self, layers, indices)
+        return read(self, layers, *others, **further)
 
     monkeypatch.setattr(Store, "read", watch)
     geometry = small_store(tmp_path / "geometry", OtherGeometry(resolution=32))

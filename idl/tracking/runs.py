@@ -275,8 +275,11 @@ def _existing(get: Callable[[str], Any], given: str, option: str, kind: str) -> 
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
+        remedy = "Unset it, or pass --experiment" if kind == "experiment" else "Unset it"
+        if not option.isupper():
+            remedy = "Look its id up in the UI"
         raise InputError(
-            f"{option}={given}: no such {kind} at {without_password(current_uris()[0])}. Pass the id of one, or set "
+            f"{option}={given}: no such {kind} at {without_password(current_uris()[0])}. {remedy}, or set "
             "MLFLOW_TRACKING_URI to the store that has it."
         ) from None
 
