@@ -107,11 +107,13 @@ class EncoderContract:
         assert lowered.digest == encoder.digest
         # Rounding to 8 bits, 2**-9 of a number on average, adds up over some fifty layers: 2**-5 was measured.
         assert float((features - exact).norm() / exact.norm()) < 2**-4
-        assert torch.equal(lowered.exportable()(images()), exact)
+        # Equal but for folded batch norms.
+        assert float((lowered.exportable()(images()) - exact).norm() / exact.norm()) < 1e-5
 
     def test_exports_with_any_batch_height_and_width(self, encoder: Encoder) -> None:
         free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
         program = torch.export.export(encoder.exportable(), (images(2, 64, 64),), dynamic_shapes=(free,))
         for shape in ((1, 64, 64), (3, 96, 160), (2, 128, 64)):
             rgb = images(*shape)
-            torch.testing.assert_close(program.module()(rgb), encoder(rgb), rtol=1e-5, atol=1e-5)
+            expected = encoder(rgb)
+            assert float((program.module()(rgb) - expected).norm() / expected.norm()) < 1e-5

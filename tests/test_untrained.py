@@ -85,7 +85,7 @@ def seen_by_batch_norms(encoder: Encoder) -> list[Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(keep)
     for batch in training_images():
-        encoder(batch)
+        encoder.network(encoder.prepared(batch))
     return [torch.cat(kept, dim=1) for kept in outputs.values()]
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from idl.encoders.folding import folded
 from idl.errors import InputError
 from idl.plugins import reason
 from idl.settings import setting
@@ -122,7 +123,7 @@ class Encoder(nn.Module):
     """A frozen network with its normalisation: RGB in [0, 1] in, one float32 feature map out.
 
     It has no trainable parameter and stays in eval mode. The network must not be changed in place, because its digest
-    and its bfloat16 copy are made once: `with_network` swaps it.
+    and the copy that is run are made once: `with_network` swaps it.
 
     network: (batch, 3, H, W) normalised RGB in, (batch, channels, h, w) out; float32 weights.
     name: as on the command line. stage: index of the feature level, None where there is but one.
@@ -170,7 +171,7 @@ class Encoder(nn.Module):
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.train(False)
-        self._cast: tuple[nn.Module, ...] = ()
+        self._fast: tuple[nn.Module, ...] = ()
 
     def forward(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch channels h w"]:
         """Compute the feature map.
@@ -179,12 +180,19 @@ class Encoder(nn.Module):
         Returns float32 in memory order (batch, h, w, channels), that is, contiguous as channels_last.
         """
         x, network = self.prepared(rgb), self.network
+        if not torch.compiler.is_exporting():
+            # A copy beside the weights, which exporting and digests need; in a tuple, so that it is no submodule.
+            self._fast = self._fast or (self._made_fast(x),)
+            (network,) = self._fast
         if self.arithmetic == "bfloat16":
-            # A copy beside the float32 weights, which exporting and digests need; in a tuple, so that it is no
-            # submodule. Autocast would cast frozen weights again at every call.
-            self._cast = self._cast or (copy.deepcopy(network).to(torch.bfloat16),)
-            x, network = x.to(torch.bfloat16), self._cast[0]
+            x = x.to(torch.bfloat16)
         return network(x).float().contiguous(memory_format=torch.channels_last)
+
+    def _made_fast(self, x: Float[Tensor, "batch 3 height width"]) -> nn.Module:
+        """Return what is run in the network's place, for images such as `x`."""
+        network = folded(self.network, x)
+        # Autocast would cast frozen weights again at every call.
+        return copy.deepcopy(network).to(torch.bfloat16) if self.arithmetic == "bfloat16" else network
 
     def resized(self, rgb: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch 3 height width"]:
         """Return the image at the size that the network is fed."""
@@ -236,7 +244,7 @@ class Encoder(nn.Module):
 
     def exportable(self) -> "Encoder":
         """Return a copy on the CPU in float32 for `torch.export`; it computes the same, with other modules."""
-        twin = copy.deepcopy(self, {id(self._cast): ()}).cpu()
+        twin = copy.deepcopy(self, {id(self._fast): ()}).cpu()
         twin.arithmetic = "float32"
         simplify(twin.network)
         # torch.export's archive takes a channels_last weight for a slice of something larger, and warns.
@@ -248,7 +256,7 @@ class Encoder(nn.Module):
 
         network: same architecture, and not shared with this encoder.
         """
-        twin = copy.deepcopy(self, {id(self.network): network, id(self._cast): ()})
+        twin = copy.deepcopy(self, {id(self.network): network, id(self._fast): ()})
         twin._set(network)
         digest = digest_of(network.state_dict())
         twin.origin = Origin(self.origin.architecture, weights, digest, task, seed, source)
@@ -293,8 +301,8 @@ class Encoder(nn.Module):
         return {key: value for key, value in described.items() if value is not None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # All of `.to`, `.cuda` and `.cpu` come through here: the bfloat16 copy is made anew of the weights.
-        self._cast = ()
+        # All of `.to`, `.cuda` and `.cpu` come through here: the copy that is run is made anew of the weights.
+        self._fast = ()
         return super()._apply(fn, recurse)
 
 
