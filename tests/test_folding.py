@@ -1,6 +1,8 @@
-"""Batch norms folded into convolutions: the same features, weights and digests left alone, unknown networks too."""
+"""A frozen network made faster: the same features; weights, digests and unknown networks left alone."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from idl.encoders import Encoder, EncoderConfig, build
 from idl.encoders.base import digest_of
 from idl.encoders.folding import folded
+from idl.features import COMPILED_FROM, compiled
 
 FED = images(2, 64, 64).contiguous(memory_format=torch.channels_last)
 # How many batch norms stay: those that follow no convolution.
@@ -141,3 +144,26 @@ def test_the_first_images_may_be_black_or_come_in_inference_mode() -> None:
     encoder(rgb).sum().backward()
     assert rgb.grad is not None
     assert float(rgb.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_on_a_gpu_many_images_are_compiled_for_one_shape_alone(fails: bool) -> None:
+    """With a CPU's tensors: the device only decides whether to compile."""
+    encoder, shapes, runs = trained("timm:mobilenetv2_100"), [], []
+
+    def backend(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        if fails:
+            raise RuntimeError("no C compiler")
+        shapes.append([tuple(x.shape) for x in example if x.ndim == 4 and x.shape[1:] == (3, 64, 64)])
+        return lambda *inputs: (runs.append(1), graph(*inputs))[1]
+
+    cuda = torch.device("cuda")
+    with torch.inference_mode():
+        batches = [images(size, 64, 64) for size in (4, 4, 4, 3, 1)]
+        expected = [encoder(batch) for batch in batches]
+        encode = compiled(encoder, cuda, 4, COMPILED_FROM, backend)
+        for batch, features in zip(batches, expected, strict=True):
+            torch.testing.assert_close(encode(batch), features, rtol=1e-5, atol=1e-5)
+    assert (shapes, len(runs)) == (([], 0) if fails else ([[(4, 3, 64, 64)]], 3))
+    assert compiled(encoder, CPU, 4, COMPILED_FROM, backend) is encoder
+    assert compiled(encoder, cuda, 4, COMPILED_FROM - 1, backend) is encoder
