@@ -27,7 +27,7 @@ from idl.cache import replace_file
 from idl.data.files import walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
-from idl.evaluate import Model, padded
+from idl.evaluate import Model, predict_whole
 from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise
 from idl.settings import setting
 
@@ -124,21 +124,29 @@ def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
 
 
 def predict_map(
-    model: Model, rgb: UInt8[np.ndarray, "H W 3"], resolution: int, stride: int, is_direction: bool = False
+    model: Model,
+    rgb: UInt8[np.ndarray, "H W 3"],
+    size: tuple[int, int],
+    stride: int,
+    is_direction: bool = False,
+    window: tuple[int, int] | None = None,
 ) -> Float32[np.ndarray, "out H W"]:
     """Return what the model does for a whole photograph, at its own size: metres (1, H, W), normals (3, H, W), a field.
 
-    resolution: side of the images that the model was fitted on, pixels: the short side is brought to it, as there.
-    stride: pixels a cell of the model's grid. is_direction: the map is to have unit length everywhere.
+    size: (height, width) of the images that the model was fitted on, pixels: the photograph is brought to it as they
+    were, its long side left whole. stride, window: as of `predict_whole`. is_direction: the map is to have unit length
+    everywhere.
     """
     height, width = rgb.shape[:2]
-    scale = resolution / min(height, width)
-    tall, wide = max(resolution, round(height * scale)), max(resolution, round(width * scale))
+    # A model of any size sees an upright photograph at the scale of one that lies.
+    least = (min(size), min(size)) if window is None else window
+    scale = max(least[0] / height, least[1] / width)
+    tall, wide = max(least[0], round(height * scale)), max(least[1], round(width * scale))
     # The filter that the images of a dataset were brought to size with.
     resized = np.asarray(Image.fromarray(rgb).resize((wide, tall), Image.Resampling.BICUBIC))
     image = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        small = padded(model, image, stride)
+        small = predict_whole(model, image, stride, window)
         # antialias: it is the plain bilinear upsampling for a large photograph, and an average for a small one.
         map_ = F.interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0]
     return (F.normalize(map_, dim=0) if is_direction else map_).numpy()
