@@ -68,6 +68,15 @@ def rgb_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
+def orientation(path: Path) -> int:
+    """Return the orientation tag of a picture: 1 is upright, up to 4 its height stays its height, up to 8 it does not.
+
+    Raises InputError, naming the file, where its head is not that of a picture.
+    """
+    with _opened(path, "image") as image:
+        return _orientation(image) if _may_be_turned(path, image) else 1
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the orientation tag, 1 (upright) where there is none or the tags are damaged."""
     try:
