@@ -222,7 +222,7 @@ CASES = {
     "rotated, unsaid": Case(rotated, ("--max-depth", "80"), 50.0, ("depth_format=sunrgbd",), 50.0),
     "phone": Case(phone, (), 0.450, (), 2e-3),
     "turned": Case(turned),
-    "tum": Case(tum, (), BASE, ("read as tum",)),
+    "tum": Case(tum, (), BASE, ("30 pairs, of the layout tum, which was recognised: rgb.txt and depth.txt",)),
     "7-scenes": Case(
         files("seq-{s:02d}/frame-{i:06d}.color.png", "seq-{s:02d}/frame-{i:06d}.depth.png"),
         (),
@@ -242,12 +242,15 @@ CASES = {
     "nyu list": Case(nyu_list, (), 0.452, ("nyu-lists",), 0.01),
     "colors": Case(files("{n:05d}_colors.png", "{n:05d}_depth.png")),
     "8 bits": Case(eight_bits, (), None, ("0.png", "uint8")),
-    "list": Case(listed("pairs.txt"), ("--pairs", "walk/pairs.txt"), 0.452, ("pairs",), 0.01),
+    "tum, asked for": Case(tum, ("--layout", "tum"), BASE, ("of the layout tum, which was asked for",)),
+    "list": Case(
+        listed("pairs.txt"), ("--pairs", "walk/pairs.txt"), 0.452, ("listed: 'rgb depth [scene]' a line of",), 0.01
+    ),
     "patterns": Case(
         files("left/{n:04d}_l.png", "z/{n:04d}.d.png"),
         ("--rgb-pattern", "left/*_l.png", "--depth-pattern", "z/*.d.png"),
         BASE,
-        ("patterns",),
+        ("30 pairs, by patterns: left/*_l.png with z/*.d.png.",),
     ),
     "another layout": Case(plain, ("--layout", "tum"), None, ("rgb.txt",)),
     "no layout": Case(plain, ("--layout", "tumm"), None, ("layout=tumm",)),
@@ -303,6 +306,9 @@ def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) ->
     found = reader(DatasetConfig("folder", str(written(tmp_path / "walk", case.write)), **options))  # pyright: ignore[reportArgumentType]
     numbers = [number for number in range(NUM) if name != "one without depth" or number != 7]
     assert len(found.groups) == len({group.names for group in found.groups}) == len(numbers)
+    assert isinstance(found, FolderReader)
+    for word in case.words:
+        assert word in " ".join(found.notes)
     for index in (0, 10, len(numbers) - 1):
         rgb, depth_m = scene(numbers[index])
         (sample,) = found.read(index)

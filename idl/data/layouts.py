@@ -342,13 +342,14 @@ def recognise(
     Raises InputError where there are none, two pictures or two maps have one name, or most pictures lack their depth.
     """
     paths = () if pairs else tuple(walk(root))
-    layout, listing = _ruled("as told"), Listing()
     if pairs:
         path = Path(pairs).expanduser()
         path = path if path.is_file() or not (root / pairs).is_file() else root / pairs
-        name, listing = "pairs", _listed(path, path.parent, root)
+        name, layout = "pairs", _ruled(f"'rgb depth [scene]' a line of {path}")
+        listing = _listed(path, path.parent, root)
     elif any(patterns):
-        name, listing = "patterns", _by_rules([_pattern_rule(*patterns)], root, paths)
+        name, layout = "patterns", _ruled(" with ".join(patterns), _pattern_rule(*patterns))
+        listing = layout.find(root, paths)
     elif name not in ("auto", *LAYOUTS):
         raise InputError(f"layout={name}: no such layout. Pass auto, or one of {', '.join(LAYOUTS)}.")
     else:

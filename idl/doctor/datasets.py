@@ -104,8 +104,7 @@ def examine_folder(on: Examination) -> Iterator[Finding]:
     dataset = reader(on.config)
     assert isinstance(dataset, FolderReader)
     on.told.num_images = len(dataset.groups)
-    layout = "" if dataset.layout_name == "plain" else f", read as {dataset.layout_name}"
-    yield Finding("pairs", "ok", f"{on.told.num_images} of RGB and depth{layout}")
+    yield Finding("pairs", "ok", f"{on.told.num_images} of RGB and depth, {dataset.layout_found}")
     if dataset.alone:
         alone = several(dataset.alone, "images")
         yield Finding("images alone", "doubt", f"without depth: {alone}", "They are not read.")
