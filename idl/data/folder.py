@@ -153,6 +153,8 @@ class FolderReader(FileReader):
         if alone:
             has = "has no depth beside it and was" if len(alone) == 1 else "have no depth beside them and were"
             found.append(f"{len(alone)} of {num + len(alone)} images {has} left out ({alone[0]}).")
+        if self._found[2].others:
+            found.append(f"{self.root}: {self._found[2].others}")
         doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
         return [*found, f"{self.root}: {doubt}"] if doubt else found
 
