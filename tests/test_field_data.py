@@ -108,6 +108,18 @@ def listed(name: str) -> Write:
     return write
 
 
+def as_csv(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
+    plain(root / "a, b", number, rgb, depth_m)
+    with (root / "pairs.csv").open("a") as file:
+        file.write(f'"a, b/rgb/{number:04d}.png", "a, b/depth/{number:04d}.png"\r\n'.replace('", "', '","'))
+
+
+def windows(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
+    plain(root, number, rgb, depth_m)
+    with (root / "pairs.txt").open("a") as file:
+        file.write(f"rgb\\{number:04d}.png depth\\{number:04d}.png\r\n")
+
+
 def nyu_list(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
     where = f"bedroom_{number // 10:04d}"
     files(f"{where}/rgb_{number:05d}.png", f"{where}/sync_depth_{number:05d}.png")(root, number, rgb, depth_m)
@@ -251,6 +263,8 @@ CASES = {
     "list": Case(
         listed("pairs.txt"), ("--pairs", "walk/pairs.txt"), 0.452, ("listed: 'rgb depth [scene]' a line of",), 0.01
     ),
+    "csv": Case(as_csv, ("--pairs", "walk/pairs.csv")),
+    "windows": Case(windows, ("--pairs", "walk/pairs.txt")),
     "patterns": Case(
         files("left/{n:04d}_l.png", "z/{n:04d}.d.png"),
         ("--rgb-pattern", "left/*_l.png", "--depth-pattern", "z/*.d.png"),

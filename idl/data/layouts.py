@@ -5,6 +5,7 @@ pair is a picture and a depth map whose groups of equal names are equal. The gro
 other, are its name, and those but `stem...` and `view...` its folder, which is a scene.
 """
 
+import csv
 import os
 import re
 import shlex
@@ -218,10 +219,15 @@ def _listed(path: Path, *folders: Path) -> Listing:
             continue
         files = []
         for name in (rgb, rest[0]):
-            places = [Path(folder, name.lstrip("/")) for folder in folders] + [Path(name)]
+            # Windows writes its own strokes.
+            spellings = dict.fromkeys((name, name.replace("\\", "/")))
+            places = [Path(folder, each.lstrip("/")) for each in spellings for folder in folders]
+            places += map(Path, spellings)
             files.append(next((place for place in places if place.is_file()), places[0]))
         _require_files(f"{path}, line {number}", *files)
-        *above, stem = (part for part in PurePosixPath(rgb).with_suffix("").parts if part not in ("/", "..", "."))
+        *above, stem = (
+            part for part in PurePosixPath(rgb.replace("\\", "/")).with_suffix("").parts if part not in ("/", "..", ".")
+        )
         above = [part for part in above if not re.fullmatch("rgb|colou?r", part, re.IGNORECASE)]
         # NYU's lists have the focal length in the place of a scene.
         is_scene = len(rest) > 1 and not re.fullmatch(r"\d+\.\d+", rest[1])
@@ -230,19 +236,22 @@ def _listed(path: Path, *folders: Path) -> Listing:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and words of each line that says something; a tab is between words, else a space, or quotes are."""
+    """Return number and words of each line that says something: tabs are between words, commas in .csv, else spaces."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list ({error}).") from error
-    return [(number, _words(line)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
+        raise InputError(f"{path}: cannot be read as a list ({error}). Save it as text in UTF-8.") from error
+    comma = "," if path.suffix.lower() == ".csv" else ""
+    return [(number, _words(line, comma)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
 
 
-def _words(line: str) -> list[str]:
-    if "\t" in line:
-        return [word.strip() for word in line.split("\t")]
+def _words(line: str, comma: str) -> list[str]:
+    if between := "\t" if "\t" in line else comma:
+        return [word.strip() for word in next(csv.reader([line], delimiter=between))]
+    words = shlex.shlex(line, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters, words.escape = True, "", ""
     try:
-        return shlex.split(line)
+        return list(words)
     except ValueError:
         return line.split()
 
@@ -468,5 +477,7 @@ def _require(root: Path, paths: Sequence[str], layout: Layout, listing: Listing,
         if not f"{pair.rgb}{pair.depth}".isprintable():
             _require_text(pair.rgb, pair.depth)
         other = seen.setdefault(pair.name, pair)
+        if other is not pair and other.rgb == pair.rgb:
+            raise InputError(f"{pair.rgb}: is listed twice. Take one of the lines out.")
         if other is not pair:
             raise InputError(f"{other.rgb}: {pair.rgb} is an image of the same name. Keep one of them.")
