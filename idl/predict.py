@@ -24,7 +24,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
 from idl.cache import replace_file
-from idl.data.files import walk
+from idl.data.files import shortened, walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
 from idl.evaluate import Model, predict_whole
@@ -34,6 +34,8 @@ from idl.settings import setting
 RECORD_KEY = "idl"
 # 0 and 65535 mean "no depth" in the usual 16-bit maps, and in this project's own `folder` dataset.
 NEAREST, FARTHEST, BEYOND = 1, 65534, 65535
+# File systems take 255; an output's name ends with its target's.
+MOST_NAME_BYTES = 160
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,11 @@ class Folder:
         """Return where an image's values are, and its picture."""
         is_depth = self.source.kind == "depth"
         name = f"depth.{self.config.format}" if is_depth else f"{self.source.target}.npy"
-        return self.path / f"{photograph.key}_{name}", self.path / f"{photograph.key}_colour.png"
+        folder, _, key = photograph.key.rpartition("/")
+        # With what is put behind it, also while it is written, it must not become longer than a name may be.
+        num_more = len(os.fsencode(key)) - len(key)
+        start = self.path / folder / shortened(key, MOST_NAME_BYTES - num_more)
+        return start.with_name(f"{start.name}_{name}"), start.with_name(f"{start.name}_colour.png")
 
 
 def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[np.ndarray, "H W"], int]:

@@ -1,6 +1,7 @@
 """Photographs of every kind become maps of their own size, and outputs are neither lost nor mixed up."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,20 @@ def test_outputs_of_something_else_are_not_taken_for_these(tmp_path: Path, photo
     written(folder.path / "walk/room_colour.png")
     with pytest.raises(InputError, match="from another"):
         folder.is_done(photograph)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u6df1", "\U0001f6cb", "\udcff"])
+def test_names_as_long_as_names_may_be_have_outputs_of_their_own(tmp_path: Path, letter: str) -> None:
+    """Of 251 bytes and a suffix, alike but for the last."""
+    folder = Folder(tmp_path / "out", DEPTH, PredictionConfig())
+    stem = letter * (250 // len(os.fsencode(letter)))
+    for end in "ab":
+        path = written(tmp_path / "in" / f"{stem}{end}.png")
+        (each,) = find([str(path)], folder.path)
+        assert not folder.is_done(each)
+        folder.write(each, MAP)
+        assert folder.is_done(each)
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 @pytest.mark.parametrize(
