@@ -6,6 +6,7 @@ The test split is read here, once.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ NUM_PANELS = 12
 IMAGES_AT_A_TIME = 8
 # An exported program may refuse a grid that is one cell high or wide.
 MIN_CELLS = 2
+# Of a window, the share by which the next one lies farther, at most: the rest is blended.
+_STEP = 0.75
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,7 @@ def evaluate_model(
     stride: int,
     progress: Progress = silent,
     *,
+    window: tuple[int, int] | None = None,
     label: str = "test",
 ) -> Evaluation:
     """Predict the images `order` of a store with `model` and measure them as a probe's run does, as the arm "model".
@@ -227,7 +231,7 @@ def evaluate_model(
     is upsampled.
 
     model: gives what `target` decodes to: metres (batch, 1, H, W), unit normals (batch, 3, H, W), or a field.
-    reference: images whose mean a `r2` of 0 stands for: the training split. stride: pixels a cell of the model's grid.
+    reference: images whose mean a `r2` of 0 stands for: the training split. stride, window: as of `predict_whole`.
     """
     measure = Measure(target, protocol, *_means(store, reference, target, progress))
 
@@ -236,11 +240,13 @@ def evaluate_model(
         with progress(label, len(order)) as advance:
             for layers in batches(store, ("rgb", target.layer, "valid"), order, IMAGES_AT_A_TIME):
                 with torch.inference_mode():
-                    output = padded(model, images_of(layers["rgb"]), stride)
+                    output = predict_whole(model, images_of(layers["rgb"]), stride, window)
                 if target.kind == "depth":
                     # Measures take what decodes to it; unit normals and fields stay what they are under `decode`.
                     metres = output[:, 0]
                     output, _ = target.encode(metres, torch.ones_like(metres, dtype=torch.bool))
+                elif target.kind == "normals" and window:
+                    output = target.decode(output)  # a blend of two is shorter
                 yield position, output, layers
                 position += len(output)
                 advance(len(output))
@@ -325,8 +331,42 @@ def _evaluation(parts: Sequence[_Part], measure: Measure, arms: Sequence[str]) -
     return Evaluation(dict(zip(arms, losses.T.copy(), strict=True)), num_valid, named, sums, panels)
 
 
-def padded(model: Model, rgb: Float[Tensor, "batch 3 H W"], stride: int) -> Float[Tensor, "batch out H W"]:
-    """Predict for images of any size: continued below and to the right up to whole cells, and cut again."""
+def predict_whole(
+    model: Model, rgb: Float[Tensor, "batch 3 H W"], stride: int, window: tuple[int, int] | None = None
+) -> Float[Tensor, "batch out H W"]:
+    """Predict for images of any size, at that size, without a change of their proportions.
+
+    stride: pixels a cell of the model's grid. window: (height, width) of the images that it was fitted on, where it
+    brings every image to one size itself: of images of another shape it gets windows of this one.
+    """
+    height, width = rgb.shape[2:]
+    if window is None or height * window[1] == width * window[0]:
+        return _padded(model, rgb, stride)
+    scale = max(window[0] / height, window[1] / width)
+    tall, wide = max(window[0], round(height * scale)), max(window[1], round(width * scale))
+
+    def resized(maps: Tensor, *to: int) -> Tensor:
+        return maps if maps.shape[2:] == to else F.interpolate(maps, size=to, mode="bilinear", antialias=True)
+
+    covering = resized(rgb, tall, wide)
+    # They differ along one side.
+    axis, length = (2, tall) if tall > window[0] else (3, wide)
+    side = window[axis - 2]
+    num = 1 + ceil((length - side) / (_STEP * side))
+    # Each fades towards its ends; where no other is, it counts alone.
+    ramp = torch.arange(side) + 0.5
+    weight = torch.minimum(ramp, side - ramp).unsqueeze(-1 if axis == 2 else 0)
+    starts = torch.linspace(0, length - side, num).round().int().tolist()
+    maps = [model(covering.narrow(axis, start, side)) for start in starts]
+    total, weights = covering.new_zeros(*maps[0].shape[:2], tall, wide), torch.zeros(tall, wide)
+    for start, map_ in zip(starts, maps, strict=True):
+        total.narrow(axis, start, side).add_(map_ * weight)
+        weights.narrow(axis - 2, start, side).add_(weight)
+    return resized(total / weights, height, width)
+
+
+def _padded(model: Model, rgb: Float[Tensor, "batch 3 H W"], stride: int) -> Float[Tensor, "batch out H W"]:
+    """Predict for images that are continued below and to the right up to whole cells, and cut again."""
     height, width = rgb.shape[2:]
     down, right = (max(MIN_CELLS, -(-side // stride)) * stride - side for side in (height, width))
     if not down and not right:

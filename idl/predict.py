@@ -24,16 +24,18 @@ from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
 from idl.cache import replace_file
-from idl.data.files import walk
+from idl.data.files import shortened, walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
 from idl.errors import InputError
-from idl.evaluate import Model, padded
+from idl.evaluate import Model, predict_whole
 from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise
 from idl.settings import setting
 
 RECORD_KEY = "idl"
 # 0 and 65535 mean "no depth" in the usual 16-bit maps, and in this project's own `folder` dataset.
 NEAREST, FARTHEST, BEYOND = 1, 65534, 65535
+# File systems take 255; an output's name ends with its target's.
+MOST_NAME_BYTES = 160
 
 
 @dataclass(frozen=True)
@@ -124,21 +126,29 @@ def _keys(found: Sequence[tuple[Path, Path]]) -> list[str]:
 
 
 def predict_map(
-    model: Model, rgb: UInt8[np.ndarray, "H W 3"], resolution: int, stride: int, is_direction: bool = False
+    model: Model,
+    rgb: UInt8[np.ndarray, "H W 3"],
+    size: tuple[int, int],
+    stride: int,
+    is_direction: bool = False,
+    window: tuple[int, int] | None = None,
 ) -> Float32[np.ndarray, "out H W"]:
     """Return what the model does for a whole photograph, at its own size: metres (1, H, W), normals (3, H, W), a field.
 
-    resolution: side of the images that the model was fitted on, pixels: the short side is brought to it, as there.
-    stride: pixels a cell of the model's grid. is_direction: the map is to have unit length everywhere.
+    size: (height, width) of the images that the model was fitted on, pixels: the photograph is brought to it as they
+    were, its long side left whole. stride, window: as of `predict_whole`. is_direction: the map is to have unit length
+    everywhere.
     """
     height, width = rgb.shape[:2]
-    scale = resolution / min(height, width)
-    tall, wide = max(resolution, round(height * scale)), max(resolution, round(width * scale))
+    # A model of any size sees an upright photograph at the scale of one that lies.
+    least = (min(size), min(size)) if window is None else window
+    scale = max(least[0] / height, least[1] / width)
+    tall, wide = max(least[0], round(height * scale)), max(least[1], round(width * scale))
     # The filter that the images of a dataset were brought to size with.
     resized = np.asarray(Image.fromarray(rgb).resize((wide, tall), Image.Resampling.BICUBIC))
     image = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        small = padded(model, image, stride)
+        small = predict_whole(model, image, stride, window)
         # antialias: it is the plain bilinear upsampling for a large photograph, and an average for a small one.
         map_ = F.interpolate(small, size=(height, width), mode="bilinear", antialias=True)[0]
     return (F.normalize(map_, dim=0) if is_direction else map_).numpy()
@@ -260,7 +270,11 @@ class Folder:
         """Return where an image's values are, and its picture."""
         is_depth = self.source.kind == "depth"
         name = f"depth.{self.config.format}" if is_depth else f"{self.source.target}.npy"
-        return self.path / f"{photograph.key}_{name}", self.path / f"{photograph.key}_colour.png"
+        folder, _, key = photograph.key.rpartition("/")
+        # With what is put behind it, also while it is written, it must not become longer than a name may be.
+        num_more = len(os.fsencode(key)) - len(key)
+        start = self.path / folder / shortened(key, MOST_NAME_BYTES - num_more)
+        return start.with_name(f"{start.name}_{name}"), start.with_name(f"{start.name}_colour.png")
 
 
 def to_units(depth_m: Float32[np.ndarray, "H W"], scale: float) -> tuple[UInt16[np.ndarray, "H W"], int]:

@@ -90,7 +90,9 @@ ROWS: dict[str, dict[str, str]] = {
     "prepare ROOMS --erosion 2": {"Pass 0": "--erosion"},
     "prepare ROOMS --min-valid-share 0.3": {"Pass 0.5": "--min-valid-share"},
     "prepare WALK --scene block:0": {"auto": "--scene", "block:N": "--scene block:5"},
-    "prepare FOLDER tenths": {"Pass depth_scale=100": "--depth-scale 100", "or 10)": "--depth-scale 10"},
+    "prepare FOLDER tenths": {"Pass depth_scale=100": "--depth-scale 100", "or 10.": "--depth-scale 10"},
+    "prepare FOLDER street": {
+        "Pass max_depth=": r"--max-depth /max_depth=(\d+) where/", "else depth_scale=5000": "--depth-scale 5000"},
     "prepare FOLDER rotated": {"depth_format=sunrgbd": ""},
     "prepare FOLDER sparse": {"a smaller min_valid_share= keeps more": "--min-valid-share 0"},
     "prepare FOLDER walk --layout tums": {"Pass auto": "--layout", "plain": "--layout"},
@@ -182,7 +184,7 @@ ROWS: dict[str, dict[str, str]] = {
     "evaluate WALK DEPTH --part train": {"part=test": ""},
     "evaluate WALK DEPTH --split 2:1:1": {"Pass split= and split_seed= as its run did": "--split auto"},
     "evaluate DEPTH FOLDER large --part train --test-images 2": {"part=test": "", "test_images=0": ""},
-    "doctor folder tenths --scene block:4": {"depth_scale=100": "", "or 10)": "--depth-scale 10"},
+    "doctor folder tenths --scene block:4": {"depth_scale=100": "", "or 10.": "--depth-scale 10"},
     "doctor folder walk --max-depth 2": {"Pass a larger --max-depth": "--max-depth 10"},
 }  # fmt: skip
 
@@ -220,7 +222,7 @@ def names(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Mapping[s
 
 def _write_data() -> None:
     write_pairs(Path("walk"), num=60)
-    for name, scale in (("again", 1000), ("rotated", 1000), ("twice", 1000), ("tenths", 10)):
+    for name, scale in (("again", 1000), ("rotated", 1000), ("twice", 1000), ("tenths", 10), ("street", 20000)):
         write_pairs(Path(name), num=12, scale=scale)
     for name, size, num in (("large", 300, 12), ("sparse", 300, 12), ("halls/a", 40, 3), ("halls/b", 40, 3)):
         write_pairs(Path(name), num=num, size=(size, size))

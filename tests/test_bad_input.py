@@ -77,7 +77,10 @@ ROWS = {
     "no_pixel": ("prepare WALK --min-depth 8 --max-depth 9", "none of 60 images has a pixel"),
     "no_depth": ("probe FOLDER lacking", "no depth beside it"),
     "depth_cut": ("probe FOLDER damaged", "0007.png: not a readable map"),
-    "depth_8_bits": ("probe FOLDER bits", "0007.png: depth is uint8, expected a 16-bit PNG"),
+    "depth_8_bits": ("probe FOLDER bits", "0007.png: depth is uint8, expected a PNG of one channel of 16"),
+    "list_twice": ("probe FOLDER walk --pairs twice.txt", "0000.png: is listed twice. Take one of the lines out"),
+    "list_utf_16": ("probe FOLDER walk --pairs wide.txt", "wide.txt: cannot be read as a list ... in UTF-8"),
+    "depth_name": ("probe FOLDER names", "\\xff7.png: the name is no text in UTF-8. Rename it"),
     "depth_size": ("probe FOLDER sizes", "0007.png: depth is 20 x 20, its RGB image 40 x 48"),
     "picture": ("probe FOLDER pictures", "0007.png: not a readable image"),
     "nyu": ("prepare --dataset nyu --data empty", "empty: no nyu_depth_v2_labeled.mat in it"),
@@ -285,10 +288,15 @@ def place(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
 
 def _write_data() -> None:
     write_pairs(Path("walk"), num=60)
-    for name in ("lacking", "damaged", "bits", "sizes", "pictures", "one"):
+    for name in ("lacking", "damaged", "bits", "names", "sizes", "pictures", "one"):
         write_pairs(Path(name), num=12)
     for number in range(7):
         Path(f"lacking/depth/{number:04}.png").unlink()
+    for kind in ("rgb", "depth"):
+        Path(f"names/{kind}/0007.png").rename(f"names/{kind}/\udcff7.png")
+    line = "walk/rgb/0000.png walk/depth/0000.png\n"
+    Path("twice.txt").write_text(2 * line)
+    Path("wide.txt").write_text(line, "utf-16")
     Path("damaged/depth/0007.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Path("pictures/rgb/0007.png").write_bytes(b"picture")
     Image.fromarray(np.ones((48, 40), np.uint8)).save("bits/depth/0007.png")

@@ -329,6 +329,50 @@ def test_doctor_says_of_units_what_the_run_says(tmp_path: Path, scale: float, re
         assert "depth range" not in levels(found)
 
 
+def test_depth_all_beyond_the_range_may_be_metres(tmp_path: Path) -> None:
+    """Of a street, 20 to 60 m."""
+    write_pairs(tmp_path / "street", num=30, scale=20_000)
+    config = DatasetConfig("folder", str(tmp_path / "street"))
+    assert "Pass max_depth=60 where it is in metres, else depth_scale=5000." in text(diagnose(config), "units")
+    further = diagnose(replace(config, max_depth=60))
+    assert not further.reason
+    assert levels(further)["units"] == levels(further)["depth range"] == "ok"
+    near = diagnose(replace(config, max_depth=1e4, depth_scale=1.0)).findings
+    assert "max_depth" not in next(each.advice for each in near if each.check == "units")
+
+
+@pytest.mark.parametrize(
+    ("tag", "side", "turn", "is_doubtful"),
+    [
+        # Depth as the picture is shown, as it is stored, and edges that tell nothing.
+        (3, 128, 2, False),
+        (3, 128, 0, True),
+        (6, 96, 3, False),
+        (6, 96, 0, True),
+        (3, 128, None, True),
+        (1, 128, None, False),
+        # Of another shape it would fit one way only.
+        (6, 128, 3, False),
+    ],
+)
+def test_a_tag_that_turns_a_picture_is_doubted_unless_the_edges_fit(
+    tmp_path: Path, tag: int, side: int, turn: int | None, is_doubtful: bool
+) -> None:
+    """turn: by how many right angles the depth as stored is turned back; None: depth without an edge."""
+    exif = Image.Exif()
+    exif[0x112] = tag
+    for name in ("rgb", "depth"):
+        (tmp_path / name).mkdir()
+    for number in range(12):
+        rgb, depth_m, valid = (each[:, :side] for each in scene(number, 0.7))
+        Image.fromarray(rgb).save(tmp_path / f"rgb/{number:02d}.png", exif=exif)
+        units = np.where(valid, depth_m * 1000, 0) if turn is not None else np.full(valid.shape, 2000)
+        Image.fromarray(np.rot90(units, turn or 0).astype(np.uint16)).save(tmp_path / f"depth/{number:02d}.png")
+    found = diagnose(DatasetConfig("folder", str(tmp_path)))
+    assert ("orientation" in levels(found)) == is_doubtful, found.findings
+    assert "reading" not in levels(found)
+
+
 def test_a_store_and_a_damaged_one(tmp_path: Path) -> None:
     write_pairs(tmp_path / "walk", num=60)
     store = open_store(DatasetConfig("folder", str(tmp_path / "walk")), tmp_path)

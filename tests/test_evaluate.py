@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from planted import PlantedReader, SmallNetwork
+from planted_frames import FramesReader
 from torch import Tensor
 
 from idl.data.preparation import prepare
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
 from idl.encoders import Encoder, Origin
-from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, padded
+from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, predict_whole
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, fit_statistics
 from idl.progress import silent
@@ -166,6 +167,44 @@ def test_panels_show_the_images_that_they_are_named_after_and_keep_no_batch(odd_
             assert array.base is None or array.base.nbytes == array.nbytes
 
 
+def test_images_of_another_shape_are_measured_in_windows_of_the_model_s(tmp_path: Path) -> None:
+    """Of a model that takes one size, here with its own depth for each half: as windows by hand, and at unit length."""
+    wide = Protocol(resolution=48, width=64)
+    frames = prepare(FramesReader(num_scenes=4, views=2, protocol=wide), wide, tmp_path)
+
+    def by_place(rgb: Tensor) -> Tensor:
+        assert rgb.shape[2:] == (48, 48)
+        return rgb[:, :1] + torch.linspace(0.5, 2, 48)
+
+    result = evaluate_model(by_place, frames, range(8), (0,), target("depth"), wide, STRIDE, window=(48, 48))
+    read = frames.read(("rgb", "depth", "valid"), range(8))
+    red, place = read["rgb"][..., 0] / 255, np.linspace(0.5, 2, 48)
+    share = np.minimum(np.arange(48) + 0.5, 47.5 - np.arange(48))
+    first, second = np.zeros((2, 64)), np.zeros((2, 64))
+    first[:, :48], second[:, 16:] = (share, share * place), (share, share * place)
+    prediction = red + ((first[1] + second[1]) / (first[0] + second[0]))
+    errors = [np.mean((p - d)[m] ** 2) for p, d, m in zip(prediction, read["depth"], read["valid"], strict=True)]
+    np.testing.assert_allclose(result.sums.per_image()["mse"], errors, rtol=1e-4)
+
+
+def test_normals_of_two_windows_are_measured_at_unit_length(tmp_path: Path) -> None:
+    def turning(rgb: Tensor) -> Tensor:
+        assert rgb.shape[2:] == (48, 36)
+        unit = F.normalize(torch.stack([torch.linspace(-2, 2, 36), torch.zeros(36), -torch.ones(36)]), dim=0)
+        return unit[None, :, None].expand(len(rgb), -1, 48, -1)
+
+    store = prepare(PlantedReader(resolution=48), Protocol(resolution=48), tmp_path)
+    blended = predict_whole(turning, torch.zeros(1, 3, 48, 48), STRIDE, (48, 36))
+    assert float(blended.square().sum(dim=1).min()) < 0.9
+    result = evaluate_model(turning, store, (1,), (0,), target("normals"), store.protocol, STRIDE, window=(48, 36))
+    read = store.read(("normals", "valid"), (1,))
+    truth, unit = read["normals"][0].astype(np.float64), F.normalize(blended, dim=1)[0].permute(1, 2, 0).numpy()
+    truth /= np.linalg.norm(truth, axis=-1, keepdims=True)
+    # Of unit vectors: |a - b|^2 = 2 - 2 cos.
+    expected = np.mean((2 - 2 * (truth * unit).sum(axis=-1))[read["valid"][0]]) / 3
+    np.testing.assert_allclose(result.losses["model"], [expected], rtol=1e-4)
+
+
 def red_in_cells(rgb: Tensor) -> Tensor:
     """A model of stride 8 that refuses what is no whole number of cells."""
     assert rgb.shape[2] % 8 == rgb.shape[3] % 8 == 0
@@ -174,7 +213,7 @@ def red_in_cells(rgb: Tensor) -> Tensor:
 
 def test_padding_does_not_reach_cells_that_are_whole() -> None:
     image = torch.rand(2, 3, 64, 72, generator=torch.Generator().manual_seed(0))
-    cut = padded(red_in_cells, image[:, :, :61, :67], 8)
+    cut = predict_whole(red_in_cells, image[:, :, :61, :67], 8)
     assert cut.shape == (2, 1, 61, 67)
     # Half a cell before the first incomplete one, upsampling begins to read it.
     torch.testing.assert_close(cut[:, :, :52, :60], red_in_cells(image)[:, :, :52, :60])

@@ -108,6 +108,18 @@ def listed(name: str) -> Write:
     return write
 
 
+def as_csv(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
+    plain(root / "a, b", number, rgb, depth_m)
+    with (root / "pairs.csv").open("a") as file:
+        file.write(f'"a, b/rgb/{number:04d}.png", "a, b/depth/{number:04d}.png"\r\n'.replace('", "', '","'))
+
+
+def windows(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
+    plain(root, number, rgb, depth_m)
+    with (root / "pairs.txt").open("a") as file:
+        file.write(f"rgb\\{number:04d}.png depth\\{number:04d}.png\r\n")
+
+
 def nyu_list(root: Path, number: int, rgb: np.ndarray, depth_m: np.ndarray) -> None:
     where = f"bedroom_{number // 10:04d}"
     files(f"{where}/rgb_{number:05d}.png", f"{where}/sync_depth_{number:05d}.png")(root, number, rgb, depth_m)
@@ -222,7 +234,12 @@ CASES = {
     "rotated, unsaid": Case(rotated, ("--max-depth", "80"), 50.0, ("depth_format=sunrgbd",), 50.0),
     "phone": Case(phone, (), 0.450, (), 2e-3),
     "turned": Case(turned),
-    "tum": Case(tum, (), BASE, ("read as tum",)),
+    "tum": Case(tum, (), BASE, ("30 pairs, of the layout tum, which was recognised: rgb.txt and depth.txt",)),
+    "plurals": Case(files("images/{n:04d}.png", "depths/{n:04d}.png"), (), BASE, ("scannet",)),
+    "hyphens": Case(files("{n:04d}.png", "{n:04d}-depth.png")),
+    "prefixes": Case(files("rgb_{n:04d}.png", "depth_{n:04d}.png"), (), BASE, ("nyu-sync",)),
+    "accents": Case(files("rgb/caf\u00e9{n:04d}.png", "depth/cafe\u0301{n:04d}.png")),
+    "odd names": Case(files("a\nb\u202e'\"<i>/rgb/{n:04d}\n.png", "a\nb\u202e'\"<i>/depth/{n:04d}\n.png")),
     "7-scenes": Case(
         files("seq-{s:02d}/frame-{i:06d}.color.png", "seq-{s:02d}/frame-{i:06d}.depth.png"),
         (),
@@ -242,12 +259,17 @@ CASES = {
     "nyu list": Case(nyu_list, (), 0.452, ("nyu-lists",), 0.01),
     "colors": Case(files("{n:05d}_colors.png", "{n:05d}_depth.png")),
     "8 bits": Case(eight_bits, (), None, ("0.png", "uint8")),
-    "list": Case(listed("pairs.txt"), ("--pairs", "walk/pairs.txt"), 0.452, ("pairs",), 0.01),
+    "tum, asked for": Case(tum, ("--layout", "tum"), BASE, ("of the layout tum, which was asked for",)),
+    "list": Case(
+        listed("pairs.txt"), ("--pairs", "walk/pairs.txt"), 0.452, ("listed: 'rgb depth [scene]' a line of",), 0.01
+    ),
+    "csv": Case(as_csv, ("--pairs", "walk/pairs.csv")),
+    "windows": Case(windows, ("--pairs", "walk/pairs.txt")),
     "patterns": Case(
         files("left/{n:04d}_l.png", "z/{n:04d}.d.png"),
         ("--rgb-pattern", "left/*_l.png", "--depth-pattern", "z/*.d.png"),
         BASE,
-        ("patterns",),
+        ("30 pairs, by patterns: left/*_l.png with z/*.d.png.",),
     ),
     "another layout": Case(plain, ("--layout", "tum"), None, ("rgb.txt",)),
     "no layout": Case(plain, ("--layout", "tumm"), None, ("layout=tumm",)),
@@ -303,6 +325,9 @@ def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) ->
     found = reader(DatasetConfig("folder", str(written(tmp_path / "walk", case.write)), **options))  # pyright: ignore[reportArgumentType]
     numbers = [number for number in range(NUM) if name != "one without depth" or number != 7]
     assert len(found.groups) == len({group.names for group in found.groups}) == len(numbers)
+    assert isinstance(found, FolderReader)
+    for word in case.words:
+        assert word in " ".join(found.notes)
     for index in (0, 10, len(numbers) - 1):
         rgb, depth_m = scene(numbers[index])
         (sample,) = found.read(index)
@@ -310,6 +335,38 @@ def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) ->
         np.testing.assert_array_equal(sample.rgb, resize_rgb(rgb, PROTOCOL))
         np.testing.assert_array_equal(sample.valid, valid)
         np.testing.assert_allclose(sample.depth_m, expected_m, atol=6e-3 if name == "vkitti" else 6e-4)
+
+
+OTHER = files("b/color/{n:04d}.png", "b/depth/{n:04d}.png")
+SEVEN = files("seq-01/frame-{n:06d}.color.png", "seq-01/frame-{n:06d}.depth.png")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "layout", "other"),
+    [
+        (files("a/rgb/{n:04d}.png", "a/depth/{n:04d}.png"), OTHER, "plain", "scannet"),
+        (OTHER, SEVEN, "scannet", "7-scenes"),
+        (lambda root, *pair: tum(root / "a", *pair), OTHER, "tum", "scannet"),
+        # Both are of the plain layout: all are read, and no depth map is a picture that lacks depth.
+        (files("a/rgb/{n:04d}.png", "a/depth/{n:04d}.png"), files("b/{n:04d}.png", "b/{n:04d}_depth.png"), "plain", ""),
+    ],
+)
+def test_folders_of_another_layout_beside_those_that_are_read_are_named(
+    tmp_path: Path, first: Write, second: Write, layout: str, other: str
+) -> None:
+    for number in range(12):
+        (first if number < 7 else second)(tmp_path, number, *scene(number))
+    found = reader(DatasetConfig("folder", str(tmp_path)))
+    assert isinstance(found, FolderReader)
+    assert (found.layout_name, found.alone) == (layout, [])
+    said = [note for note in found.notes if "not read" in note]
+    if not other:
+        assert (len(found.pairs), said) == (12, [])
+        return
+    assert len(found.pairs) == 7
+    assert f"5 pairs of the layout {other} beside them were not read" in said[0]
+    assert f"Pass layout={other}" in said[0]
+    assert len(reader(DatasetConfig("folder", str(tmp_path), layout=other)).groups) == 5
 
 
 def test_smaller_depth_is_averaged_by_itself(tmp_path: Path) -> None:

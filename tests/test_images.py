@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,10 @@ MAPS = {
     "pickled": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "not a readable map"),
     "flat": (lambda path: np.save(path, np.ones(9, np.float32)), r"has shape \(9,\)"),
     "colours": (lambda path: np.save(path, COLOURS), r"has shape \(20, 30, 3\), expected one number a pixel"),
-    "8 bits": (lambda path: np.save(path, COLOURS[..., 0]), "depth is uint8, expected a 16-bit PNG"),
+    "8 bits": (lambda path: np.save(path, COLOURS[..., 0]), "depth is uint8, expected a PNG of one channel of 16"),
     "several": (lambda path: _archive(path, one=COLOURS, two=COLOURS), "an archive of one, two; expected one array"),
-    "negative": (lambda path: np.save(path, np.full((20, 30), -5)), "depth is int64"),
+    "of no size": (lambda path: np.save(path, np.ones((0, 30), np.uint16)), r"has shape \(0, 30\)"),
+    "complex": (lambda path: np.save(path, np.ones((20, 30), complex)), "depth is complex128"),
     "words": (lambda path: np.save(path, np.full((20, 30), "yes")), "depth is <U3"),
 }
 
@@ -142,7 +144,98 @@ def test_what_is_no_depth_map_is_named(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PF\n2 2\n-1\n" + bytes(48), b"Pf\n2 2\n-1\n" + bytes(8), b"Pf 2 x -1 "])
+METRES = np.linspace(0.5, 5, 600, dtype=np.float32).reshape(20, 30)
+MILLIMETRES = np.rint(METRES * 1000).astype(np.int64)
+LEFT = np.arange(30) < 4
+# As it is saved, by what it is; where the leftmost four columns were not measured, a value that says so.
+NUMBERS: dict[str, np.ndarray] = {
+    **{
+        f"{kind}": MILLIMETRES.astype(kind) for kind in ("uint16", "int16", "uint32", "int32", "int64", "uint64", ">u2")
+    },
+    **{f"float {kind}": METRES.astype(kind) for kind in ("f4", "f8", ">f4", "longdouble")},
+    "-1": np.where(LEFT, -1, MILLIMETRES).astype(np.int16),
+    "least": np.where(LEFT, -(2**31), MILLIMETRES).astype(np.int32),
+    "0": np.where(LEFT, 0, MILLIMETRES),
+    "65535": np.where(LEFT, 65535, MILLIMETRES),
+    "nan": np.where(LEFT, np.nan, METRES),
+    "inf": np.where(LEFT, np.inf, METRES),
+    "-inf": np.where(LEFT, -np.inf, METRES),
+    "below 0": np.where(LEFT, -3.5, METRES),
+    "axes of one": METRES[None, ..., None],
+    "a batch and a channel": METRES[None, None],
+    "grey": np.repeat(METRES[..., None], 3, axis=2),
+    "grey with holes": np.repeat(np.where(LEFT, np.nan, METRES)[..., None], 4, axis=2),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_of_every_kind_are_the_same_metres(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "a.npy", NUMBERS[kind])
+    depth_m, valid = metres(tmp_path / "a.npy", read_map(tmp_path / "a.npy"), 1000.0, (0, 65535))
+    has_hole = kind in ("-1", "least", "0", "65535", "nan", "inf", "-inf", "below 0", "grey with holes")
+    np.testing.assert_array_equal(valid, np.broadcast_to(~LEFT | (not has_hole), METRES.shape))
+    assert depth_m.dtype == np.float32
+    np.testing.assert_allclose(depth_m[valid], METRES[valid], atol=6e-4)
+
+
+def _png_of_16_bits(path: Path, values: np.ndarray) -> None:
+    """Write what Pillow does not: type 2 is RGB, 4 grey with alpha, 6 RGB with alpha."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def _frames(path: Path) -> None:
+    Image.fromarray(COLOURS).save(path, save_all=True, append_images=[Image.fromarray(255 - COLOURS)])
+
+
+GREY = np.repeat(COLOURS[..., :1], 3, axis=2)
+FULL = np.full((20, 30, 1), 65535, np.uint16)
+PICTURES: dict[str, tuple[str, Callable[[Path], object], np.ndarray]] = {
+    "16 bits": ("png", lambda path: _png_of_16_bits(path, COLOURS.astype(np.uint16) * 257), COLOURS),
+    "16 bits, alpha": (
+        "png",
+        lambda path: _png_of_16_bits(path, np.dstack([COLOURS.astype(np.uint16) * 257, FULL])),
+        COLOURS,
+    ),
+    "16 bits, grey": (
+        "png",
+        lambda path: _png_of_16_bits(path, np.dstack([COLOURS[..., :1].astype(np.uint16) * 257, FULL])),
+        GREY,
+    ),
+    "1 bit": ("png", lambda path: Image.fromarray(COLOURS[..., 0] > 99).save(path), (GREY > 99) * np.uint8(255)),
+    "1 bit, TIFF": ("tif", lambda path: Image.fromarray(COLOURS[..., 0] > 99).save(path), (GREY > 99) * np.uint8(255)),
+    # Of several, the first.
+    "animated": ("png", _frames, COLOURS),
+    "pages": ("tif", _frames, COLOURS),
+    "CMYK": ("tif", lambda path: Image.fromarray(COLOURS).convert("CMYK").save(path), COLOURS),
+    "misnamed": ("jpg", lambda path: Image.fromarray(COLOURS).save(path, format="PNG"), COLOURS),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_pictures_of_every_kind_are_the_same_colours(tmp_path: Path, kind: str) -> None:
+    suffix, write, expected = PICTURES[kind]
+    write(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read_rgb(tmp_path / f"a.{suffix}"), expected)
+    assert rgb_size(tmp_path / f"a.{suffix}") == (20, 30)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "ppm"])
+def test_half_a_picture_is_none(tmp_path: Path, suffix: str) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)).save(whole)
+    (tmp_path / f"a.{suffix}").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(InputError, match=rf"a\.{suffix}: not a readable image"):
+        read_rgb(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("content", [b"", b"PF\n2 2\n-1\n" + bytes(16), b"Pf\n2 2\n-1\n" + bytes(8), b"Pf 2 x -1 "])
 @pytest.mark.parametrize("suffix", [".pfm", ".npz", ".hdf5"])
 def test_a_damaged_array_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(content)

@@ -22,7 +22,7 @@ from PIL import Image
 from planted import write_pairs
 
 from idl.errors import InputError
-from idl.tracking import load_probe
+from idl.tracking import list_probes, load_probe
 
 DEPTH = "models:/idl-depth-null@champion"
 SMALL = ("--workers", "1", "--cache", "cache")
@@ -157,6 +157,29 @@ def test_a_probe_is_tested_on_crops_and_measured_on_them_again(tmp_path: Path, m
     assert newest_run().data.tags["split_digest"] == tags["scenes_digest"]
     # They show what the crops do: who has read the ones has read the others.
     assert newest_run().data.tags["test_digest"] == probed.data.tags["test_digest"]
+
+
+def test_an_encoder_of_one_size_sees_no_squeezed_photograph(tmp_path: Path, template: Path) -> None:
+    """What lies beside a square does not change what is predicted in it."""
+    tiny = '{"patch_size": 14, "embed_dim": 12, "depth": 1, "num_heads": 2}'
+    with working_folder(tmp_path, template):
+        write_pairs(tmp_path / "walk", num=30)
+        encoder = ("--encoder", "timm:vit_tiny_patch16_224", "--weights", "random", "--encoder-args", tiny)
+        assert run(*walk("probe", "--device", "cpu", *encoder)) == 0
+        (model,) = list_probes()
+        wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 341, 3), np.uint8))
+        wide.save("wide.png")
+        wide.crop((0, 0, 256, 256)).save("left.png")
+        wide.crop((85, 0, 341, 256)).save("right.png")
+        wide.resize((640, 480)).save("photograph.png")
+        pictures = ("wide.png", "left.png", "right.png", "photograph.png")
+        assert run("predict", "--model", model.uri, "--out", "out", "--format", "npy", *pictures) == 0
+        whole, left, right = (np.load(f"out/{name}_depth.npy") for name in ("wide", "left", "right"))
+        np.testing.assert_allclose(whole[:, :85], left[:, :85], atol=1e-5)
+        np.testing.assert_allclose(whole[:, -85:], right[:, -85:], atol=1e-5)
+        large = Image.fromarray(np.load("out/photograph_depth.npy"))
+        assert large.size == (640, 480)
+        assert np.corrcoef(np.asarray(large.resize((341, 256))).ravel(), whole.ravel())[0, 1] > 0.95
 
 
 def test_another_dataset_is_measured_whole(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,9 @@ def evaluate(settings: EvaluateSettings) -> None:
         if part in ("test", "all"):
             setup.note_test_reading(recorder, store, split)
         measured = evaluate_model(
-            probe.module, store, order, reference, target, protocol, probe.stride, terminal, label=part
+            *(probe.module, store, order, reference, target, protocol, probe.stride, terminal),
+            window=probe.window,
+            label=part,
         )
         encoder = {name: probe.version.tags.get(name, "") for name in ("encoder", "encoder_digest", "weights", "task")}
         model = MeasuredModel(probe.version.uri, probe.card, encoder)

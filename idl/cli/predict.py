@@ -42,14 +42,14 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
     card, version = probe.card, probe.version
     source = Source(version.uri, version.source, card.target, probe.kind, card.unit, probe.shown_range)
     folder = Folder(path, source, settings.prediction)
-    side = min(card.resolution, card.width or card.resolution)
 
     todo = [photograph for photograph in photographs if settings.overwrite or not folder.is_done(photograph)]
     num_done, beyond = len(photographs) - len(todo), []
     with terminal("predict", len(photographs), num_done) as advance:
         for photograph in todo:
             rgb = read_rgb(photograph.path)
-            predicted = predict_map(probe.module, rgb, side, probe.stride, source.kind == "normals")
+            is_direction = source.kind == "normals"
+            predicted = predict_map(probe.module, rgb, probe.size, probe.stride, is_direction, probe.window)
             beyond.append(folder.write(photograph, predicted))
             advance(1)
     if any(beyond):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -38,12 +39,12 @@ def _hdf5(path: Path) -> np.ndarray:
 def _pfm(path: Path) -> np.ndarray:
     content = path.read_bytes()
     head = _PFM_HEAD.match(content)
-    if head is None or head[1] == b"PF":
-        raise ValueError("a PFM of three channels, expected one" if head else "no head of a PFM")
-    width, height, scale = int(head[2]), int(head[3]), float(head[4])
-    values = np.frombuffer(content, "<f4" if scale < 0 else ">f4", width * height, head.end())
+    if head is None:
+        raise ValueError("no head of a PFM")
+    shape, scale = (int(head[3]), int(head[2]), 3 if head[1] == b"PF" else 1), float(head[4])
+    values = np.frombuffer(content, "<f4" if scale < 0 else ">f4", prod(shape), head.end())
     # From the lowest row upwards.
-    return values.reshape(height, width)[::-1].astype(np.float32)
+    return values.reshape(shape)[::-1].astype(np.float32)
 
 
 def _exr(path: Path) -> np.ndarray:
@@ -57,11 +58,8 @@ def _exr(path: Path) -> np.ndarray:
     for name in _EXR_DEPTH:
         if name in by_name:
             return by_name[name]
-    first, *others = channels.values()
-    # Grey, or depth that was written three times.
-    if all(np.array_equal(first, each, equal_nan=True) for each in others):
-        return first
-    raise ValueError(f"channels {', '.join(channels)}; expected one, or one named Z or depth")
+    # One, or grey, which is depth that was written three times.
+    return np.stack([*channels.values()], axis=-1)
 
 
 # By suffix: what reads the numbers of a file as they are stored; of an archive its only array, or that named "depth".

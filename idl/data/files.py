@@ -15,7 +15,7 @@ def shortened(name: str, most: int, told_apart_by: str = "") -> str:
     """Return a name of at most `most` characters: a longer one is cut, with a digest (of `told_apart_by`) behind."""
     if len(name) <= most:
         return name
-    return f"{name[: most - 9]}-{hashlib.sha256((told_apart_by or name).encode()).hexdigest()[:8]}"
+    return f"{name[: most - 9]}-{hashlib.sha256(os.fsencode(told_apart_by or name)).hexdigest()[:8]}"
 
 
 def walk(root: Path) -> Iterator[str]:

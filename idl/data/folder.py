@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from idl.data.arrays import ARRAY_FORMATS
 from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
-from idl.data.layouts import Layout, Listing, Pair, recognise
+from idl.data.layouts import LAYOUTS, Layout, Listing, Pair, recognise
 from idl.data.reader import FileReader, Group, Native, files_digest
 from idl.data.units import UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
@@ -149,10 +149,12 @@ class FolderReader(FileReader):
         """Lines on a layout that is not plain, on pictures without depth, and on a doubtful unit."""
         found, num, alone = [], len(self.pairs), self.alone
         if self.layout_name != "plain":
-            found.append(f"{self.root}: read as {self.layout_name}: {self._found[1].summary}.")
+            found.append(f"{self.root}: {num} pairs, {self.layout_found}.")
         if alone:
             has = "has no depth beside it and was" if len(alone) == 1 else "have no depth beside them and were"
             found.append(f"{len(alone)} of {num + len(alone)} images {has} left out ({alone[0]}).")
+        if self._found[2].others:
+            found.append(f"{self.root}: {self._found[2].others}")
         doubt = self.doubt_units(sorted({round(step * (num - 1) / _NUM_SAMPLED) for step in range(_NUM_SAMPLED + 1)}))
         return [*found, f"{self.root}: {doubt}"] if doubt else found
 
@@ -192,6 +194,15 @@ class FolderReader(FileReader):
     def layout_name(self) -> str:
         """The layout that was recognised, "pairs" or "patterns"."""
         return self._found[0]
+
+    @property
+    def layout_found(self) -> str:
+        """Which layout was read and where from, and whether it was recognised or asked for, in words."""
+        name, layout, _ = self._found
+        if name not in LAYOUTS:
+            return f"{'listed' if name == 'pairs' else 'by patterns'}: {layout.summary}"
+        how = "recognised" if self.layout == "auto" else "asked for"
+        return f"of the layout {name}, which was {how}: {layout.summary}"
 
     @property
     def integer_scale(self) -> float:

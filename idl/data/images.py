@@ -68,6 +68,15 @@ def rgb_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
+def orientation(path: Path) -> int:
+    """Return the orientation tag of a picture: 1 is upright, up to 4 its height stays its height, up to 8 it does not.
+
+    Raises InputError, naming the file, where its head is not that of a picture.
+    """
+    with _opened(path, "image") as image:
+        return _orientation(image) if _may_be_turned(path, image) else 1
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the orientation tag, 1 (upright) where there is none or the tags are damaged."""
     try:
@@ -96,12 +105,22 @@ def read_map(path: Path, channels: int = 1) -> Shaped[np.ndarray, "H W *channels
     else:
         with _opened(path, "map") as image:
             values = np.asarray(image)
-    if channels == 1 and values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
-        values = values[:, :, 0] if values.shape[2] == 1 else values[0]
-    if values.shape[2:] != ((channels,) if channels > 1 else ()) or values.ndim < 2:
+    if channels == 1:
+        values = _one_channel(values)
+    if values.shape[2:] != ((channels,) if channels > 1 else ()) or values.ndim < 2 or not values.size:
         expected = "one number a pixel (H, W)" if channels == 1 else f"(H, W, {channels})"
-        raise InputError(f"{path}: has shape {values.shape}, expected {expected}.")
+        raise InputError(f"{path}: has shape {values.shape}, expected {expected}. Save it so, or take it out.")
     return values
+
+
+def _one_channel(values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """Return a map without axes of length 1 at its ends, and one of its channels where all of them are equal."""
+    while values.ndim > 2 and 1 in (values.shape[0], values.shape[-1]):
+        values = values[..., 0] if values.shape[-1] == 1 else values[0]
+    first = values[..., :1]
+    # A missing number does not equal itself.
+    is_grey = values.ndim == 3 and values.size and ((values == first) | ((values != values) & (first != first))).all()
+    return first[..., 0] if is_grey else values
 
 
 def metres(
@@ -116,7 +135,7 @@ def metres(
 
     What stands at the others does not matter. Floats are divided by `float_scale`, and missing where they are not
     finite or not above 0. Integers of 16 bits or more are divided by `depth_scale`, and missing where they are one of
-    `invalid_values`. Hypersim's distances (NAME.depth_meters.hdf5) become depth.
+    `invalid_values`, or negative. Hypersim's distances (NAME.depth_meters.hdf5) become depth.
     depth_scale, float_scale: units per metre; depth_scale None where integers are not expected.
     is_rotated: integers are SUN RGB-D's, of which the millimetres are taken.
     Raises InputError, naming the file, where the numbers are of another type.
@@ -129,12 +148,12 @@ def metres(
     if depth_scale is None:
         raise InputError(f"{path}: depth is {values.dtype}, expected float32 metres. Replace it or take it out.")
     # Pillow gives 16-bit PNG as uint16 or int32; 8 bits hold a picture of depth, not depth.
-    if values.dtype.kind not in "iu" or values.dtype.itemsize < 2 or values.min() < 0:
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 2:
         raise InputError(
-            f"{path}: depth is {values.dtype}, expected a 16-bit PNG with depth_scale units per metre, or floats in "
-            "metres (.npy, .tiff)."
+            f"{path}: depth is {values.dtype}, expected a PNG of one channel of 16 bits, depth_scale units per metre, "
+            "or floats in metres (.npy, .tiff)."
         )
-    valid = ~np.isin(values, invalid_values)
+    valid = ~np.isin(values, invalid_values) & (values >= 0)
     return ((unrotated(values) / 1000 if is_rotated else values / depth_scale).astype(np.float32), valid)
 
 

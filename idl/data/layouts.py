@@ -5,16 +5,20 @@ pair is a picture and a depth map whose groups of equal names are equal. The gro
 other, are its name, and those but `stem...` and `view...` its folder, which is a scene.
 """
 
+import csv
+import os
 import re
 import shlex
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from posixpath import splitext
+from unicodedata import normalize
 
 from idl.data.arrays import ARRAY_FORMATS
 from idl.data.files import walk
@@ -39,11 +43,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pairs of a folder, in order. alone: paths of pictures without depth. unread: of depth that is not read."""
+    """The pairs of a folder, in order. alone: paths of pictures without depth. unread: of depth that is not read.
+
+    others: a sentence on folders beside these that are laid out in another way.
+    """
 
     pairs: Sequence[Pair] = ()
     alone: Sequence[str] = ()
     unread: str = ""
+    others: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,9 @@ def _by_rules(rules: Sequence[Rule], root: Path, paths: Sequence[str]) -> Listin
             paired = {splitext(path)[0] for path in pairs} if rule.has_others else set[str]()
             alone += [path for path in lacking if paired.isdisjoint(_beginnings(path))]
     in_order = [pairs[path] for path in paths if path in pairs]
-    return Listing(in_order, [path for path in dict.fromkeys(alone) if path not in pairs], unread)
+    # A depth map is a picture too, which another rule may take for one without depth.
+    used = {file for pair in in_order for file in (pair.rgb, pair.depth, pair.mask)}
+    return Listing(in_order, [path for path in dict.fromkeys(alone) if root / path not in used], unread)
 
 
 def _beginnings(path: str) -> list[str]:
@@ -124,9 +134,9 @@ class _Maps:
         self.paths = set(chain(*self._by_key.values()))
 
     def _keys(self, match: re.Match[str]) -> tuple[tuple[object, ...], tuple[object, ...]]:
-        """Return the shared groups, as they are and whatever the case."""
+        """Return the shared groups, as they are, and whatever the case and the way that accents are written."""
         groups = [match[name] or "" for name in self._shared]
-        return (True, *groups), (False, *map(str.lower, groups))
+        return (True, *groups), (False, *(normalize("NFC", group).lower() for group in groups))
 
     def named(self, picture: re.Match[str]) -> Sequence[str]:
         """Return the maps of a picture's name, of any suffix; of another case only where there is none of its own."""
@@ -209,10 +219,15 @@ def _listed(path: Path, *folders: Path) -> Listing:
             continue
         files = []
         for name in (rgb, rest[0]):
-            places = [Path(folder, name.lstrip("/")) for folder in folders] + [Path(name)]
+            # Windows writes its own strokes.
+            spellings = dict.fromkeys((name, name.replace("\\", "/")))
+            places = [Path(folder, each.lstrip("/")) for each in spellings for folder in folders]
+            places += map(Path, spellings)
             files.append(next((place for place in places if place.is_file()), places[0]))
         _require_files(f"{path}, line {number}", *files)
-        *above, stem = (part for part in PurePosixPath(rgb).with_suffix("").parts if part not in ("/", "..", "."))
+        *above, stem = (
+            part for part in PurePosixPath(rgb.replace("\\", "/")).with_suffix("").parts if part not in ("/", "..", ".")
+        )
         above = [part for part in above if not re.fullmatch("rgb|colou?r", part, re.IGNORECASE)]
         # NYU's lists have the focal length in the place of a scene.
         is_scene = len(rest) > 1 and not re.fullmatch(r"\d+\.\d+", rest[1])
@@ -221,19 +236,22 @@ def _listed(path: Path, *folders: Path) -> Listing:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and words of each line that says something; a tab is between words, else a space, or quotes are."""
+    """Return number and words of each line that says something: tabs are between words, commas in .csv, else spaces."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list ({error}).") from error
-    return [(number, _words(line)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
+        raise InputError(f"{path}: cannot be read as a list ({error}). Save it as text in UTF-8.") from error
+    comma = "," if path.suffix.lower() == ".csv" else ""
+    return [(number, _words(line, comma)) for number, line in enumerate(lines, 1) if not re.match(r"\s*(#|$)", line)]
 
 
-def _words(line: str) -> list[str]:
-    if "\t" in line:
-        return [word.strip() for word in line.split("\t")]
+def _words(line: str, comma: str) -> list[str]:
+    if between := "\t" if "\t" in line else comma:
+        return [word.strip() for word in next(csv.reader([line], delimiter=between))]
+    words = shlex.shlex(line, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters, words.escape = True, "", ""
     try:
-        return shlex.split(line)
+        return list(words)
     except ValueError:
         return line.split()
 
@@ -242,6 +260,15 @@ def _require_files(where: object, *paths: Path) -> None:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{where}: no such file: {path}. Correct the list, or take the line out.")
+
+
+def _require_text(*paths: Path) -> None:
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path).decode(errors="backslashreplace")
+            raise InputError(f"{name}: the name is no text in UTF-8. Rename it.") from None
 
 
 def _gray_beside(root: Path, paths: Sequence[str]) -> Listing:
@@ -275,7 +302,9 @@ def _ruled(summary: str, *rules: Rule, depth_scale: float = 1000.0, is_sparse: b
 
 
 def _folders(name: str) -> Rule:
-    rgb, depth, mask = (f"{{above}}{kind}/(?P<below>(?:.*/)?){{stem}}" for kind in (name, "depth", "mask"))
+    rgb, depth, mask = (
+        f"{{above}}{kind}/(?P<below>(?:.*/)?){{stem}}" for kind in (name, "depth(?:s|_?maps?)?", "masks?")
+    )
     return Rule(rgb, depth, mask)
 
 
@@ -286,7 +315,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "plain": _ruled(
         "rgb/NAME.png with depth/NAME.png, or NAME.png with NAME_depth.png",
         _folders("rgb"),
-        Rule("{above}{stem}", "{above}{stem}_depth", "{above}{stem}_mask", has_others=True),
+        Rule("{above}{stem}", "{above}{stem}[_-]depth", "{above}{stem}[_-]mask", has_others=True),
     ),
     "scannet": _ruled("color/NAME.jpg with depth/NAME.png, as of ScanNet and Open3D", _folders("(?:colou?r|images?)")),
     "7-scenes": _ruled(
@@ -323,10 +352,13 @@ LAYOUTS: Mapping[str, Layout] = {
         Rule(r"{above}frame(?P<stem>\d+)", r"{above}depth(?P<stem>\d+)"),
         depth_scale=6553.5,
     ),
-    "nyu-sync": _ruled("SCENE/rgb_N.jpg with sync_depth_N.png", Rule("{above}rgb_{stem}", "{above}sync_depth_{stem}")),
+    "nyu-sync": _ruled(
+        "SCENE/rgb_N.jpg with sync_depth_N.png or depth_N.png",
+        Rule("{above}rgb_{stem}", "{above}(?:sync_)?depth_{stem}"),
+    ),
     "colors": _ruled(
         "NAME_colors.png (or _rgb, _color) with NAME_depth.png",
-        Rule("{above}{stem}_(?:colors?|rgb|image)", "{above}{stem}_depth"),
+        Rule("{above}{stem}[_-](?:colors?|rgb|image)", "{above}{stem}[_-]depth"),
     ),
     "beside": Layout("NAME.jpg with NAME.png", _gray_beside),
 }
@@ -342,13 +374,14 @@ def recognise(
     Raises InputError where there are none, two pictures or two maps have one name, or most pictures lack their depth.
     """
     paths = () if pairs else tuple(walk(root))
-    layout, listing = _ruled("as told"), Listing()
     if pairs:
         path = Path(pairs).expanduser()
         path = path if path.is_file() or not (root / pairs).is_file() else root / pairs
-        name, listing = "pairs", _listed(path, path.parent, root)
+        name, layout = "pairs", _ruled(f"'rgb depth [scene]' a line of {path}")
+        listing = _listed(path, path.parent, root)
     elif any(patterns):
-        name, listing = "patterns", _by_rules([_pattern_rule(*patterns)], root, paths)
+        name, layout = "patterns", _ruled(" with ".join(patterns), _pattern_rule(*patterns))
+        listing = layout.find(root, paths)
     elif name not in ("auto", *LAYOUTS):
         raise InputError(f"layout={name}: no such layout. Pass auto, or one of {', '.join(LAYOUTS)}.")
     else:
@@ -357,12 +390,26 @@ def recognise(
             listing = layout.find(root, paths)
             unread = unread or listing.unread
             if listing.pairs:
-                name = found
+                others = _laid_out_otherwise(root, paths, listing, found) if name == "auto" else ""
+                name, listing = found, replace(listing, others=others)
                 break
         else:
             layout, listing = LAYOUTS.get(name, LAYOUTS["plain"]), Listing(unread=unread)
     _require(root, paths, layout, listing, is_auto=name == "auto")
     return name, layout, replace(listing, pairs=_unlinked(listing.pairs))
+
+
+def _laid_out_otherwise(root: Path, paths: Sequence[str], listing: Listing, name: str) -> str:
+    """Return a sentence on pairs of another layout in folders that hold nothing of this one; "" for none."""
+    files = (file for pair in listing.pairs for file in (pair.rgb, pair.depth, pair.mask) if file)
+    read = {str(file.parent) for file in files} | {str((root / path).parent) for path in listing.alone}
+    rest = [path for path in paths if str((root / path).parent) not in read]
+    for other, layout in LAYOUTS.items() if rest else ():
+        with suppress(InputError):
+            if other != name and (more := layout.find(root, rest).pairs):
+                told = f"{len(more)} pairs of the layout {other} beside them were not read ({more[0].name}, ...)"
+                return f"{told}. Pass layout={other} to read those."
+    return ""
 
 
 def _pattern_rule(rgb: str, depth: str) -> Rule:
@@ -427,6 +474,10 @@ def _require(root: Path, paths: Sequence[str], layout: Layout, listing: Listing,
         )
     seen: dict[str, Pair] = {}
     for pair in listing.pairs:
+        if not f"{pair.rgb}{pair.depth}".isprintable():
+            _require_text(pair.rgb, pair.depth)
         other = seen.setdefault(pair.name, pair)
+        if other is not pair and other.rgb == pair.rgb:
+            raise InputError(f"{pair.rgb}: is listed twice. Take one of the lines out.")
         if other is not pair:
             raise InputError(f"{other.rgb}: {pair.rgb} is an image of the same name. Keep one of them.")

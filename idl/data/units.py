@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt16
@@ -55,14 +56,19 @@ def doubt_units(
     )
     # Floats come in metres, millimetres or centimetres.
     now, scales = depth_scale or 1.0, SCALES if depth_scale else (1000.0, 100.0)
+    ways = []
+    if range_m[1] < median_m <= high:
+        ways.append(f"max_depth={ceil(max(far for *_, far in depths_m))} where it is in metres")
     low, high = max(low, range_m[0]), min(high, range_m[1])
     fits = [f"{scale:g}" for scale in scales if scale != now and low <= median_m * now / scale <= high]
-    if not fits:
-        remedy = "Look at it: which unit is it in?"
-    elif depth_scale is None:
+    if fits and depth_scale is not None:
+        ways.append(f"depth_scale={' or '.join(fits)}")
+    if ways:
+        remedy = f"Pass {', else '.join(ways)}."
+    elif fits:
         remedy = f"Divided by {' or '.join(fits)} it would fit: write it in metres."
     else:
-        remedy = f"Pass depth_scale={fits[0]}" + (f" (or {', '.join(fits[1:])})." if fits[1:] else ".")
+        remedy = "Look at it: which unit is it in?"
     return UnitsDoubt(f"median depth {median_m:.3g} m, {expected} m", remedy, is_outside)
 
 

@@ -13,12 +13,13 @@ from idl.data.diode import NEEDED, STORED_AXES, Axes, DiodeReader, axes_by_depth
 from idl.data.download import PUBLISHED, Remote, md5_of
 from idl.data.files import walk
 from idl.data.folder import FolderReader
-from idl.data.images import PICTURE_SUFFIXES, within_range
+from idl.data.images import PICTURE_SUFFIXES, orientation, within_range
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
 from idl.data.reader import Native
 from idl.data.store import Store
 from idl.doctor.checks import Expected, Measured, measure, of_images, repeated, sample_of, scenes_and_split
 from idl.doctor.findings import Diagnosis, Finding, several
+from idl.doctor.registration import registration
 from idl.errors import InputError
 from idl.progress import Progress
 
@@ -103,8 +104,7 @@ def examine_folder(on: Examination) -> Iterator[Finding]:
     dataset = reader(on.config)
     assert isinstance(dataset, FolderReader)
     on.told.num_images = len(dataset.groups)
-    layout = "" if dataset.layout_name == "plain" else f", read as {dataset.layout_name}"
-    yield Finding("pairs", "ok", f"{on.told.num_images} of RGB and depth{layout}")
+    yield Finding("pairs", "ok", f"{on.told.num_images} of RGB and depth, {dataset.layout_found}")
     if dataset.alone:
         alone = several(dataset.alone, "images")
         yield Finding("images alone", "doubt", f"without depth: {alone}", "They are not read.")
@@ -116,6 +116,20 @@ def examine_folder(on: Examination) -> Iterator[Finding]:
     more = ", consecutive frames" if dataset.is_sequential else ""
     expected = Expected(dataset.plausible_median_m, _FOLDER_RANGE_M)
     yield from on.images(dataset, expected, more)
+    yield from _turned(dataset, on.measured)
+
+
+def _turned(dataset: FolderReader, measured: Mapping[int, Measured]) -> Iterator[Finding]:
+    """Yield which pictures their tag turns while depth of the same size fits both ways, unless the edges decide it."""
+    turned: list[Measured] = []
+    for index, image in measured.items():
+        tag = orientation(dataset.picture(index))
+        if 1 < tag <= 4 or (tag > 4 and image.size[0] == image.size[1]):
+            turned.append(image)
+    if turned and registration([image.fit for image in turned], max(turned[0].size)).level != "ok":
+        names = several([image.name for image in turned], "pictures")
+        told = f"{names}: turned as the file's tag says; depth is read as stored, and has the same size either way"
+        yield Finding("orientation", "doubt", told, "Look at a pair side by side: does the depth lie as the picture?")
 
 
 def examine_nyu(on: Examination) -> Iterator[Finding]:

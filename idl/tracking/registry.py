@@ -102,7 +102,17 @@ class RegisteredProbe:
     @property
     def stride(self) -> int:
         """Pixels a cell of the encoder's grid; 1 where it resizes images of any size itself."""
-        return 1 if "encoder_size" in self.origin else int(self.origin["stride"])
+        return 1 if self.window else int(self.origin["stride"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images that it was fitted on, pixels."""
+        return self.card.resolution, self.card.width or self.card.resolution
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """That size where the encoder brings every image to one size itself, of another shape or not; else None."""
+        return self.size if "encoder_size" in self.origin else None
 
 
 def register(version: "ModelVersion", run_id: str) -> RegisteredVersion:
