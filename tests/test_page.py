@@ -154,10 +154,12 @@ def study() -> Study:
     for place, planted in enumerate(PLANTED):
         subject, k = subjects[place // 2], (3, 5)[place % 2]
         cell = planted.cell(np.random.default_rng(place), f"{('one', 'two')[place // 2]}, k = {k}")
-        answers.append(Answer(subject.encoder.name, EVIL, k, k == 5, result.arms[k], *decide([cell], config.rules)))
+        answers.append(
+            Answer(subject.encoder.name, EVIL, "depth", k, k == 5, result.arms[k], *decide([cell], config.rules))
+        )
     assert {answer.verdict.outcome for answer in answers} == set(Outcome)
-    plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"))
-    return Study(plan, {ONE: result, TWO: result}, tuple(answers))
+    plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"), ("depth",))
+    return Study(plan, {(ONE, "depth"): result, (TWO, "depth"): result}, tuple(answers))
 
 
 @pytest.fixture(scope="module")

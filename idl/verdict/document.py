@@ -74,7 +74,7 @@ def meaning(plan: Plan, answer: Answer) -> str:
     words = _MEANINGS[verdict.outcome].format(
         encoder=answer.encoder,
         task=answer.task,
-        feature=plan.probe.target,
+        feature=answer.feature,
         margin=f"{100 * (plan.config.margin - 1):.3g} %",
         failed=" and ".join(failed),
     )
@@ -88,7 +88,8 @@ def notes(study: Study) -> tuple[str, ...]:
         encoder = subject.encoder
         if encoder.origin.warning:
             lines.append(encoder.origin.warning)
-        lines += [f"{encoder.name}: {sentence}" for sentence in study.results[encoder.name].missing]
+        for feature in study.plan.features:
+            lines += [f"{encoder.name}: {sentence}" for sentence in study.results[encoder.name, feature].missing]
     lines.append(
         "One trained network stands for itself: about a task, several trained from different seeds would speak."
     )
@@ -96,9 +97,12 @@ def notes(study: Study) -> tuple[str, ...]:
 
 
 def shown_names(study: Study) -> tuple[str, str, str]:
-    """Return the test images that the last encoder's probe does best on, as well as on half of them, and worst on."""
+    """Return the test images that the last encoder's probe does best on, as well as on half of them, and worst on.
+
+    study: of one feature.
+    """
     last = study.answers[-1]
-    result = study.results[last.encoder]
+    result = study.results[last.encoder, last.feature]
     seen = np.flatnonzero(result.num_valid > 0)
     order = seen[np.argsort(last.arms[TRAINED].squared_error[seen] / result.num_valid[seen], kind="stable")]
     best, median, worst = (result.images[order[rank]] for rank in (0, len(order) // 2, -1))
@@ -139,7 +143,7 @@ def document(study: Study, tables: Sequence[CueTable], given: Provenance) -> dic
                 **_picked(subject.encoder, "name", "digest", "stride", "channels"),
                 **_picked(subject.encoder.origin, "architecture", "weights", "source"),
                 "task": subject.task,
-                "curves": _curves(study.results[subject.encoder.name]),
+                "curves": _curves(study.results[subject.encoder.name, study.plan.probe.target]),
             }
             for subject in plan.subjects
         ],
@@ -229,7 +233,7 @@ def _images(study: Study) -> list[dict[str, Any]]:
     for role, name in zip(("best", "median", "worst"), shown_names(study), strict=True):
         errors = []
         for encoder, answer, arm in shown:
-            result = study.results[answer.encoder]
+            result = study.results[answer.encoder, answer.feature]
             at = result.images.index(name)
             typical = math.sqrt(answer.arms[arm].squared_error[at] / result.num_valid[at])
             errors.append({"encoder": encoder, "typical_error": typical})

@@ -37,8 +37,11 @@ class EncoderRun:
 def probe_run(
     study: Study, encoder: Encoder, cache_folder: Path, *, k: str = "auto", progress: Progress = silent
 ) -> Run:
-    """Run the ordinary probe of an encoder, from the cache where it was judged: the same images are shown of all."""
-    shown = {name for each in study.results for name in shown_names(study.alone(each))}
+    """Run the ordinary probe of an encoder, from the cache where it was judged: the same images are shown of all.
+
+    study: of one feature.
+    """
+    shown = {name for encoder, _ in study.results for name in shown_names(study.part(encoder))}
     config = replace(study.plan.probe, k=k)
     return probe(config, study.plan.store, encoder, cache_folder, progress=progress, shown_names=shown)
 
@@ -55,9 +58,9 @@ def encoder_run(
     """Run the probe that an encoder's answers rest on, at its largest k, and put answers, cues and a page beside it.
 
     The model carries the answer at the k that it reads.
-    null_panels: of the null's `probe_run`. given: where the figures come from.
+    study: of one feature. null_panels: of the null's `probe_run`. given: where the figures come from.
     """
-    alone, plan = study.alone(encoder.name), study.plan
+    alone, plan = study.part(encoder.name), study.plan
     answer = alone.answers[-1]
     run = probe_run(study, encoder, cache_folder, k=str(answer.k), progress=progress)
     report, table = with_answers(run.report, alone, given.test_reads), None
@@ -83,7 +86,7 @@ def encoder_run(
 def whole_report(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> RunReport:
     """Return the report of the run that holds all answers. runs: of all encoders."""
     report = RunReport(
-        params={"encoders": ", ".join(study.results)},
+        params={"encoders": ", ".join(subject.encoder.name for subject in study.plan.subjects)},
         metrics={},
         texts=_texts(study, null_panels, runs, given),
         datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
