@@ -32,7 +32,7 @@ from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
 from idl.verdict.document import Provenance, document, plain
 from idl.verdict.intervals import Interval
-from idl.verdict.page import page
+from idl.verdict.page import Pictures, page
 from idl.verdict.result import Clustering, Outcome
 from idl.verdict.settings import StudyConfig
 from idl.verdict.study import Answer, Plan, Study, Subject
@@ -180,7 +180,7 @@ def panels(content: dict[str, Any]) -> Panels:
 
 @pytest.fixture(scope="module")
 def text(content: dict[str, Any], panels: Panels) -> str:
-    return page(content, panels, {TWO: _noise(9)})
+    return page(content, Pictures(panels, {TWO: _noise(9)}))
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -270,7 +270,7 @@ def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
         assert words.index(cell["meaning"]) < start < words.index(cell["reason"])
     first, _, *others = content["cells"]
     twice = {**first, "k": 160, "is_all": True}
-    words = Reader(page({**content, "cells": [first, twice, *others]}, panels, {TWO: _noise(9)})).text
+    words = Reader(page({**content, "cells": [first, twice, *others]}, Pictures(panels, {TWO: _noise(9)}))).text
     assert words.count(first["meaning"]) == 1
     assert "3 and all 160 numbers" in words
 
@@ -283,7 +283,9 @@ def test_pictures_are_whole_and_have_words(
     parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
     monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
     decoded = []
-    for each in Reader(page({**content, "images": content["images"][:1]}, panels, {TWO: _noise(9)})).all("img"):
+    for each in Reader(page({**content, "images": content["images"][:1]}, Pictures(panels, {TWO: _noise(9)}))).all(
+        "img"
+    ):
         assert each["alt"].strip()
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
@@ -299,7 +301,7 @@ def test_a_bound_that_is_infinite_is_said_and_cues_that_were_not_measured_are_le
     changed = deepcopy({**content, "cues": []})
     unbounded = {"estimate": 1.0, "low": -math.inf, "high": math.inf, "standard_error": math.inf}
     changed["cells"][0]["beyond_pixels"] |= {"log_ratio": unbounded, "smallest_detectable": math.inf}
-    read = Reader(page(changed, panels, {}))
+    read = Reader(page(changed, Pictures(panels, {})))
     assert "0 to \N{INFINITY}" in read.text
     assert not [each for _, each in read.tags if re.search("nan|inf", each.get("d", "") + each.get("style", ""))]
     assert "Which cue" not in read.text

@@ -154,7 +154,7 @@ def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
     encoders = [subject.encoder for subject in found.plan.subjects]
     null = probe_run(found, encoders[1], cache).report.panels
     runs = [encoder_run(found, encoder, null, given, cache) for encoder in encoders]
-    report = whole_report(found, null, runs, given)
+    report = whole_report(found, {"depth": null}, runs, given)
     document = json.loads(report.texts["verdict.json"])
     assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]
     assert report.metrics["test_reads_before"] == document["provenance"]["test_reads"] == 4

@@ -10,7 +10,7 @@ from idl.data.images import repeats
 from idl.data.splits import NUM_FOLDS, SPLITS, Split
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import encoder_for_task
+from idl.encoders.tasks import encoder_for_task, task_name
 from idl.encoders.untrained import KINDS, require_twins
 from idl.errors import InputError
 from idl.evaluate import require_native
@@ -28,7 +28,7 @@ from idl.verdict.settings import StudyConfig
 # null has none, and the autoencoder none of a hub.
 _WITHOUT_WEIGHTS = {NULL, "autoencoder"}
 # As an encoder's origin names it.
-_UNTRAINED = "none"
+UNTRAINED_TASK = "none"
 
 
 def chosen_encoder(config: EncoderConfig, task: str) -> EncoderConfig:
@@ -56,6 +56,19 @@ def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[
         )
     judged = (EncoderConfig(name, weights="auto" if name in _WITHOUT_WEIGHTS else weights) for name in names)
     return (EncoderConfig(NULL, stride=common_stride), *judged)
+
+
+def encoders_of_tasks(tasks: str) -> dict[str, EncoderConfig]:
+    """Return the encoder that stands for each of `tasks`, which have commas between, by the task's one name.
+
+    Raises InputError where none stands for one, one is there twice, and where nothing is left to be judged.
+    """
+    named = [task_name(each) for each in tasks.split(",") if each.strip()]
+    if len(set(named)) < len(named):
+        raise InputError(f"tasks={tasks}: one is there twice. Name each once.")
+    if set(named) <= {UNTRAINED_TASK}:
+        raise InputError(f"tasks={tasks}: nothing is judged. Name a task that networks were trained for as well.")
+    return {each: encoder_for_task(each) for each in named}
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ def check(
     num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
-        if subject.task == _UNTRAINED:
+        if subject.task == UNTRAINED_TASK:
             raise InputError(
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
