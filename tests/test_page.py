@@ -30,9 +30,9 @@ from idl.report.tiles import PanelParts, panel
 from idl.verdict.baselines import ArmsResult
 from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
-from idl.verdict.document import Provenance, document, plain
+from idl.verdict.document import Provenance, Untrained, document, plain
 from idl.verdict.intervals import Interval
-from idl.verdict.page import Pictures, page
+from idl.verdict.page import Pictures, number, page
 from idl.verdict.result import Clustering, Outcome
 from idl.verdict.settings import StudyConfig
 from idl.verdict.study import Answer, Plan, Study, Subject
@@ -258,6 +258,46 @@ def test_the_page_needs_nothing_from_elsewhere_and_names_with_markup_are_text(te
     assert read.text.count(EVIL) > 20
     assert all("<b>" in each["alt"] for each in read.all("img")[:-3])
     assert read.all("meta")[0] == {"charset": "utf-8"}
+
+
+@pytest.fixture(scope="module")
+def matrix(study: Study) -> dict[str, Any]:
+    """The document of two features, of which the second has the answers of the first in the other order."""
+    plan = replace(study.plan, features=("depth", "normals"))
+    outcomes = [answer.verdict.outcome for answer in reversed(study.answers)]
+    others = [
+        replace(answer, feature="normals", verdict=replace(answer.verdict, outcome=outcome))
+        for answer, outcome in zip(study.answers, outcomes, strict=True)
+    ]
+    results = {(name, feature): each for (name, _), each in study.results.items() for feature in plan.features}
+    untrained = [Untrained(EVIL, feature, 320, loss, loss / 4) for feature, loss in (("depth", 3.7), ("normals", 1.3))]
+    whole = Study(plan, results, (*study.answers, *others))
+    return document(whole, [], Provenance("idl compare", "2030-01-02 03:04 UTC", 0), untrained)
+
+
+def test_the_matrix_comes_first_and_has_every_answer(matrix: dict[str, Any], panels: Panels) -> None:
+    # One answer each at k = all, of encoders one and two, and how much of the loss is left; the page in that order.
+    left = [f"{row['loss_over_null']:#.3g}" for row in matrix["matrix"] if row["is_all"] and row["task"] != "none"]
+    expected = [
+        f"depth NOT LEARNED {left[0]}",
+        f"normals INCONCLUSIVE {left[2]}",
+        f"depth INVALID {left[1]}",
+        f"normals LEARNED {left[3]}",
+        "depth untrained 0.925",
+        "normals untrained 0.325",
+    ]
+    words = Reader(page(matrix, *[Pictures(panels, {})] * 2)).text
+    screen = words[: words.index("What the answers mean")]
+    places = [screen.index(each) for each in expected]
+    assert places == sorted(places)
+    # Both parts follow, each with its own evidence, and every figure of the matrix can be looked up.
+    assert words.count("Two comparisons decide") == words.count("On three test images") == 2
+    for row in matrix["matrix"]:
+        for figure in ("loss", "loss_over_null", "low", "high", "p"):
+            value = row[figure]
+            assert value is None or number(value) in words
+    assert [row["answer"] for row in matrix["matrix"] if row["task"] == "none"] == ["untrained"] * 2
+    assert [part["feature"] for part in matrix["features"]] == ["depth", "normals"]
 
 
 def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(

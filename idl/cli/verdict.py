@@ -131,7 +131,8 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
     cache, progress = settings.run.cache_folder, setup.progress_shown()
-    by_task, configs = settings.configs()
+    with _named(task="tasks"):
+        by_task, configs = settings.configs()
     requested = [(config, "") for config in configs] or [(config, task) for task, config in by_task.items()]
     with (
         settings.tracked_run(entry_point, settings.feature) as recorder,
