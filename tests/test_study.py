@@ -308,6 +308,7 @@ def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
     for config, subjects, message in (
         (CONFIG, [Subject(foreign(one_weight(), 3), "planting")], "no verdict without an untrained twin"),
         (replace(CONFIG, ks="2,auto"), [subject], "ks=2,auto: auto is no number"),
+        (CONFIG, [subject, replace(subject, task="sowing")], "encoders=foreign,foreign: one is there twice"),
         (replace(CONFIG, common_stride=7), [subject], r"divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8"),
     ):
         with pytest.raises(InputError, match=message):
