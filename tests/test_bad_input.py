@@ -199,6 +199,16 @@ ROWS = {
     "compare_none": ("compare WALK --encoders ,", "name those that are judged"),
     "compare_null": ("main WALK --encoders null,convnext", "null stands beside them"),
     "compare_twice": ("main WALK --encoders convnext,convnext", "one is there twice"),
+    "compare_feature_twice": ("compare WALK --encoders autoencoder --feature depth,depth", "feature=depth,depth: one"),
+    "compare_feature_layer": (
+        "compare WALK --encoders autoencoder --feature depth,normals",
+        "feature=normals: dataset=folder has no",
+    ),
+    "compare_feature_typo": ("main WALK --encoders autoencoder --feature depth,nromals", "'nromals' ... 'normals'"),
+    "compare_task": ("compare WALK --tasks reconstruction,juggling", "tasks=juggling: no encoder stands for this"),
+    "compare_task_twice": ("main WALK --tasks reconstruction,autoencoder", "tasks=reconstruction,autoencoder: one is"),
+    "compare_untrained": ("compare WALK --tasks none", "tasks=none: nothing is judged"),
+    "compare_both": ("compare WALK --tasks reconstruction --encoders convnext", "Leave encoders and weights out"),
     "compare_weights": ("compare WALK --encoders autoencoder --weights a.pth", "has none that takes them"),
     # Training.
     "preset": ("autoencoder WALK --preset huge", "'--preset' ... medium"),

@@ -30,9 +30,9 @@ from idl.report.tiles import PanelParts, panel
 from idl.verdict.baselines import ArmsResult
 from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
-from idl.verdict.document import Provenance, document, plain
+from idl.verdict.document import Provenance, Untrained, document, plain
 from idl.verdict.intervals import Interval
-from idl.verdict.page import page
+from idl.verdict.page import Pictures, number, page
 from idl.verdict.result import Clustering, Outcome
 from idl.verdict.settings import StudyConfig
 from idl.verdict.study import Answer, Plan, Study, Subject
@@ -154,10 +154,12 @@ def study() -> Study:
     for place, planted in enumerate(PLANTED):
         subject, k = subjects[place // 2], (3, 5)[place % 2]
         cell = planted.cell(np.random.default_rng(place), f"{('one', 'two')[place // 2]}, k = {k}")
-        answers.append(Answer(subject.encoder.name, EVIL, k, k == 5, result.arms[k], *decide([cell], config.rules)))
+        answers.append(
+            Answer(subject.encoder.name, EVIL, "depth", k, k == 5, result.arms[k], *decide([cell], config.rules))
+        )
     assert {answer.verdict.outcome for answer in answers} == set(Outcome)
-    plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"))
-    return Study(plan, {ONE: result, TWO: result}, tuple(answers))
+    plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"), ("depth",))
+    return Study(plan, {(ONE, "depth"): result, (TWO, "depth"): result}, tuple(answers))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def panels(content: dict[str, Any]) -> Panels:
 
 @pytest.fixture(scope="module")
 def text(content: dict[str, Any], panels: Panels) -> str:
-    return page(content, panels, {TWO: _noise(9)})
+    return page(content, Pictures(panels, {TWO: _noise(9)}))
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -258,6 +260,46 @@ def test_the_page_needs_nothing_from_elsewhere_and_names_with_markup_are_text(te
     assert read.all("meta")[0] == {"charset": "utf-8"}
 
 
+@pytest.fixture(scope="module")
+def matrix(study: Study) -> dict[str, Any]:
+    """The document of two features, of which the second has the answers of the first in the other order."""
+    plan = replace(study.plan, features=("depth", "normals"))
+    outcomes = [answer.verdict.outcome for answer in reversed(study.answers)]
+    others = [
+        replace(answer, feature="normals", verdict=replace(answer.verdict, outcome=outcome))
+        for answer, outcome in zip(study.answers, outcomes, strict=True)
+    ]
+    results = {(name, feature): each for (name, _), each in study.results.items() for feature in plan.features}
+    untrained = [Untrained(EVIL, feature, 320, loss, loss / 4) for feature, loss in (("depth", 3.7), ("normals", 1.3))]
+    whole = Study(plan, results, (*study.answers, *others))
+    return document(whole, [], Provenance("idl compare", "2030-01-02 03:04 UTC", 0), untrained)
+
+
+def test_the_matrix_comes_first_and_has_every_answer(matrix: dict[str, Any], panels: Panels) -> None:
+    # One answer each at k = all, of encoders one and two, and how much of the loss is left; the page in that order.
+    left = [f"{row['loss_over_null']:#.3g}" for row in matrix["matrix"] if row["is_all"] and row["task"] != "none"]
+    expected = [
+        f"depth NOT LEARNED {left[0]}",
+        f"normals INCONCLUSIVE {left[2]}",
+        f"depth INVALID {left[1]}",
+        f"normals LEARNED {left[3]}",
+        "depth untrained 0.925",
+        "normals untrained 0.325",
+    ]
+    words = Reader(page(matrix, *[Pictures(panels, {})] * 2)).text
+    screen = words[: words.index("What the answers mean")]
+    places = [screen.index(each) for each in expected]
+    assert places == sorted(places)
+    # Both parts follow, each with its own evidence, and every figure of the matrix can be looked up.
+    assert words.count("Two comparisons decide") == words.count("On three test images") == 2
+    for row in matrix["matrix"]:
+        for figure in ("loss", "loss_over_null", "low", "high", "p"):
+            value = row[figure]
+            assert value is None or number(value) in words
+    assert [row["answer"] for row in matrix["matrix"] if row["task"] == "none"] == ["untrained"] * 2
+    assert [part["feature"] for part in matrix["features"]] == ["depth", "normals"]
+
+
 def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
     content: dict[str, Any], panels: Panels, text: str
 ) -> None:
@@ -268,7 +310,7 @@ def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
         assert words.index(cell["meaning"]) < start < words.index(cell["reason"])
     first, _, *others = content["cells"]
     twice = {**first, "k": 160, "is_all": True}
-    words = Reader(page({**content, "cells": [first, twice, *others]}, panels, {TWO: _noise(9)})).text
+    words = Reader(page({**content, "cells": [first, twice, *others]}, Pictures(panels, {TWO: _noise(9)}))).text
     assert words.count(first["meaning"]) == 1
     assert "3 and all 160 numbers" in words
 
@@ -281,7 +323,9 @@ def test_pictures_are_whole_and_have_words(
     parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
     monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
     decoded = []
-    for each in Reader(page({**content, "images": content["images"][:1]}, panels, {TWO: _noise(9)})).all("img"):
+    for each in Reader(page({**content, "images": content["images"][:1]}, Pictures(panels, {TWO: _noise(9)}))).all(
+        "img"
+    ):
         assert each["alt"].strip()
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
@@ -297,7 +341,7 @@ def test_a_bound_that_is_infinite_is_said_and_cues_that_were_not_measured_are_le
     changed = deepcopy({**content, "cues": []})
     unbounded = {"estimate": 1.0, "low": -math.inf, "high": math.inf, "standard_error": math.inf}
     changed["cells"][0]["beyond_pixels"] |= {"log_ratio": unbounded, "smallest_detectable": math.inf}
-    read = Reader(page(changed, panels, {}))
+    read = Reader(page(changed, Pictures(panels, {})))
     assert "0 to \N{INFINITY}" in read.text
     assert not [each for _, each in read.tags if re.search("nan|inf", each.get("d", "") + each.get("style", ""))]
     assert "Which cue" not in read.text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planted import PlantedReader, SmallNetwork, one_weight, write_pairs
 from planted_features import Colours, FoldedReader, Folding, foreign
+from torch import Tensor
 
 from idl.data.folder import FolderReader
 from idl.data.preparation import prepare
@@ -63,7 +64,7 @@ def found(folded: Store, cache: Path) -> Study:
 
 
 def test_what_is_built_in_or_the_pixels_own_is_not_learned(found: Study) -> None:
-    built_in, of_pixels = found.alone("folding").answers, found.alone("colours").answers
+    built_in, of_pixels = found.part("folding").answers, found.part("colours").answers
     assert {answer.verdict.outcome for answer in of_pixels} == {Outcome.NOT_LEARNED}
     # Its twins mix the same three channels, which hold the feature as well: it is beyond the pixels, and built in.
     for answer in built_in:
@@ -93,6 +94,46 @@ def test_every_question_is_in_the_one_family(found: Study, folded: Store, cache:
     assert (answer.k, answer.is_all, answer.verdict.num_tested) == (3, True, 1)
 
 
+def test_features_share_the_maps_and_the_family_and_nothing_else(
+    folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, colours = ("depth", "normals", "log-depth"), foreign(Colours(), 3, "colours")
+    forward, encoded = Encoder.forward, [0]
+
+    def counting(self: Encoder, rgb: Tensor) -> Tensor:
+        encoded[0] += len(rgb)
+        return forward(self, rgb)
+
+    def answered(folder: Path, *names: str) -> tuple[int, Study]:
+        encoded[0] = 0
+        config = replace(CONFIG, ks="2,all", untrained_seeds=1)
+        check(PROBE, config, [Subject(colours, "planting")], folded.protocol.size, names)
+        done = study(plan(PROBE, config, folded, [Subject(colours, "planting")], names), folder)
+        return encoded[0], done
+
+    monkeypatch.setattr(Encoder, "forward", counting)
+    (of_one, one), (of_three, three) = answered(tmp_path / "one", "depth"), answered(tmp_path / "three", *features)
+    assert of_one == of_three > folded.num_images
+    assert [answer.feature for answer in three.answers] == ["depth"] * 2 + ["normals"] * 2 + ["log-depth"] * 2
+    assert three.answers[3].verdict.cell == "colours, normals, k = 3 (all)"
+    for name in features:
+        of_feature, alone = three.part(feature=name), answered(tmp_path / "three", name)[1]
+        assert of_feature.plan.probe.target == alone.plan.probe.target == name
+        for cell, own in zip(of_feature.answers, alone.answers, strict=True):
+            assert cell.verdict.p == own.verdict.p
+            assert cell.verdict.learned == own.verdict.learned
+            for arm, fitted in own.arms.items():
+                np.testing.assert_array_equal(fitted.squared_error, cell.arms[arm].squared_error)
+    # Holm's by hand: the smallest p times all six, the next one times five, ..., never falling.
+    ps, largest = [answer.verdict.p for answer in three.answers], 0.0
+    for rank, index in enumerate(np.argsort(ps, kind="stable")):
+        largest = max(largest, min(1.0, (6 - rank) * ps[index]))
+        assert three.answers[index].verdict.adjusted_p == pytest.approx(largest)
+    assert {answer.verdict.num_tested for answer in three.answers} == {6}
+    # What was asked is part of the plan, in its order or another.
+    assert one.plan.digest != three.plan.digest
+
+
 def test_every_condition_has_words(found: Study) -> None:
     """Whatever fails is said without the method's own names."""
     answer = found.answers[0]
@@ -113,13 +154,13 @@ def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
     encoders = [subject.encoder for subject in found.plan.subjects]
     null = probe_run(found, encoders[1], cache).report.panels
     runs = [encoder_run(found, encoder, null, given, cache) for encoder in encoders]
-    report = whole_report(found, null, runs, given)
+    report = whole_report(found, {"depth": null}, runs, given)
     document = json.loads(report.texts["verdict.json"])
     assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]
     assert report.metrics["test_reads_before"] == document["provenance"]["test_reads"] == 4
     for cell, answer in zip(document["cells"], found.answers, strict=True):
         assert cell["outcome"] == answer.verdict.outcome
-        num_valid = found.results[cell["encoder"]].num_valid
+        num_valid = found.results[cell["encoder"], "depth"].num_valid
         assert {arm["name"] for arm in cell["description"]["arms"]} == set(answer.arms)
         for arm in cell["description"]["arms"]:
             errors = answer.arms[arm["name"]]
@@ -267,6 +308,7 @@ def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
     for config, subjects, message in (
         (CONFIG, [Subject(foreign(one_weight(), 3), "planting")], "no verdict without an untrained twin"),
         (replace(CONFIG, ks="2,auto"), [subject], "ks=2,auto: auto is no number"),
+        (CONFIG, [subject, replace(subject, task="sowing")], "encoders=foreign,foreign: one is there twice"),
         (replace(CONFIG, common_stride=7), [subject], r"divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8"),
     ):
         with pytest.raises(InputError, match=message):

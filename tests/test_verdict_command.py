@@ -1,7 +1,9 @@
 """`verdict`, `compare` and `main` by the command line: what they leave in MLflow, and what they refuse."""
 
+import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -107,6 +109,35 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pyt
     ]
     assert shown[0] == shown[1]
     assert "autoencoder, k = 10 (all): INVALID" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_matrix_has_a_child_for_each_cell_and_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    features = ("depth", "log-depth")
+    asked = ("--tasks", "reconstruction,none", "--feature", ",".join(features))
+    assert run("compare", *SMALL, *FEW, *asked) == 0
+    found = {each.info.run_name: each for each in runs()}
+    names = ("null", "autoencoder-reconstruction", "convnext-none")
+    assert set(found) == {"compare depth,log-depth"} | {f"{name} {each}" for name in names for each in features}
+    parent = found["compare depth,log-depth"]
+    assert parent.data.tags["verdict autoencoder-reconstruction log-depth k2"] == "INVALID"
+    rows = list(csv.DictReader(load_text(f"runs:/{parent.info.run_id}/matrix.csv").splitlines()))
+    assert [(row["encoder"], row["feature"], row["k"], row["answer"]) for row in rows] == [
+        *(("autoencoder-reconstruction", each, k, "INVALID") for each in features for k in ("2", "10")),
+        *(("convnext-none", each, rows[-1]["k"], "untrained") for each in features),
+    ]
+    for row in rows:
+        # At its largest k an encoder's own run has the same loss, by the ordinary path.
+        own = found[f"{row['encoder']} {row['feature']}"].data.metrics
+        if row["is_all"] == "True":
+            assert float(row["loss"]) == pytest.approx(own["test_loss"], rel=1e-4)
+            assert float(row["loss_over_null"]) == pytest.approx(own["loss_over_null"], rel=1e-4)
+    document = document_of(parent)
+    assert [part["feature"] for part in document["features"]] == list(features)
+    assert [target["name"] for target in document["fixed"]["targets"]] == list(features)
+    left = [f"untrained {float(row['loss_over_null']):.3f}" for row in rows if row["answer"] == "untrained"]
+    (line,) = [each for each in capfd.readouterr().out.splitlines() if each.startswith("convnext-none")]
+    assert re.split(" {2,}", line)[1:] == left
 
 
 def test_imagenet_is_never_something_else(

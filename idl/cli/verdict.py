@@ -13,16 +13,26 @@ from idl.cli.options import AUTO, command_line, options, part
 from idl.cli.setup import Settings
 from idl.distributed import this_process
 from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import task_of
+from idl.encoders.tasks import TASKS, task_of
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.report import Run
 from idl.settings import setting
 from idl.verdict.baselines import NULL
 from idl.verdict.document import Provenance
-from idl.verdict.report import encoder_run, probe_run, summary, whole_report
+from idl.verdict.report import EncoderRun, encoder_run, overview, probe_run, summary, whole_report
 from idl.verdict.settings import StudyConfig
-from idl.verdict.study import Study, Subject, check, chosen_encoder, compared_encoders, plan, study
+from idl.verdict.study import (
+    UNTRAINED_TASK,
+    Study,
+    Subject,
+    check,
+    chosen_encoder,
+    compared_encoders,
+    encoders_of_tasks,
+    plan,
+    study,
+)
 
 SPLIT = ("split", "split_seed", "test_images", "test_seed", "batch_size")
 
@@ -38,6 +48,11 @@ class StudySettings(Settings):
     probe: ProbeConfig = part(ProbeConfig(), only=SPLIT)
     study: StudyConfig = part(StudyConfig())
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Features that are asked about."""
+        return (self.feature,)
+
 
 @dataclass(frozen=True)
 class VerdictSettings(StudySettings):
@@ -52,9 +67,30 @@ class VerdictSettings(StudySettings):
 class CompareSettings(StudySettings):
     """Settings of `idl compare` and `idl main`."""
 
+    feature: str = setting(
+        ProbeConfig().target,
+        "What may have been learned, with commas between: depth, log-depth, inverse-depth, normals, or "
+        "package.module:factory.",
+    )
     # Those of the original study.
     encoders: str = setting("autoencoder,convnext", "Encoders to compare with the null, with commas between.")
     weights: str = setting(AUTO, "Weights of a ConvNeXt or timm model: auto, imagenet, shipped or random.")
+    tasks: str = setting(
+        "", f"Tasks whose encoders are compared in place of those, with commas between: {', '.join(TASKS)}."
+    )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Features that are asked about."""
+        return tuple(each.strip() for each in self.feature.split(",") if each.strip()) or (self.feature,)
+
+    def configs(self) -> tuple[dict[str, EncoderConfig], list[EncoderConfig]]:
+        """Return the compared encoders: by task, or else as they are named. Raises InputError for both at once."""
+        if not self.tasks:
+            return {}, list(compared_encoders(self.encoders, self.weights, self.study.common_stride)[1:])
+        if self.encoders != CompareSettings().encoders or self.weights != AUTO:
+            raise InputError(f"tasks={self.tasks}: name their encoders and weights. Leave encoders and weights out.")
+        return encoders_of_tasks(self.tasks), []
 
 
 @click.command()
@@ -69,9 +105,10 @@ def verdict(settings: VerdictSettings) -> None:
         settings.tracked_run("verdict", chosen.name, settings.feature) as recorder,
         _named(target="feature"),
     ):
-        answers, given, _, null_run = _answer(recorder, settings, [chosen], settings.task)
+        answers, given, null, _ = _answer(recorder, settings, [(chosen, settings.task)])
         (subject,) = answers.plan.subjects
-        judged = encoder_run(answers, subject.encoder, null_run.report.panels, given, cache, progress=progress)
+        panels = probe_run(answers, null, cache, progress=progress).report.panels
+        judged = encoder_run(answers, subject.encoder, panels, given, cache, progress=progress)
         setup.finish(recorder, judged.run, subject.encoder, settings)
         click.echo(f"\n{summary(answers, [judged.cues])}")
 
@@ -93,41 +130,64 @@ def main(settings: CompareSettings) -> None:
 def _compare(entry_point: str, settings: CompareSettings) -> None:
     if not this_process().is_first:
         return  # nothing to share among ranks
-    cache, progress, feature = settings.run.cache_folder, setup.progress_shown(), settings.feature
-    _, *configs = compared_encoders(settings.encoders, settings.weights, settings.study.common_stride)
+    cache, progress = settings.run.cache_folder, setup.progress_shown()
+    with _named(task="tasks"):
+        by_task, configs = settings.configs()
+    requested = [(config, "") for config in configs] or [(config, task) for task, config in by_task.items()]
     with (
-        settings.tracked_run(entry_point, feature) as recorder,
-        _named(target="feature", encoder="encoders"),
+        settings.tracked_run(entry_point, settings.feature) as recorder,
+        _named(target="feature", encoder="tasks" if by_task else "encoders", task="tasks"),
     ):
-        answers, given, null, null_run = _answer(recorder, settings, configs)
-        with tracking.child(recorder, f"{NULL} {feature}") as child:
-            setup.finish(child, null_run, null, settings)
-        panels, judged = null_run.report.panels, []
-        for encoder in [subject.encoder for subject in answers.plan.subjects]:
-            with tracking.child(recorder, f"{encoder.name} {feature}") as child:
-                each = encoder_run(answers, encoder, panels, given, cache, progress=progress)
-                judged.append(each)
-                setup.finish(child, each.run, encoder, settings)
-        setup.log_report(recorder, whole_report(answers, panels, judged, given), settings)
+        answers, given, null, others = _answer(recorder, settings, requested, is_by_task=bool(by_task))
+        panels, judged, untrained = {}, [], []
+        for feature in answers.plan.features:
+            of_feature = answers.part(feature=feature)
+
+            def plain_run(encoder: Encoder, k: str, study: Study = of_feature) -> Run:
+                with tracking.child(recorder, f"{encoder.name} {study.plan.probe.target}") as child:
+                    run = probe_run(study, encoder, cache, k=k, progress=progress)
+                    setup.finish(child, run, encoder, settings)
+                return run
+
+            panels[feature] = plain_run(null, "auto").report.panels
+            for encoder in [subject.encoder for subject in answers.plan.subjects]:
+                with tracking.child(recorder, f"{encoder.name} {feature}") as child:
+                    each = encoder_run(of_feature, encoder, panels[feature], given, cache, progress=progress)
+                    judged.append(each)
+                    setup.finish(child, each.run, encoder, settings)
+            untrained += [EncoderRun(each.name, feature, plain_run(each, "all")) for each in others]
+        setup.log_report(recorder, whole_report(answers, panels, judged, given, untrained), settings)
         click.echo(f"\n{summary(answers, [each.cues for each in judged])}")
+        if len(answers.plan.features) > 1 or untrained:
+            click.echo(f"\n{overview(answers, untrained)}")
         click.echo(f"study: {recorder.hint}")
 
 
 def _answer(
-    recorder: tracking.Recorder, settings: StudySettings, configs: Sequence[EncoderConfig], task: str = ""
-) -> tuple[Study, Provenance, Encoder, Run]:
-    """Return the finished study of encoders, where it comes from, and the null with its probe's run.
+    recorder: tracking.Recorder,
+    settings: StudySettings,
+    requested: Sequence[tuple[EncoderConfig, str]],
+    *,
+    is_by_task: bool = False,
+) -> tuple[Study, Provenance, Encoder, Sequence[Encoder]]:
+    """Return the finished study of encoders, where it comes from, the null, and encoders that were never trained.
 
-    task: what the encoders were trained for, where that is said. The run is tagged with the digests of all that is
-    fixed before the test split is read.
+    requested: encoders, and what each was trained for, where that is said. is_by_task: each is named after its task,
+    and one that was trained for nothing stands beside the others; else it is refused.
+    The run is tagged with the digests of all that is fixed before the test split is read.
     """
     config, cache, progress = settings.study, settings.run.cache_folder, setup.progress_shown()
-    settings = replace(settings, probe=replace(settings.probe, target=settings.feature))
-    settings.check_dataset()
-    encoders = [settings.build_encoder(each) for each in configs]
-    subjects = [Subject(encoder, task_of(encoder.origin, task)) for encoder in encoders]
-    check(settings.probe, config, subjects, settings.image_size())
-    planned = plan(settings.probe, config, settings.open_store(), subjects)
+    for feature in settings.features:
+        replace(settings, probe=replace(settings.probe, target=feature)).check_dataset()
+    subjects = []
+    for each, task in requested:
+        encoder = settings.build_encoder(each)
+        task_found = task_of(encoder.origin, task)
+        subjects.append(Subject(encoder.named(f"{each.name}-{task_found}") if is_by_task else encoder, task_found))
+    others = [each for each in subjects if is_by_task and each.task == UNTRAINED_TASK]
+    subjects = [each for each in subjects if each not in others]
+    check(settings.probe, config, subjects, settings.image_size(), settings.features)
+    planned = plan(settings.probe, config, settings.open_store(), subjects, settings.features)
     if planned.warning:
         # No answer can be valid: said now, since fits and losses, which follow all the same, may take an hour.
         setup.warn(planned.warning)
@@ -139,7 +199,7 @@ def _answer(
     given = Provenance(command_line(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), test_reads)
     # Only what every encoder has: stage, normalisation and arguments are the others' own.
     null = settings.build_encoder(EncoderConfig(NULL, stride=config.common_stride))
-    return answers, given, null, probe_run(answers, null, cache, progress=progress)
+    return answers, given, null, [each.encoder for each in others]
 
 
 @contextmanager

@@ -242,6 +242,12 @@ class Encoder(nn.Module):
         twin.size, twin.image_size = size, image_size
         return twin
 
+    def named(self, name: str) -> "Encoder":
+        """Return this encoder under another name. Weights are shared."""
+        twin = copy.copy(self)
+        twin.name = name
+        return twin
+
     def exportable(self) -> "Encoder":
         """Return a copy on the CPU in float32 for `torch.export`; it computes the same, with other modules."""
         twin = copy.deepcopy(self, {id(self._fast): ()}).cpu()

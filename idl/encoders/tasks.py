@@ -47,7 +47,7 @@ def encoder_for_task(name: str) -> EncoderConfig:
     hint = f" Did you mean {task_name(near[0])}?" if near else ""
     raise InputError(
         f"task={name}: no encoder stands for this task.{hint} Pass one of {', '.join(TASKS)}, "
-        "or the encoder itself: --encoder ... --weights ..."
+        "or name the encoder itself, with its weights."
     )
 
 

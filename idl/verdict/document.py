@@ -20,8 +20,8 @@ from idl.verdict.result import Outcome, counted
 from idl.verdict.study import Answer, Plan, Study
 
 # Of verdict.json. 2: the digest covers `fixed` too. 3: each arm's loss after alignment. 4: what the clusters are;
-# recovered; forms by cross-validated loss.
-SCHEMA_VERSION = 4
+# recovered; forms by cross-validated loss. 5: of a matrix, what is of one feature stands in `features`.
+SCHEMA_VERSION = 5
 # Those that the figures depend on.
 _PACKAGES = ("torch", "timm", "numpy", "h5py", "pillow")
 _MEANINGS = {
@@ -62,6 +62,17 @@ class Provenance:
     test_reads: int
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """A network beside which no answer stands: it was trained for nothing. loss: on the test split, k = all."""
+
+    encoder: str
+    feature: str
+    k: int
+    loss: float
+    loss_over_null: float
+
+
 def meaning(plan: Plan, answer: Answer) -> str:
     """Return what the answer means, for people who do not know statistics, in a sentence or two."""
     verdict = answer.verdict
@@ -74,7 +85,7 @@ def meaning(plan: Plan, answer: Answer) -> str:
     words = _MEANINGS[verdict.outcome].format(
         encoder=answer.encoder,
         task=answer.task,
-        feature=plan.probe.target,
+        feature=answer.feature,
         margin=f"{100 * (plan.config.margin - 1):.3g} %",
         failed=" and ".join(failed),
     )
@@ -88,7 +99,8 @@ def notes(study: Study) -> tuple[str, ...]:
         encoder = subject.encoder
         if encoder.origin.warning:
             lines.append(encoder.origin.warning)
-        lines += [f"{encoder.name}: {sentence}" for sentence in study.results[encoder.name].missing]
+        for feature in study.plan.features:
+            lines += [f"{encoder.name}: {sentence}" for sentence in study.results[encoder.name, feature].missing]
     lines.append(
         "One trained network stands for itself: about a task, several trained from different seeds would speak."
     )
@@ -96,22 +108,31 @@ def notes(study: Study) -> tuple[str, ...]:
 
 
 def shown_names(study: Study) -> tuple[str, str, str]:
-    """Return the test images that the last encoder's probe does best on, as well as on half of them, and worst on."""
+    """Return the test images that the last encoder's probe does best on, as well as on half of them, and worst on.
+
+    study: of one feature.
+    """
     last = study.answers[-1]
-    result = study.results[last.encoder]
+    result = study.results[last.encoder, last.feature]
     seen = np.flatnonzero(result.num_valid > 0)
     order = seen[np.argsort(last.arms[TRAINED].squared_error[seen] / result.num_valid[seen], kind="stable")]
     best, median, worst = (result.images[order[rank]] for rank in (0, len(order) // 2, -1))
     return best, median, worst
 
 
-def document(study: Study, tables: Sequence[CueTable], given: Provenance) -> dict[str, Any]:
+def document(
+    study: Study, tables: Sequence[CueTable], given: Provenance, untrained: Sequence[Untrained] = ()
+) -> dict[str, Any]:
     """Return `verdict.json`, numbers that are not finite among them: `plain` makes JSON of it.
 
-    tables: cues of each encoder, where they were measured.
+    tables: cues of each encoder and feature, where they were measured.
 
     schema_version. digest: of "config" (the rules) and "fixed" (all else that was fixed before the test split was
-      read). feature, kind, unit: of the target. notes: what a reader must know.
+      read). notes: what a reader must know.
+    provenance: `Provenance` and where data and code come from.
+    Where there are several features, or untrained networks, beside these: matrix (see `matrix`), and features, an entry
+      of the following for each; else the following itself.
+    feature, kind, unit: of the target.
     cells: a `Verdict` each, and: encoder, k, is_all (k is all that the encoder has); meaning (the answer for people);
       fits (every arm before it saw the test split: losses are mean squared errors, target units squared);
       typical_errors (roots of mean squared errors on the test split, target units: what is known without the network,
@@ -121,30 +142,17 @@ def document(study: Study, tables: Sequence[CueTable], given: Provenance) -> dic
     images: those that the last encoder does best, as on half of them, and worst on; typical_error: the root of each
       probe's mean squared error there.
     cues: an `EditLoss` for each edit with what is said of the cue, and correlations with luminance.
-    provenance: `Provenance` and where data and code come from.
     """
-    plan, feature, store, split = study.plan, target(study.plan.probe.target), study.plan.store, study.plan.split
+    plan, store, split = study.plan, study.plan.store, study.plan.split
+    features = [_of_feature(study.part(feature=each), tables) for each in plan.features]
+    is_matrix = len(features) > 1 or untrained
     return {
         "schema_version": SCHEMA_VERSION,
         "digest": plan.digest,
         "fixed": plan.fixed,
         "config": asdict(plan.config.rules),
-        "cells": [_cell(plan, answer) for answer in study.answers],
-        "feature": feature.name,
-        "kind": feature.kind,
-        "unit": feature.unit,
         "notes": notes(study),
-        "encoders": [
-            {
-                **_picked(subject.encoder, "name", "digest", "stride", "channels"),
-                **_picked(subject.encoder.origin, "architecture", "weights", "source"),
-                "task": subject.task,
-                "curves": _curves(study.results[subject.encoder.name]),
-            }
-            for subject in plan.subjects
-        ],
-        "images": _images(study),
-        "cues": [_cues(table) for table in tables],
+        **({"matrix": matrix(study, untrained), "features": features} if is_matrix else features[0]),
         "provenance": {
             "dataset": store.name,
             "source": store.source,
@@ -162,6 +170,55 @@ def document(study: Study, tables: Sequence[CueTable], given: Provenance) -> dic
             | {name: version(name) for name in _PACKAGES},
             **asdict(given),
         },
+    }
+
+
+def matrix(study: Study, untrained: Sequence[Untrained] = ()) -> list[dict[str, Any]]:
+    """Return a row for each answer, and one for each loss of a network that was trained for nothing.
+
+    loss: mean squared error of the network's probe on the test split, target units squared. loss_over_null: how much
+    of the null's is left, with its interval. What an untrained network has not is None.
+    """
+    rows = []
+    for answer in study.answers:
+        verdict = answer.verdict
+        left = verdict.described.trained_over_null
+        rows.append(
+            {
+                **_picked(answer, "encoder", "task"),
+                "feature": target(answer.feature).name,
+                **_picked(answer, "k", "is_all"),
+                "answer": str(verdict.outcome),
+                "loss": next(arm.mse.estimate for arm in verdict.described.arms if arm.name == TRAINED),
+                "loss_over_null": left.estimate,
+                **_picked(left, "low", "high"),
+                **_picked(verdict, "p", "adjusted_p"),
+            }
+        )
+    for each in untrained:
+        own = _picked(each, "encoder", "k", "loss", "loss_over_null")
+        words = {"task": "none", "feature": target(each.feature).name, "is_all": True, "answer": "untrained"}
+        rows.append({name: (own | words).get(name) for name in rows[0]})
+    return rows
+
+
+def _of_feature(study: Study, tables: Sequence[CueTable]) -> dict[str, Any]:
+    feature = target(study.plan.probe.target)
+    return {
+        **_picked(feature, "kind", "unit"),
+        "feature": feature.name,
+        "cells": [_cell(study.plan, answer) for answer in study.answers],
+        "encoders": [
+            {
+                **_picked(subject.encoder, "name", "digest", "stride", "channels"),
+                **_picked(subject.encoder.origin, "architecture", "weights", "source"),
+                "task": subject.task,
+                "curves": _curves(study.results[subject.encoder.name, study.plan.probe.target]),
+            }
+            for subject in study.plan.subjects
+        ],
+        "images": _images(study),
+        "cues": [_cues(table) for table in tables if table.target == feature.name],
     }
 
 
@@ -229,7 +286,7 @@ def _images(study: Study) -> list[dict[str, Any]]:
     for role, name in zip(("best", "median", "worst"), shown_names(study), strict=True):
         errors = []
         for encoder, answer, arm in shown:
-            result = study.results[answer.encoder]
+            result = study.results[answer.encoder, answer.feature]
             at = result.images.index(name)
             typical = math.sqrt(answer.arms[arm].squared_error[at] / result.num_valid[at])
             errors.append({"encoder": encoder, "typical_error": typical})

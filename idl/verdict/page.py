@@ -12,7 +12,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image as Pillow
 
 from idl.report import Image
@@ -34,27 +34,44 @@ _POINTS = {"pixels": "c3 point", "trained+pixels": "c0 point"}
 _DASH, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
-def page(content: Record, panels: Mapping[str, Mapping[str, Image]], strips: Mapping[str, Image]) -> str:
-    """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame.
+class Pictures(NamedTuple):
+    """The pictures of one feature.
 
-    content: of `idl.verdict.document.document`.
-    panels: by encoder, "null" among them, the pictures of its probe's run by key, "depth/<image>".
+    panels: by encoder, "null" among them, those of its probe's run by key, "depth/<image>".
     strips: by encoder, example images under each edit of a cue, predictions beneath.
     """
-    # The key's folder is the view's.
-    names = {image["name"] for image in content["images"]}
-    shown = {
-        encoder: {name: panel_parts(each) for key, each in pictures.items() if (name := key.partition("/")[2]) in names}
-        for encoder, pictures in panels.items()
-    }
-    cells: dict[str, list[Record]] = {}
-    for cell in content["cells"]:
-        cells.setdefault(cell["encoder"], []).append(cell)
-    return _template().render(**content, by_encoder=cells, panels=shown, strips=strips).strip() + "\n"
+
+    panels: Mapping[str, Mapping[str, Image]]
+    strips: Mapping[str, Image]
+
+
+def page(content: Record, *pictures: Pictures) -> str:
+    """Return the page. It has no script and takes nothing from elsewhere; it can be read in a sandboxed frame.
+
+    content: of `idl.verdict.document.document`. pictures: one entry a feature.
+    """
+    parts: Sequence[Record] = content.get("features") or [content]
+    views, environment = [], _environment()
+    for part, of_part in zip(parts, pictures, strict=True):
+        # The key's folder is the view's.
+        names = {image["name"] for image in part["images"]}
+        shown = {
+            encoder: {
+                name: panel_parts(each) for key, each in found.items() if (name := key.partition("/")[2]) in names
+            }
+            for encoder, found in of_part.panels.items()
+        }
+        cells: dict[str, list[Record]] = {}
+        for cell in part["cells"]:
+            cells.setdefault(cell["encoder"], []).append(cell)
+        variables = {**content, **part, "by_encoder": cells, "panels": shown, "strips": of_part.strips}
+        views.append(environment.get_template("feature.html.j2").make_module(variables))
+    outline = environment.get_template("page.html.j2")
+    return outline.render({"matrix": [], **content, "parts": parts, "views": views}).strip() + "\n"
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("idl.verdict"),
         autoescape=True,
@@ -63,10 +80,10 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     filters = (number, fixed, cell, comparisons, data_uri, squared)
-    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, counted, math.exp, math.log, zip)
+    functions = (loss_axis, ratio_axis, curve_chart, table, rows, same_answers, matrix_rows, listed, counted)
     environment.filters |= {each.__name__: each for each in filters}
-    environment.globals |= {each.__name__: each for each in functions}
-    return environment.get_template("page.html.j2")
+    environment.globals |= {each.__name__: each for each in (*functions, math.exp, math.log, zip)}
+    return environment
 
 
 def number(value: float | None) -> str:
@@ -120,6 +137,20 @@ def comparisons(cell: Record) -> tuple[Record, ...]:
 def same_answers(cells: Iterable[Record]) -> list[list[Record]]:
     """Return neighbours with the same answer together: one sentence serves them."""
     return [list(group) for _, group in itertools.groupby(cells, itemgetter("outcome", "meaning"))]
+
+
+def matrix_rows(cells: Iterable[Record]) -> list[tuple[str, str, list[list[Record]]]]:
+    """Return name and task of each network, and its cells, feature by feature, that of the largest k first."""
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for cell in cells:
+        found.setdefault((cell["encoder"], cell["task"]), {}).setdefault(cell["feature"], []).insert(0, cell)
+    return [(*network, [*by_feature.values()]) for network, by_feature in found.items()]
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return "a, b and c"."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 class Axis(NamedTuple):

@@ -17,8 +17,8 @@ from idl.report.views import shown_range
 from idl.targets import target
 from idl.verdict.baselines import COMMON_NULL, NULL, PIXELS, TRAINED
 from idl.verdict.cues import CueTable, Reading, cues
-from idl.verdict.document import Provenance, document, meaning, notes, plain, shown_names
-from idl.verdict.page import page
+from idl.verdict.document import Provenance, Untrained, document, matrix, meaning, notes, plain, shown_names
+from idl.verdict.page import Pictures, page
 from idl.verdict.settings import CuesConfig
 from idl.verdict.study import Answer, Study
 
@@ -27,18 +27,31 @@ Panels = Mapping[str, Image]
 
 @dataclass(frozen=True)
 class EncoderRun:
-    """The run of an encoder's probe with its answers beside it, and its cues; None where they were not measured."""
+    """The run of an encoder's probe of one feature with its answers beside it.
+
+    cues: of it; None where they were not measured, or there is no answer: the encoder was trained for nothing.
+    """
 
     encoder: str
+    feature: str
     run: Run
-    cues: CueTable | None
+    cues: CueTable | None = None
+
+    @property
+    def untrained(self) -> Untrained:
+        """Its losses, beside which no answer stands."""
+        metrics, k = self.run.report.metrics, self.run.report.params["k_chosen"]
+        return Untrained(self.encoder, self.feature, int(str(k)), metrics["test_loss"], metrics["loss_over_null"])
 
 
 def probe_run(
     study: Study, encoder: Encoder, cache_folder: Path, *, k: str = "auto", progress: Progress = silent
 ) -> Run:
-    """Run the ordinary probe of an encoder, from the cache where it was judged: the same images are shown of all."""
-    shown = {name for each in study.results for name in shown_names(study.alone(each))}
+    """Run the ordinary probe of an encoder, from the cache where it was judged: the same images are shown of all.
+
+    study: of one feature.
+    """
+    shown = {name for encoder, _ in study.results for name in shown_names(study.part(encoder))}
     config = replace(study.plan.probe, k=k)
     return probe(config, study.plan.store, encoder, cache_folder, progress=progress, shown_names=shown)
 
@@ -55,9 +68,9 @@ def encoder_run(
     """Run the probe that an encoder's answers rest on, at its largest k, and put answers, cues and a page beside it.
 
     The model carries the answer at the k that it reads.
-    null_panels: of the null's `probe_run`. given: where the figures come from.
+    study: of one feature. null_panels: of the null's `probe_run`. given: where the figures come from.
     """
-    alone, plan = study.alone(encoder.name), study.plan
+    alone, plan = study.part(encoder.name), study.plan
     answer = alone.answers[-1]
     run = probe_run(study, encoder, cache_folder, k=str(answer.k), progress=progress)
     report, table = with_answers(run.report, alone, given.test_reads), None
@@ -75,29 +88,50 @@ def encoder_run(
         )
         report = with_cues(report, table, shown_range(plan.store, plan.split, feature, cache_folder / "ranges"))
     tags = {**run.model.tags, "verdict": str(answer.verdict.outcome), "verdict_digest": plan.digest}
-    own = EncoderRun(encoder.name, Run(report, replace(run.model, tags=tags)), table)
-    texts = {**report.texts, **_texts(alone, null_panels, [own], given)}
+    own = EncoderRun(encoder.name, plan.probe.target, Run(report, replace(run.model, tags=tags)), table)
+    texts = {**report.texts, **_texts(alone, {plan.probe.target: null_panels}, [own], given)}
     return replace(own, run=replace(own.run, report=replace(report, texts=texts)))
 
 
-def whole_report(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> RunReport:
-    """Return the report of the run that holds all answers. runs: of all encoders."""
+def whole_report(
+    study: Study,
+    null_panels: Mapping[str, Panels],
+    runs: Sequence[EncoderRun],
+    given: Provenance,
+    untrained: Sequence[EncoderRun] = (),
+) -> RunReport:
+    """Return the report of the run that holds all answers.
+
+    null_panels: by feature. runs: of all encoders and features. untrained: of those that were trained for nothing.
+    """
+    rows = matrix(study, [each.untrained for each in untrained])
     report = RunReport(
-        params={"encoders": ", ".join(study.results)},
+        params={"encoders": ", ".join(subject.encoder.name for subject in study.plan.subjects)},
         metrics={},
-        texts=_texts(study, null_panels, runs, given),
+        tables={"matrix.csv": {name: [row[name] for row in rows] for name in rows[0]}},
+        texts=_texts(study, null_panels, runs, given, untrained),
         datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
     )
     return with_answers(report, study, given.test_reads, is_whole=True)
 
 
-def _texts(study: Study, null_panels: Panels, runs: Sequence[EncoderRun], given: Provenance) -> dict[str, str]:
+def _texts(
+    study: Study,
+    null_panels: Mapping[str, Panels],
+    runs: Sequence[EncoderRun],
+    given: Provenance,
+    untrained: Sequence[EncoderRun] = (),
+) -> dict[str, str]:
     """Return the page, and the same for programs, by artifact path."""
-    content = document(study, [each.cues for each in runs if each.cues], given)
-    panels = {NULL: null_panels, **{each.encoder: each.run.report.panels for each in runs}}
-    strips = {each.encoder: each.run.report.figures[_strip_path(each.encoder)] for each in runs if each.cues}
+    content = document(study, [each.cues for each in runs if each.cues], given, [each.untrained for each in untrained])
+    pictures = []
+    for feature in study.plan.features:
+        own = [each for each in runs if each.feature == feature]
+        panels = {NULL: null_panels[feature], **{each.encoder: each.run.report.panels for each in own}}
+        strips = {each.encoder: each.run.report.figures[_strip_path(each.encoder)] for each in own if each.cues}
+        pictures.append(Pictures(panels, strips))
     written = json.dumps(plain(content), indent=1, allow_nan=False)
-    return {"verdict.html": page(content, panels, strips), "verdict.json": written}
+    return {"verdict.html": page(content, *pictures), "verdict.json": written}
 
 
 def markdown(study: Study) -> str:
@@ -111,7 +145,6 @@ def markdown(study: Study) -> str:
 
 def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
     """Return what the terminal shows: the losses that the answers rest on, the answers, and what each probe reads."""
-    unit = charts.squared(target(study.plan.probe.target).unit)
     rows: list[Sequence[str]] = [("encoder, k", "test loss", "interval", "/ null", "/ common null", "/ pixels")]
     lines = []
     for answer in study.answers:
@@ -123,6 +156,7 @@ def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
             for name in (NULL, COMMON_NULL, PIXELS)
         )
         interval = f"{loss.low:.4g} to {loss.high:.4g}"
+        unit = charts.squared(target(answer.feature).unit)
         rows.append((verdict.cell, f"{loss.estimate:.4g} {unit}".strip(), interval, *ratios))
         lines.append(f"\n{verdict.cell}: {verdict.outcome}\n  {meaning(study.plan, answer)}\n  {verdict.reason}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -130,9 +164,22 @@ def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
     return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.sentences) for each in tables if each)])
 
 
+def overview(study: Study, untrained: Sequence[EncoderRun]) -> str:
+    """Return the matrix for the terminal: each encoder's answer at its largest k, and how much of the loss is left."""
+    features = [target(each).name for each in study.plan.features]
+    found = {
+        (row["encoder"], row["feature"]): f"{row['answer']} {row['loss_over_null']:.3f}"
+        for row in matrix(study, [each.untrained for each in untrained])
+    }
+    rows = [("loss over null", *features)]
+    rows += [(name, *(found[name, each] for each in features)) for name in dict.fromkeys(name for name, _ in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def with_answers(report: RunReport, study: Study, test_reads: int, *, is_whole: bool = False) -> RunReport:
     """Return a report with all answers of `study`. is_whole: figures are named by their encoder, too."""
-    plan = study.plan
+    plan, feature = study.plan, ",".join(study.plan.features)
     metrics = {"test_reads_before": float(test_reads)}
     tags = {
         "verdict_digest": plan.digest,
@@ -140,15 +187,16 @@ def with_answers(report: RunReport, study: Study, test_reads: int, *, is_whole: 
         "dataset_digest": plan.store.digest,
         "split_digest": plan.split.digest,
         **plan.split.test_tags(plan.store),
-        "target": plan.probe.target,
+        "target": feature,
     }
     for answer in study.answers:
         slug = [model_slug(answer.encoder)] if is_whole else []
+        slug += [target(answer.feature).name] if len(plan.features) > 1 else []
         metrics |= {"/".join([*slug, f"k{answer.k}", name]): value for name, value in _metrics(answer).items()}
         tags[" ".join(["verdict", *slug, f"k{answer.k}"])] = str(answer.verdict.outcome)
     return replace(
         report,
-        params={**report.params, "feature": plan.probe.target, "clusters": plan.clusters.kind},
+        params={**report.params, "feature": feature, "clusters": plan.clusters.kind},
         metrics={**report.metrics, **metrics},
         description="\n\n".join(filter(None, (markdown(study), report.description))),
         tags={**report.tags, **tags},

@@ -1,5 +1,6 @@
-"""A study: one or several frozen encoders, one feature, and for each the answer whether it was learned."""
+"""A study: one or several frozen encoders, one or several features, and for each pair whether it was learned."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from idl.data.images import repeats
 from idl.data.splits import NUM_FOLDS, SPLITS, Split
 from idl.data.store import Store
 from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import encoder_for_task
+from idl.encoders.tasks import encoder_for_task, task_name
 from idl.encoders.untrained import KINDS, require_twins
 from idl.errors import InputError
 from idl.evaluate import require_native
@@ -27,7 +28,7 @@ from idl.verdict.settings import StudyConfig
 # null has none, and the autoencoder none of a hub.
 _WITHOUT_WEIGHTS = {NULL, "autoencoder"}
 # As an encoder's origin names it.
-_UNTRAINED = "none"
+UNTRAINED_TASK = "none"
 
 
 def chosen_encoder(config: EncoderConfig, task: str) -> EncoderConfig:
@@ -57,6 +58,19 @@ def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[
     return (EncoderConfig(NULL, stride=common_stride), *judged)
 
 
+def encoders_of_tasks(tasks: str) -> dict[str, EncoderConfig]:
+    """Return the encoder that stands for each of `tasks`, which have commas between, by the task's one name.
+
+    Raises InputError where none stands for one, one is there twice, and where nothing is left to be judged.
+    """
+    named = [task_name(each) for each in tasks.split(",") if each.strip()]
+    if len(set(named)) < len(named):
+        raise InputError(f"tasks={tasks}: one is there twice. Name each once.")
+    if set(named) <= {UNTRAINED_TASK}:
+        raise InputError(f"tasks={tasks}: nothing is judged. Name a task that networks were trained for as well.")
+    return {each: encoder_for_task(each) for each in named}
+
+
 @dataclass(frozen=True)
 class Subject:
     """An encoder that is judged. task: what it was trained for."""
@@ -69,6 +83,7 @@ class Subject:
 class Plan:
     """What is fixed before the test split is read.
 
+    probe: of every run; its target is the first of features, which are named as there.
     fixed: what decides the answer beside the rules, as JSON holds it. clusters: of the test images.
     """
 
@@ -79,6 +94,7 @@ class Plan:
     subjects: tuple[Subject, ...]
     fixed: Mapping[str, object]
     clusters: Clustering
+    features: tuple[str, ...]
 
     @property
     def warning(self) -> str:
@@ -94,10 +110,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdict on one encoder at one k. is_all: k is all that the encoder has. arms: what it rests on, by name."""
+    """The verdict on one encoder and one feature at one k.
+
+    is_all: k is all that the encoder has. arms: what it rests on, by name.
+    """
 
     encoder: str
     task: str
+    feature: str
     k: int
     is_all: bool
     arms: Mapping[str, Arm]
@@ -106,23 +126,38 @@ class Answer:
 
 @dataclass(frozen=True)
 class Study:
-    """What came out. results: by the encoder's name. answers: of each encoder by rising k."""
+    """What came out. results: by the encoder's name and the feature. answers: of each such pair by rising k."""
 
     plan: Plan
-    results: Mapping[str, ArmsResult]
+    results: Mapping[tuple[str, str], ArmsResult]
     answers: tuple[Answer, ...]
 
-    def alone(self, encoder: str) -> "Study":
-        """Return the study as far as it is about one encoder; what was fixed, and corrected for, is still of all."""
-        subjects = tuple(subject for subject in self.plan.subjects if subject.encoder.name == encoder)
-        answers = tuple(answer for answer in self.answers if answer.encoder == encoder)
-        return Study(replace(self.plan, subjects=subjects), {encoder: self.results[encoder]}, answers)
+    def part(self, encoder: str = "", feature: str = "") -> "Study":
+        """Return the study as far as it is about one encoder, or one feature, or both.
+
+        What was fixed, and corrected for, is still of all.
+        """
+        plan = self.plan
+        subjects = tuple(subject for subject in plan.subjects if encoder in ("", subject.encoder.name))
+        features = tuple(each for each in plan.features if feature in ("", each))
+        pairs = [(subject.encoder.name, each) for subject in subjects for each in features]
+        return Study(
+            replace(plan, probe=replace(plan.probe, target=features[0]), subjects=subjects, features=features),
+            {pair: self.results[pair] for pair in pairs},
+            tuple(answer for answer in self.answers if (answer.encoder, answer.feature) in pairs),
+        )
 
 
-def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], size: tuple[int, int]) -> None:
+def check(
+    probe: ProbeConfig,
+    config: StudyConfig,
+    subjects: Sequence[Subject],
+    size: tuple[int, int],
+    features: Sequence[str] = (),
+) -> None:
     """Make sure, before a dataset is made or read, that the study can be had. Raises InputError.
 
-    size: rows and columns of its images.
+    size: rows and columns of its images. features: as in `plan`.
     """
     if (side := math.gcd(*size)) % config.common_stride:
         strides = ", ".join(str(each) for each in range(2, 65) if side % each == 0) or "1"
@@ -133,7 +168,7 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
     num_questions = 0
     for subject in subjects:
         encoder = subject.encoder
-        if subject.task == _UNTRAINED:
+        if subject.task == UNTRAINED_TASK:
             raise InputError(
                 f"encoder={encoder.name} (weights: {encoder.origin.weights}): was not trained for anything, so that "
                 "nothing can have been learned. Pass trained weights."
@@ -141,28 +176,39 @@ def check(probe: ProbeConfig, config: StudyConfig, subjects: Sequence[Subject], 
         check_probe(replace(probe, k="all"), encoder)
         num_questions += len(set(numbers_of(config.requested_ks, encoder).values()))
         require_twins(encoder, config.untrained_seeds)
-    require_draws(num_questions, config.rules)
+    require_draws(num_questions * max(1, len(features)), config.rules)
+    if len({target(each).name for each in features}) < len(features):
+        raise InputError(f"feature={','.join(features)}: one is there twice. Name each once.")
     names = [subject.encoder.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError(f"encoders={','.join(names)}: one is there twice. Name each once.")
 
 
-def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject]) -> Plan:
+def plan(
+    probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequence[Subject], features: Sequence[str] = ()
+) -> Plan:
     """Return all that the answer depends on, before anything is measured. subjects: as `check` lets them pass.
+
+    features: what may have been learned, each named as a target; none: the probe's target.
 
     Left out of what is hashed is what moves no more than the rounding of sums: the batch size, and where it is
     computed. The split's digest holds rule, seed, order of training and crops.
     Raises InputError where the store cannot be split, has no such target or no blocks that are to be clusters, and
     where an encoder cannot take its images.
     """
-    feature = target(probe.target)
-    split = split_of(probe, store, feature)
-    require_native(store, feature, split.indices["test"])
+    features = tuple(features) or (probe.target,)
+    probe = replace(probe, target=features[0])
+    targets = [target(each) for each in features]
+    # The same for every feature.
+    (split, *_) = [split_of(probe, store, each) for each in targets]
+    for each in targets:
+        require_native(store, each, split.indices["test"])
+    identities = [{"name": each.name, "identity": each.identity} for each in targets]
     for subject in subjects:
         subject.encoder.require(*store.protocol.size)
     clusters = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
     fixed = {
-        "target": {"name": feature.name, "identity": feature.identity},
+        **({"target": identities[0]} if len(identities) == 1 else {"targets": identities}),
         "dataset": store.digest,
         "protocol": store.protocol.digest,
         "split": split.digest,
@@ -193,7 +239,7 @@ def plan(probe: ProbeConfig, config: StudyConfig, store: Store, subjects: Sequen
             "planted_effects": NUM_PLANTED,
         },
     }
-    return Plan(probe, config, store, split, tuple(subjects), fixed, clusters)
+    return Plan(probe, config, store, split, tuple(subjects), fixed, clusters, features)
 
 
 def clusters_of(store: Store, indices: Sequence[int], clusters: str, fewest: int) -> Clustering:
@@ -233,24 +279,29 @@ def leaked_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
 
 
 def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:
-    """Measure the arms of every encoder, then answer all questions as one family.
+    """Measure the arms of every encoder for every feature, then answer all questions as one family.
 
-    The test split is read after everything of an encoder is fitted. ks that are one number are one question.
+    An encoder's maps, and its twins', are in the cache after its first feature: no image is encoded again for another.
+    The test split is read after everything of an encoder and a feature is fitted. ks that are one number are one
+    question.
     Raises InputError for what does not fit the store or an encoder, and where no untrained twin of it has features.
     """
     leaked = leaked_scenes(planned.store, planned.split, progress)
-    results: dict[str, ArmsResult] = {}
-    asked: list[tuple[str, str, int, bool]] = []
+    results: dict[tuple[str, str], ArmsResult] = {}
+    asked: list[tuple[str, str, str, int, bool]] = []
     cells: list[Cell] = []
-    for subject in planned.subjects:
+    for subject, feature in itertools.product(planned.subjects, planned.features):
         name = subject.encoder.name
-        named = prefixed(progress, name) if len(planned.subjects) > 1 else progress
-        result = measure(planned.probe, planned.config, planned.store, subject.encoder, cache_folder, progress=named)
-        results[name] = result
+        of_feature = [target(feature).name] if len(planned.features) > 1 else []
+        words = " ".join([*([name] if len(planned.subjects) > 1 else []), *of_feature])
+        named = prefixed(progress, words) if words else progress
+        probe = replace(planned.probe, target=feature)
+        result = measure(probe, planned.config, planned.store, subject.encoder, cache_folder, progress=named)
+        results[name, feature] = result
         for k, arms in result.arms.items():
             is_all = result.ks.get("all") == k
-            asked.append((name, subject.task, k, is_all))
-            title = f"{name}, k = {k}{' (all)' if is_all else ''}"
+            asked.append((name, subject.task, feature, k, is_all))
+            title = ", ".join([name, *of_feature, f"k = {k}{' (all)' if is_all else ''}"])
             cells.append(Cell(title, arms, result.num_valid, planned.clusters, result.shuffled[k], leaked))
     verdicts = decide(cells, planned.config.rules)
     answers = zip(asked, cells, verdicts, strict=True)
