@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, StorageInternalError
-from optuna.importance import get_param_importances
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -162,6 +161,9 @@ class SharedStudy:
 
 def importances_of(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Return the share of each searched setting in what makes a trial good; empty where too few trials tell."""
+    # Here, because it imports scikit-learn, which takes a second and a half.
+    from optuna.importance import get_param_importances
+
     sound = [trial for trial in trials if np.isfinite(trial.values[0])]
     if len(sound) < LEAST_FOR_IMPORTANCES:
         return {}
