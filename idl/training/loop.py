@@ -1,5 +1,6 @@
 """The one training loop: steps, validations, checkpoints, an end at convergence."""
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
@@ -307,9 +308,11 @@ class _Loop:
     def validate(self) -> dict[str, float]:
         """Return, and log, the metrics of the validation images."""
         step, objective, validation = self.state.step, self.objective, self.validation
-        metrics = self.world.once(lambda: dict(objective.evaluate(self.predict, validation.batches())))
+        prepared = map(objective.prepared, validation.batches(), itertools.count())
+        metrics = self.world.once(lambda: dict(objective.evaluate(self.predict, prepared)))
         if self.recorder is not None:
-            self.recorder.log_panels(objective.panels(self.predict, validation.shown()), step)
+            shown = objective.prepared(validation.shown(), 0)
+            self.recorder.log_panels(objective.panels(self.predict, shown), step)
             self.recorder.log_curves({f"val_{name}": {step: value} for name, value in metrics.items()})
         return metrics
 

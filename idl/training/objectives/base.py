@@ -66,11 +66,14 @@ class Objective(ABC):
 
     @abstractmethod
     def evaluate(self, forward: Forward, batches: Iterable[Batch]) -> Mapping[str, float]:
-        """Return metrics of `forward` on validation batches: "loss", and whatever else tells how good it is."""
+        """Return metrics of `forward` on validation batches: "loss", and whatever else tells how good it is.
+
+        batches: as `prepared` returns them, alike in every validation.
+        """
 
     @abstractmethod
     def panels(self, forward: Forward, batch: Batch) -> Mapping[str, Image]:
-        """Return pictures of what it does on a few images, by key."""
+        """Return pictures of what it does on a few images, by key. batch: as `prepared` returns it."""
 
 
 class OnConvNeXt(Objective):

@@ -30,17 +30,15 @@ class Reconstruction(OnConvNeXt):
     def evaluate(self, forward: Forward, batches: Iterable[Batch]) -> Mapping[str, float]:
         """Return "loss"."""
         loss, num_images = 0.0, 0
-        for number, batch in enumerate(batches):
-            seen = self.prepared(batch, number)
-            loss += float(self.loss(forward(seen["rgb"]), seen)) * len(batch["rgb"])
+        for batch in batches:
+            loss += float(self.loss(forward(batch["rgb"]), batch)) * len(batch["rgb"])
             num_images += len(batch["rgb"])
         return {"loss": loss / num_images}
 
     def panels(self, forward: Forward, batch: Batch) -> Mapping[str, Image]:
         """Return what is seen over what is made of it."""
-        rgb = self.prepared(batch, 0)["rgb"]
-        made = picture(forward(rgb)).clamp(0, 1)
-        return {"reconstructions": picture_rows({"image": bytes_of(rgb), "reconstruction": bytes_of(made)})}
+        made = bytes_of(picture(forward(batch["rgb"])))
+        return {"reconstructions": picture_rows({"image": bytes_of(batch["rgb"]), "reconstruction": made})}
 
 
 def picture(output: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch 3 H W"]:
