@@ -229,8 +229,8 @@ def _open(entry_point: str, experiment: str | None, run_name: str, resume: str |
     run_id = resume or given
     if not run_id:
         return mlflow.start_run(experiment_id=_experiment_id(client, experiment), run_name=run_name, tags=tags)
-    option = "resume" if resume else "MLFLOW_RUN_ID"
-    before = _existing(client.get_run, run_id, option, "run")
+    option, remedy = ("resume", "Look its id up in the UI") if resume else ("MLFLOW_RUN_ID", "Unset it")
+    before = _existing(client.get_run, run_id, option, "run", remedy)
     if before.info.lifecycle_stage == "deleted":
         raise InputError(f"{option}={run_id}: is deleted. Run `mlflow runs restore --run-id {run_id}`.")
     if ERROR_TAG in before.data.tags:
@@ -250,7 +250,9 @@ def _experiment_id(client: Any, experiment: str | None) -> str:
 
     name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     if not experiment and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
-        found = _existing(client.get_experiment, given, "MLFLOW_EXPERIMENT_ID", "experiment")
+        found = _existing(
+            client.get_experiment, given, "MLFLOW_EXPERIMENT_ID", "experiment", "Unset it, or pass --experiment"
+        )
     elif (found := client.get_experiment_by_name(name)) is None:
         try:
             return client.create_experiment(name)
@@ -266,7 +268,7 @@ def _experiment_id(client: Any, experiment: str | None) -> str:
     return found.experiment_id
 
 
-def _existing(get: Callable[[str], Any], given: str, option: str, kind: str) -> Any:
+def _existing(get: Callable[[str], Any], given: str, option: str, kind: str, remedy: str) -> Any:
     """Return mlflow's run or experiment of an id. Raises InputError where there is none."""
     from mlflow.exceptions import MlflowException
 
@@ -275,9 +277,6 @@ def _existing(get: Callable[[str], Any], given: str, option: str, kind: str) -> 
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        remedy = "Unset it, or pass --experiment" if kind == "experiment" else "Unset it"
-        if not option.isupper():
-            remedy = "Look its id up in the UI"
         raise InputError(
             f"{option}={given}: no such {kind} at {without_password(current_uris()[0])}. {remedy}, or set "
             "MLFLOW_TRACKING_URI to the store that has it."
