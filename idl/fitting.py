@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,67 +44,129 @@ def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, T
 
 
 def fit_statistics(
-    source: MapSource, target: Target, progress: Progress, offset: tuple[float, ...] | None = None
-) -> FoldedStatistics:
-    """Accumulate training and validation split, or take them from the cache: the same on every rank.
+    source: MapSource,
+    targets: Sequence[Target],
+    progress: Progress,
+    offsets: Mapping[str, tuple[float, ...]] | None = None,
+) -> list[FoldedStatistics]:
+    """Accumulate training and validation split for each target, or take them from the cache: the same on every rank.
 
-    offset: of the target; None: the mean of the training split's first batch.
+    Targets that are valid at the same pixels share X'X, most of the work.
+    offsets: of each target, by its key; None: the mean of the training split's first batch.
     Raises InputError where no pixel of a split is valid.
     """
-    splits, mean_depths_m = [], []
+    offsets = dict(offsets or {})
+    kept: dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]] = {}
     for name in ("train", "val"):
-        path = source.folder / f"{target.key}-{name}-{source.digest}-v{STATISTICS_VERSION}.statistics"
-        kept = source.world.once(partial(cache.read_tensors, path))
-        # The offset is that of the training split's first batch: another batch size gives another one.
-        if kept is None or (offset is not None and list(offset) != kept[1]["offset"]):
-            kept = _accumulated(source, name, target, progress, offset)
+        paths = {each.key: source.folder / _file_name(each, name, source.digest) for each in targets}
+        for key, path in paths.items():
+            read = source.world.once(partial(cache.read_tensors, path))
+            # The offset is that of the training split's first batch: another batch size gives another one.
+            if read is not None and list(offsets.get(key, read[1]["offset"])) == read[1]["offset"]:
+                kept[key, name] = read
+        missing = [each for each in targets if (each.key, name) not in kept]
+        for key, made in (_accumulated(source, name, missing, progress, offsets) if missing else {}).items():
+            kept[key, name] = made
             if source.world.is_first:
-                cache.write_tensors(path, kept[0], **kept[1])
-        sums, values = kept
-        parts = zip(*(sums[each] for each in _SUMS), values["num_valid"], values["num_images"], strict=True)
-        splits.append(tuple(Statistics(*each) for each in parts))
-        offset = tuple(values["offset"])
-        mean_depths_m.append(values["mean_layer"])
-    return FoldedStatistics(*splits, offset=offset or (), mean_depth_m=mean_depths_m[0])
+                cache.write_tensors(paths[key], made[0], **made[1])
+        offsets = {each.key: tuple(kept[each.key, name][1]["offset"]) for each in targets}
+    return [_folded(kept[each.key, "train"], kept[each.key, "val"]) for each in targets]
+
+
+def _file_name(target: Target, split: str, digest: str) -> str:
+    return f"{target.key}-{split}-{digest}-v{STATISTICS_VERSION}.statistics"
+
+
+def _folded(*splits: tuple[dict[str, Tensor], dict[str, Any]]) -> FoldedStatistics:
+    """Return what the cache keeps of the training and of the validation split."""
+    folds_of_splits = (
+        tuple(
+            Statistics(*each)
+            for each in zip(*(sums[name] for name in _SUMS), values["num_valid"], values["num_images"], strict=True)
+        )
+        for sums, values in splits
+    )
+    _, of_train = splits[0]
+    return FoldedStatistics(*folds_of_splits, offset=tuple(of_train["offset"]), mean_depth_m=of_train["mean_layer"])
 
 
 def _accumulated(
-    source: MapSource, name: str, target: Target, progress: Progress, offset: tuple[float, ...] | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the sums of all ranks, one entry a fold, and the other values: what the cache keeps."""
+    source: MapSource,
+    name: str,
+    targets: Sequence[Target],
+    progress: Progress,
+    offsets: Mapping[str, tuple[float, ...]],
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Return, by target, the sums of all ranks, one entry a fold, and the other values: what the cache keeps."""
     columns, device, world = source.columns, source.device, source.world
     fold_of = torch.tensor(folds(source.store, source.split)[name])
-    statistics = [Statistics.empty(columns.total, target.num_outputs)] * NUM_FOLDS
-    layer_sum = 0.0
+    layers = tuple(dict.fromkeys([*(each.layer for each in targets), "valid"]))
+    # By targets of one mask, whose outputs stand side by side, and the fold.
+    accumulated: dict[tuple[tuple[str, ...], int], Statistics] = {}
+    depth_sums = dict.fromkeys((each.key for each in targets), 0.0)
     with progress(f"{name} statistics", len(source.share(name))) as advance:
-        for batch in source.stream(name, (target.layer, "valid")):
-            truth, valid = read_target(target, batch.layers)
-            if offset is None:
+        for batch in source.stream(name, layers):
+            read = {each.key: read_target(each, batch.layers) for each in targets}
+            if not offsets:
                 # The split's first batch is rank 0's.
-                offset = world.broadcast(_means(truth, valid))
-            truth = truth - torch.tensor(offset)[:, None, None]
-            of_batch = fold_of[batch.position : batch.position + len(truth)]
-            for fold in of_batch.unique().tolist():
-                chosen = of_batch == fold
-                of_fold = (columns.assemble(batch.maps[chosen].to(device)), truth[chosen].to(device))
-                statistics[fold] = statistics[fold].accumulate(*of_fold, valid[chosen].to(device))
-            if target.kind == "depth":
-                # Depth is 0 where it is not valid.
-                layer_sum += float((batch.layers["depth"] * valid).sum(dtype=torch.float64))
-            advance(len(truth))
-    if offset is None:
+                offsets = world.broadcast({key: _means(*each) for key, each in read.items()})
+            of_batch = fold_of[batch.position : batch.position + len(batch.maps)]
+            for keys in _of_one_mask({key: valid for key, (_, valid) in read.items()}):
+                valid = read[keys[0]][1]
+                truth = torch.cat([read[key][0] - torch.tensor(offsets[key])[:, None, None] for key in keys], dim=1)
+                for fold in of_batch.unique().tolist():
+                    chosen = of_batch == fold
+                    before = accumulated.get((keys, fold)) or Statistics.empty(columns.total, truth.shape[1])
+                    of_fold = (columns.assemble(batch.maps[chosen].to(device)), truth[chosen].to(device))
+                    accumulated[keys, fold] = before.accumulate(*of_fold, valid[chosen].to(device))
+            for each in targets:
+                if each.kind == "depth":
+                    # Depth is 0 where it is not valid.
+                    depth_m = batch.layers["depth"] * read[each.key][1]
+                    depth_sums[each.key] += float(depth_m.sum(dtype=torch.float64))
+            advance(len(batch.maps))
+    if not offsets:
         # This rank has no batch at all.
-        offset = world.broadcast(())
-    # Each rank has accumulated its share.
+        offsets = world.broadcast({})
+    made = {}
+    for each in targets:
+        statistics = [Statistics.empty(columns.total, each.num_outputs)] * NUM_FOLDS
+        for (keys, fold), part in accumulated.items():
+            if each.key in keys:
+                first = sum(one.num_outputs for one in targets if one.key in keys[: keys.index(each.key)])
+                statistics[fold] += part.outputs(slice(first, first + each.num_outputs))
+        made[each.key] = _of_all_ranks(source, name, each, statistics, offsets[each.key], depth_sums[each.key])
+    return made
+
+
+def _of_one_mask(valid: Mapping[str, Tensor]) -> list[tuple[str, ...]]:
+    """Return the keys in groups whose masks are equal."""
+    groups: list[tuple[str, ...]] = []
+    for key, mask in valid.items():
+        at = next((at for at, keys in enumerate(groups) if torch.equal(valid[keys[0]], mask)), len(groups))
+        groups[at : at + 1] = [(*groups[at], key) if at < len(groups) else (key,)]
+    return groups
+
+
+def _of_all_ranks(
+    source: MapSource,
+    name: str,
+    target: Target,
+    statistics: Sequence[Statistics],
+    offset: tuple[float, ...],
+    depth_sum: float,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a target's sums of all ranks, and the other values. statistics: of this rank's share, one entry a fold."""
+    world = source.world
     sums = {each: world.sum(torch.stack([getattr(fold, each) for fold in statistics])) for each in _SUMS}
     # Ranks are added in one order here and in another there: symmetric up to rounding only.
     sums["xtx"] = (sums["xtx"] + sums["xtx"].mT) / 2
     counts = torch.tensor([[fold.num_valid, fold.num_images] for fold in statistics], dtype=torch.float64)
     num_valid, num_images = world.sum(counts).long().T.tolist()
-    layer_sum = float(world.sum(torch.tensor([layer_sum], dtype=torch.float64)))
+    depth_sum = float(world.sum(torch.tensor([depth_sum], dtype=torch.float64)))
     if sum(num_valid) == 0:
         raise InputError(f"{source.store.path}: no pixel of the {name} split has a valid {target.name}.")
-    mean_layer = layer_sum / sum(num_valid)
+    mean_layer = depth_sum / sum(num_valid)
     return sums, {"num_valid": num_valid, "num_images": num_images, "offset": offset, "mean_layer": mean_layer}
 
 

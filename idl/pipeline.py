@@ -85,7 +85,7 @@ def encode(
     folder = cache_folder / "features" / features_key(store, split, encoder.digest, encoder.arithmetic)
     with cache.locked(folder) if world.is_first else nullcontext():
         encoded = EncodedDataset(store, split, encoder, folder, config.batch_size, encoder.device, progress, world)
-        statistics = fit_statistics(encoded, wanted, progress)
+        (statistics,) = fit_statistics(encoded, [wanted], progress)
         yield EncodedData(config, store, split, protocol, wanted, encoder, encoded, statistics, limits)
 
 

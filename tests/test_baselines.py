@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def result(store: Store, tmp_path_factory: pytest.TempPathFactory) -> ArmsResult:
     config = replace(ALL, ks="3,all")
-    return measure(PROBE, config, store, foreign(SmallNetwork(), 8), tmp_path_factory.mktemp("cache"))
+    return measure(PROBE, config, store, foreign(SmallNetwork(), 8), tmp_path_factory.mktemp("cache"))[0]
 
 
 def mse(result: ArmsResult, k: int, arm: str) -> float:
@@ -94,7 +94,7 @@ def test_joint_arms_lose_nothing_against_their_parts(result: ArmsResult) -> None
 
 
 def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> None:
-    result = measure(PROBE, ALL, store, foreign(Colours(), 3), tmp_path)
+    (result,) = measure(PROBE, ALL, store, foreign(Colours(), 3), tmp_path)
     arms = result.arms[3]
     pixels, both = (arms[name].solution for name in ("pixels", "trained+pixels"))
     # What is left of three columns more is their rounding to half precision.
@@ -113,7 +113,7 @@ def test_features_of_the_pixels_add_nothing(store: Store, tmp_path: Path) -> Non
 def test_a_planted_feature_is_found_beyond_the_pixels(tmp_path: Path) -> None:
     reader = FoldedReader(num_scenes=16, name="folded", source="made by the tests, folded")
     folded = prepare(reader, Protocol(resolution=64), tmp_path / "store")
-    result = measure(PROBE, ALL, folded, foreign(Folding(), 3), tmp_path)
+    (result,) = measure(PROBE, ALL, folded, foreign(Folding(), 3), tmp_path)
     lent = {name: arm.squared_error.sum() for name, arm in result.shuffled[3].items()}
     assert mse(result, 3, "pixels") > 0.8 * mse(result, 3, "constant")
     # Cells of 8 x 8 pixels leave out what varies within them.
@@ -140,7 +140,7 @@ def test_shuffled_truth_is_the_same_to_what_does_not_look(result: ArmsResult) ->
 def test_the_common_null_is_that_of_the_null_encoder(store: Store, tmp_path: Path) -> None:
     tiny = '{"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}'
     encoder = build(EncoderConfig("timm:convnext_atto", weights="random", encoder_args=tiny), CPU)
-    result = measure(PROBE, replace(ALL, ks="2"), store, encoder, tmp_path)
+    (result,) = measure(PROBE, replace(ALL, ks="2"), store, encoder, tmp_path)
     null = probe(PROBE, store, build(EncoderConfig("null", stride=8), CPU), tmp_path)
     assert mse(result, 2, "common null") == pytest.approx(null.report.metrics["arms/null_test_loss"], rel=1e-5)
     # Its own grid is coarser, and its null another.
@@ -150,7 +150,7 @@ def test_the_common_null_is_that_of_the_null_encoder(store: Store, tmp_path: Pat
 
 def test_twins_of_both_forms_are_there_and_different(store: Store, tmp_path: Path) -> None:
     encoder = build(EncoderConfig("encoder_contract:PatchMean", seed=5), CPU)
-    result = measure(PROBE, StudyConfig(ks="2,4", untrained_seeds=2), store, encoder, tmp_path)
+    (result,) = measure(PROBE, StudyConfig(ks="2,4", untrained_seeds=2), store, encoder, tmp_path)
     names = [f"untrained-{form}-{seed}" for form in ("random", "permuted") for seed in (0, 1)]
     assert list(result.curves) == ["trained", *names]
     assert result.missing == ()
@@ -164,7 +164,7 @@ def test_controls_that_cannot_be_had_are_named(result: ArmsResult, tmp_path: Pat
     (sentence,) = result.missing
     assert sentence.startswith("untrained, random: encoder=foreign: cannot be built")
     few = prepare(PlantedReader(num_scenes=3, name="few"), Protocol(resolution=64), tmp_path / "store")
-    lone = measure(PROBE, ALL, few, foreign(SmallNetwork(), 8), tmp_path / "cache")
+    (lone,) = measure(PROBE, ALL, few, foreign(SmallNetwork(), 8), tmp_path / "cache")
     assert lone.missing[0] == "shuffled: one scene has more than half of the images of a split."
     assert lone.shuffled[8] == {}
 
@@ -205,7 +205,7 @@ def test_a_twin_that_runs_away_on_later_images_is_named(
     assert sentence in str(refused.value)
     # Before the test images are read, if it shows before.
     assert bool(seen & set(split_by_scene(store.scenes).indices["test"])) is (name == "test")
-    result = measure(PROBE, replace(ALL, untrained_seeds=2), store, foreign(network, 2), tmp_path)
+    (result,) = measure(PROBE, replace(ALL, untrained_seeds=2), store, foreign(network, 2), tmp_path)
     assert result.missing[1].startswith(sentence)
     assert set(result.arms[2]) == {*ARMS, "untrained-permuted-1", "untrained-permuted-1+pixels", "common null"}
     assert set(result.curves) == {"trained", "untrained-permuted-1"}
@@ -237,7 +237,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
     def run(folder: str, most: int | None = None) -> tuple[list[int], ArmsResult]:
         with monkeypatch.context() as patch:
             seen = count_encoded(patch, most)
-            return seen, measure(PROBE, TWO_AND_ALL, store, foreign(SmallNetwork(), 8), tmp_path / folder)
+            return seen, measure(PROBE, TWO_AND_ALL, store, foreign(SmallNetwork(), 8), tmp_path / folder)[0]
 
     everything, whole = run("whole")
     # Patches, the encoder, its permuted twin, and the common null.
@@ -280,7 +280,7 @@ def test_all_is_fitted_before_the_test_split_is_read(
 
 def test_normals_are_measured_with_their_three_numbers(store: Store, tmp_path: Path) -> None:
     encoder, config = foreign(SmallNetwork(), 8), replace(PROBE, target="normals", k="all")
-    result = measure(config, ALL, store, encoder, tmp_path)
+    (result,) = measure(config, ALL, store, encoder, tmp_path)
     metrics = probe(config, store, encoder, tmp_path).report.metrics
     assert result.arms[8]["trained"].solution.val_loss == pytest.approx(metrics["val_loss"], rel=1e-6)
     assert mse(result, 8, "null+position") == pytest.approx(metrics["arms/null_position_test_loss"], rel=1e-5)
@@ -369,7 +369,7 @@ def test_errors_are_those_of_all_pixels(name: str) -> None:
     weights[3][0] += 5
     components = Columns(COMPONENTS).of_arm("probe")
     arms = [(components[: len(each)], each) for each in weights]
-    num_valid, plain, aligned = squared_errors(cast(MapSource, source), "test", wanted, arms, silent)
+    ((num_valid, plain, aligned),) = squared_errors(cast(MapSource, source), "test", [wanted], [arms], silent)
     truth = source.layers[wanted.layer].double().numpy().reshape(IMAGES, *SIZE, -1)
     for number, each in enumerate(weights):
         cells = each[0] + source.maps[..., NUM_NULL : NUM_NULL + len(each) - 1].double() @ each[1:]

@@ -225,7 +225,7 @@ def encoded(store: Store, split: Split, tmp_path: Path) -> EncodedDataset:
     encoder = Encoder(SmallNetwork(seed=0), name="small", stride=8, channels=8, origin=origin)
     encoded = EncodedDataset(store, split, encoder, tmp_path, 4, torch.device("cpu"))
     # Puts every map into the cache.
-    fit_statistics(encoded, target("depth"), silent)
+    fit_statistics(encoded, [target("depth")], silent)
     return encoded
 
 

@@ -25,7 +25,8 @@ from idl.probe_config import ProbeConfig
 from idl.probes.linear_probe import LinearProbe
 from idl.progress import silent
 from idl.protocol import Protocol
-from idl.targets import target
+from idl.targets import Target, target
+from idl.targets.depth import Depth
 
 CONFIG = ProbeConfig(batch_size=4)
 CPU = torch.device("cpu")
@@ -311,7 +312,7 @@ DESCENT = ProbeConfig(batch_size=4, solver="adam", k="all", lr=0.03, step_images
 @pytest.mark.parametrize("budget", [2**30, 1])
 def test_images_add_up_to_the_split_in_memory_or_streamed(store: Store, tmp_path: Path, name: str, budget: int) -> None:
     encoded = EncodedDataset(store, split_by_scene(store.scenes), encoder(), tmp_path, 4, CPU)
-    statistics = fit_statistics(encoded, target(name), silent)
+    (statistics,) = fit_statistics(encoded, [target(name)], silent)
     data = training_set(encoded, target(name), statistics, None, silent, budget)
     assert data.plan.is_streamed == (budget == 1)
     whole = data.statistics.whole_train
@@ -321,6 +322,36 @@ def test_images_add_up_to_the_split_in_memory_or_streamed(store: Store, tmp_path
     found = minibatch.gradient(rows, out=torch.empty_like(rows)).unflatten(0, (-1, data.images.num_outputs))
     expected = 2 * (whole.xtx[:, None] - whole.xty.T) / whole.num_terms
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+class NearDepth(Depth):
+    """Depth as far as the mean of what is valid in the image: another mask than depth's."""
+
+    name = "near-depth"
+
+    def encode(self, values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        mean = (values * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+        return super().encode(values, valid & (values < mean[:, None, None]))
+
+
+def test_targets_accumulated_together_have_the_statistics_of_each_alone(store: Store, tmp_path: Path) -> None:
+    targets: list[Target] = [NearDepth(), *map(target, ("normals", "depth", "log-depth"))]
+
+    def encoded(folder: str) -> EncodedDataset:
+        return EncodedDataset(store, split_by_scene(store.scenes), encoder(), tmp_path / folder, 4, CPU)
+
+    fit_statistics(encoded("together"), [target("depth")], silent)
+    # One of them is in the cache already.
+    together = fit_statistics(encoded("together"), targets, silent)
+    for each, joint in zip(targets, together, strict=True):
+        (alone,) = fit_statistics(encoded("alone"), [each], silent)
+        assert joint.offset == alone.offset
+        assert joint.mean_depth_m == alone.mean_depth_m
+        for one, two in zip((*joint.train, *joint.val), (*alone.train, *alone.val), strict=True):
+            assert (one.num_valid, one.num_images) == (two.num_valid, two.num_images)
+            for sums in ("xtx", "xty", "yty"):
+                torch.testing.assert_close(getattr(one, sums), getattr(two, sums), rtol=1e-11, atol=1e-9)
+    assert together[0].whole_train.num_valid < together[1].whole_train.num_valid
 
 
 def test_the_probe_comes_to_the_exact_one(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

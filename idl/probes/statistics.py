@@ -82,6 +82,10 @@ class Statistics:
         """Statistics of some of the columns, in the order of `index`: the system of one arm."""
         return replace(self, xtx=self.xtx[index][:, index], xty=self.xty[index])
 
+    def outputs(self, chosen: slice) -> Self:
+        """Statistics of some of the outputs."""
+        return replace(self, xty=self.xty[:, chosen], yty=self.yty[chosen])
+
     def output_errors(self, weights: Float64[Tensor, "columns *path out"]) -> Float64[Tensor, "*path out"]:
         """Squared error of each output summed over valid pixels, for one weight matrix or a path of them."""
         xty = self.xty.reshape(-1, *[1] * (weights.ndim - 2), weights.shape[-1])

@@ -115,20 +115,21 @@ def measure(
     store: Store,
     encoder: Encoder,
     cache_folder: Path,
+    features: Sequence[str] = (),
     *,
     progress: Progress = silent,
-) -> ArmsResult:
-    """Fit every arm at every k, then measure all of them on the test split.
+) -> list[ArmsResult]:
+    """Fit every arm at every k, then measure all of them on the test split, for each of the features.
 
-    probe: target, split and batch size of every run; its k is not looked at.
+    probe: split and batch size of every run; its k is not looked at. features: targets; none: the probe's.
     Interrupted, it goes on from the cache: what was encoded or accumulated is not done again.
     Raises InputError for anything that does not fit the store or the encoder, and where no untrained twin can be had.
     Any other control that cannot be had is named in the result.
     """
     numbers = numbers_of(config.requested_ks, encoder)
-    ks, feature = sorted(set(numbers.values())), target(probe.target)
-    split = split_of(probe, store, feature)
-    run = _Runs(store, split, feature, probe.batch_size, cache_folder, progress)
+    ks, targets = sorted(set(numbers.values())), tuple(target(each) for each in features or (probe.target,))
+    split = split_of(probe, store, targets[0])
+    run = _Runs(store, split, targets, probe.batch_size, cache_folder, progress)
 
     beside = run.patches(encoder, max(ks))
     encoded = run.encoded(TRAINED, encoder)
@@ -141,7 +142,7 @@ def measure(
     }
     if len(lenders) == len(SPLITS):
         names = (*FIXED, TRAINED)
-        shuffled = run.fit("shuffled", (encoded, beside), names, ks, lenders=lenders, offset=trained.offset)
+        shuffled = run.fit("shuffled", (encoded, beside), names, ks, lenders=lenders, offsets=trained.offsets)
     else:
         missing.append("shuffled: one scene has more than half of the images of a split.")
     untrained: dict[str, _Fitted] = {}
@@ -164,29 +165,35 @@ def measure(
     common = run.fit(COMMON_NULL, (run.encoded(COMMON_NULL, null), None), (NULL, TRAINED), [0])
 
     # From here on the test split is read, and nothing is chosen any more.
-    num_valid, arms = run.test(trained)
-    for name, fitted in list(untrained.items()):
+    tested = run.test(trained)
+    of_twins: dict[str, Sequence[_Tested]] = {}
+    for name, fitted in untrained.items():
         try:
-            _, of_twin = run.test(fitted)
+            of_twins[name] = run.test(fitted)
         except NoFeaturesError as error:
             # It runs away on a test image alone, whatever its loss is.
             missing.append(f"{name}: {error}")
-            del untrained[name]
-            continue
-        for k in ks:
+    _require_twin(encoder, of_twins, missing)
+    of_shuffled, of_null = run.test(shuffled) if shuffled else None, run.test(common)
+    results = []
+    for at, (num_valid, arms) in enumerate(tested):
+        arms = dict(arms)
+        for name, k in itertools.product(of_twins, ks):
+            _, of_twin = of_twins[name][at]
             arms |= {(k, name): of_twin[k, TRAINED], (k, f"{name}+{PIXELS}"): of_twin[k, JOINT]}
-    _require_twin(encoder, untrained, missing)
-    of_shuffled = run.test(shuffled)[1] if shuffled else {}
-    _, of_null = run.test(common)
-    arms |= {(k, COMMON_NULL): of_null[0, NULL] for k in ks}
-    return ArmsResult(
-        numbers,
-        *({k: {name: arm for (at, name), arm in each.items() if at == k} for k in ks} for each in (arms, of_shuffled)),
-        images=tuple(store.names[index] for index in split.indices["test"]),
-        num_valid=num_valid * feature.num_outputs,
-        curves={TRAINED: trained.curve, **{name: fitted.curve for name, fitted in untrained.items()}},
-        missing=tuple(missing),
-    )
+        arms |= {(k, COMMON_NULL): of_null[at][1][0, NULL] for k in ks}
+        both = (arms, of_shuffled[at][1] if of_shuffled else {})
+        results.append(
+            ArmsResult(
+                numbers,
+                *({k: {name: arm for (each, name), arm in arms.items() if each == k} for k in ks} for arms in both),
+                images=tuple(store.names[index] for index in split.indices["test"]),
+                num_valid=num_valid * targets[at].num_outputs,
+                curves={TRAINED: trained.curves[at], **{name: untrained[name].curves[at] for name in of_twins}},
+                missing=tuple(missing),
+            )
+        )
+    return results
 
 
 def _require_twin(encoder: Encoder, untrained: Mapping[str, object], missing: Sequence[str]) -> None:
@@ -196,13 +203,20 @@ def _require_twin(encoder: Encoder, untrained: Mapping[str, object], missing: Se
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What was fitted on a control's maps: arms, and the features' losses over all k up to the largest."""
+    """What was fitted on a control's maps, for each target: arms, and the losses over all k up to the largest.
+
+    offsets: of the targets, by key.
+    """
 
     maps: ArmMaps
     progress: Progress
-    offset: tuple[float, ...]
-    arms: Arms
-    curve: Curve
+    offsets: Mapping[str, tuple[float, ...]]
+    arms: Sequence[Arms]
+    curves: Sequence[Curve]
+
+
+# The valid pixels of each test image, and the arms.
+_Tested = tuple[Float64[np.ndarray, " images"], Mapping[tuple[int, str], Arm]]
 
 
 @dataclass(frozen=True)
@@ -211,7 +225,7 @@ class _Runs:
 
     store: Store
     split: Split
-    target: Target
+    targets: tuple[Target, ...]
     batch_size: int
     cache_folder: Path
     progress: Progress
@@ -252,33 +266,43 @@ class _Runs:
         ks: Sequence[int],
         *,
         lenders: Lenders | None = None,
-        offset: tuple[float, ...] | None = None,
-        pixels: Arms | None = None,
+        offsets: Mapping[str, tuple[float, ...]] | None = None,
+        pixels: Sequence[Arms] | None = None,
         planted_effect: float | None = None,
     ) -> _Fitted:
-        """Fit arms on an encoder's maps beside the patches.
+        """Fit arms on an encoder's maps beside the patches, for each target.
 
-        lenders: as in `ArmMaps`. offset: of the target, where it is fixed. pixels, planted_effect: as in `fit_all`.
+        lenders: as in `ArmMaps`. offsets: as in `fit_statistics`. pixels, planted_effect: as in `fit_all`.
         """
         source, progress = ArmMaps(*maps, self.batch_size, lenders), prefixed(self.progress, label)
         with source.locked():
-            folds = fit_statistics(source, self.target, progress, offset)
-        fitted = fit_all(folds, source.columns, ks, names, pixels=pixels, planted_effect=planted_effect)
-        return _Fitted(source, progress, folds.offset, *fitted)
+            statistics = fit_statistics(source, self.targets, progress, offsets)
+        fitted = [
+            fit_all(folds, source.columns, ks, names, pixels=pixels and pixels[at], planted_effect=planted_effect)
+            for at, folds in enumerate(statistics)
+        ]
+        keys = [each.key for each in self.targets]
+        by_key = {key: folds.offset for key, folds in zip(keys, statistics, strict=True)}
+        return _Fitted(source, progress, by_key, *zip(*fitted, strict=True))
 
-    def test(self, fitted: _Fitted) -> tuple[Float64[np.ndarray, " images"], dict[tuple[int, str], Arm]]:
-        """Return the valid pixels of the test images, and every arm with its errors on their truth."""
-        read = [(arm.columns, arm.solution.weights) for arm in fitted.arms.values()]
+    def test(self, fitted: _Fitted) -> Sequence[_Tested]:
+        """Return, for each target, the valid pixels of the test images, and every arm with its errors there."""
+        read = [[(arm.columns, arm.solution.weights) for arm in arms.values()] for arms in fitted.arms]
         with fitted.maps.locked():
-            num_valid, *errors = squared_errors(fitted.maps, "test", self.target, read, fitted.progress)
-        if lenders := fitted.maps.lenders:
-            # To the images whose truth it is: each of them has lent it once.
-            order = np.argsort(lenders["test"])
-            num_valid, *errors = num_valid[order], *(each[:, order] for each in errors)
-        tested = zip(fitted.arms.items(), *errors, strict=True)
-        return num_valid, {
-            key: replace(arm, squared_error=plain, aligned_error=aligned) for (key, arm), plain, aligned in tested
-        }
+            measured = squared_errors(fitted.maps, "test", self.targets, read, fitted.progress)
+        # Those of lent truth go to the images whose it is: each of them has lent it once.
+        lenders = fitted.maps.lenders
+        order = slice(None) if lenders is None else np.argsort(lenders["test"])
+        return [
+            (
+                num_valid[order],
+                {
+                    key: replace(arm, squared_error=plain[order], aligned_error=aligned[order])
+                    for (key, arm), plain, aligned in zip(arms.items(), *errors, strict=True)
+                },
+            )
+            for arms, (num_valid, *errors) in zip(fitted.arms, measured, strict=True)
+        ]
 
 
 def columns_of(columns: Columns, arm: str, k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

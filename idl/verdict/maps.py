@@ -105,12 +105,19 @@ def derangement(scenes: Sequence[Hashable], seed: int) -> Int64[np.ndarray, " im
     return lender
 
 
-def squared_errors(
-    source: MapSource, name: str, target: Target, arms: Sequence[tuple[Sequence[int], Tensor]], progress: Progress
-) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, "arms images"], Float64[np.ndarray, "arms images"]]:
-    """Return the valid pixels of each image of split `name`, and every arm's errors on it: as they are, and aligned.
+Errors = tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, "arms images"], Float64[np.ndarray, "arms images"]]
 
-    arms: the columns that each reads, and its weights (columns, out) on them.
+
+def squared_errors(
+    source: MapSource,
+    name: str,
+    targets: Sequence[Target],
+    arms: Sequence[Sequence[tuple[Sequence[int], Tensor]]],
+    progress: Progress,
+) -> list[Errors]:
+    """Return, for each target, the valid pixels of each image of split `name`, and every arm's errors: plain, aligned.
+
+    arms: for each target, the columns that each reads, and its weights (columns, out) on them.
     Errors are squared, and summed over an image's valid pixels and outputs, target units squared. Aligned ones are
     those of predictions with the scale and shift of least squares on their own image, one pair an output.
     The sums are those at full resolution, taken on the grid: p'Kp - 2 p'r + y'My of each arm's prediction p. In
@@ -118,24 +125,29 @@ def squared_errors(
     Raises InputError where no pixel of the split is valid.
     """
     num_images = len(source.share(name))
-    num_valid, plain, aligned = np.empty(num_images), *np.empty((2, len(arms), num_images))
-    weights = source.columns.side_by_side(arms).to(source.device)
+    made = [(np.empty(num_images), *np.empty((2, len(each), num_images))) for each in arms]
+    weights = [source.columns.side_by_side(each) for each in arms]
+    widths = [each.shape[1] for each in weights]
+    together = torch.cat(weights, dim=1).to(source.device)
+    layers = tuple(dict.fromkeys([*(each.layer for each in targets), "valid"]))
     done = 0
     with progress(name, num_images) as advance:
-        for batch in source.stream(name, (target.layer, "valid")):
-            truth, valid = read_target(target, batch.layers)
-            for part in torch.arange(len(truth)).split(_IMAGES_IN_FLOAT64):
+        for batch in source.stream(name, layers):
+            read = [read_target(each, batch.layers) for each in targets]
+            for part in torch.arange(len(batch.maps)).split(_IMAGES_IN_FLOAT64):
                 cells = source.columns.assemble(batch.maps[part].to(source.device)).permute(0, 2, 3, 1)
-                grid = (cells.double() @ weights).cpu()
+                grids = (cells.double() @ together).cpu().split(widths, dim=-1)
                 rows = slice(done, done + len(part))
-                num_valid[rows] = valid[part].sum(dim=(1, 2), dtype=torch.float64).numpy()
-                of_part = _errors_on_grid(grid, truth[part].double(), valid[part].double())
-                plain[:, rows], aligned[:, rows] = (errors.numpy() for errors in of_part)
+                for (num_valid, plain, aligned), grid, (truth, valid) in zip(made, grids, read, strict=True):
+                    num_valid[rows] = valid[part].sum(dim=(1, 2), dtype=torch.float64).numpy()
+                    of_part = _errors_on_grid(grid, truth[part].double(), valid[part].double())
+                    plain[:, rows], aligned[:, rows] = (errors.numpy() for errors in of_part)
                 done += len(part)
-            advance(len(truth))
-    if not num_valid.any():
-        raise InputError(f"{source.store.path}: no pixel of the {name} split has a valid {target.name}.")
-    return num_valid, plain, aligned
+            advance(len(batch.maps))
+    for each, (num_valid, *_) in zip(targets, made, strict=True):
+        if not num_valid.any():
+            raise InputError(f"{source.store.path}: no pixel of the {name} split has a valid {each.name}.")
+    return made
 
 
 def _errors_on_grid(

@@ -281,8 +281,8 @@ def leaked_scenes(store: Store, split: Split, progress: Progress = silent) -> tu
 def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> Study:
     """Measure the arms of every encoder for every feature, then answer all questions as one family.
 
-    An encoder's maps, and its twins', are in the cache after its first feature: no image is encoded again for another.
-    The test split is read after everything of an encoder and a feature is fitted. ks that are one number are one
+    An encoder and its twins encode every image once, for all features. The test split is read after everything of an
+    encoder is fitted. ks that are one number are one
     question.
     Raises InputError for what does not fit the store or an encoder, and where no untrained twin of it has features.
     """
@@ -290,14 +290,22 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
     results: dict[tuple[str, str], ArmsResult] = {}
     asked: list[tuple[str, str, str, int, bool]] = []
     cells: list[Cell] = []
-    for subject, feature in itertools.product(planned.subjects, planned.features):
+    for subject in planned.subjects:
         name = subject.encoder.name
+        named = prefixed(progress, name) if len(planned.subjects) > 1 else progress
+        measured = measure(
+            planned.probe,
+            planned.config,
+            planned.store,
+            subject.encoder,
+            cache_folder,
+            planned.features,
+            progress=named,
+        )
+        results |= {(name, feature): result for feature, result in zip(planned.features, measured, strict=True)}
+    for subject, feature in itertools.product(planned.subjects, planned.features):
+        name, result = subject.encoder.name, results[subject.encoder.name, feature]
         of_feature = [target(feature).name] if len(planned.features) > 1 else []
-        words = " ".join([*([name] if len(planned.subjects) > 1 else []), *of_feature])
-        named = prefixed(progress, words) if words else progress
-        probe = replace(planned.probe, target=feature)
-        result = measure(probe, planned.config, planned.store, subject.encoder, cache_folder, progress=named)
-        results[name, feature] = result
         for k, arms in result.arms.items():
             is_all = result.ks.get("all") == k
             asked.append((name, subject.task, feature, k, is_all))
