@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -12,10 +12,18 @@ PACKAGES = ("torch", "timm", "mlflow", "h5py", "numpy")
 
 def record() -> str:
     """One line: processor, cores, device, Python and packages."""
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(filter(None, map(_installed, PACKAGES)))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cores = os.cpu_count()
     return f"{_processor()}, {cores} cores, {device}; Python {platform.python_version()}, {packages}"
+
+
+def _installed(package: str) -> str:
+    """Name and version; "" of one that is not there."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:
