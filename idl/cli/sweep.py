@@ -1,7 +1,6 @@
 """The command that searches a probe's settings: `sweep`."""
 
 import shlex
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from idl.encoders import EncoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig, check
 from idl.probes.gradient_fit import TrainResult, Trial
-from idl.sweep.report import TrialPages, search_report, with_search
+from idl.sweep.report import search_report, trial_report, with_search
 from idl.sweep.search import (
     Search,
     SweepConfig,
@@ -46,7 +45,6 @@ class SweepSettings(Settings):
 @options(SweepSettings)
 def sweep(settings: SweepSettings) -> None:
     """Search k, learning rate and more for the best probe by gradient descent, many trials as one."""
-    started = time.perf_counter()
     # All that can be known is known before there is a run.
     if this_process().size > 1:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
@@ -75,18 +73,15 @@ def sweep(settings: SweepSettings) -> None:
         with settings.tracked_run("sweep", chosen.name, probe.target, settings.dataset_name) as recorder:
             recorder.tag(tracking.STUDY_TAG, study.name)
             recorder.tag(tracking.WORKER_TAG, str(study.worker))
-            seconds = {"starting": time.perf_counter() - started}
             data = training_data(probe, config, study, store, encoders, settings.run.cache_folder, progress)
             for each in data.sets.values():
                 _say(each.plan.sentence)
-            pages = TrialPages(data)
 
             def log(batch: Sequence[tuple[SweepTrial, TrainResult]]) -> None:
-                for page in pages.of(batch):
-                    recorder.log_trial(*page)
+                for trial, result in batch:
+                    recorder.log_trial(trial.number, *trial_report(data.encoded[trial.stage], trial, result))
 
-            search = Search(study, data, config, probe.trial(0), log, seconds)
-            seconds["preparing"] = time.perf_counter() - started - seconds["starting"]
+            search = Search(study, data, config, probe.trial(0), log)
             with _going_on(study.name):
                 search.run(progress)
                 _conclude(search, recorder, settings)
@@ -101,8 +96,7 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
             encoded = search.data.encoded[best.stage]
             setup.note_test_reading(recorder, encoded.store, encoded.split)
             result = search.result_of(best)
-            with search.timed("testing"):
-                run, exact_val_loss = evaluate_best(search.data, best, result, setup.progress_shown())
+            run, exact_val_loss = evaluate_best(search.data, best, result, setup.progress_shown())
             setup.finish(recorder, with_search(run, search_report(search), exact_val_loss), encoded.encoder, settings)
             # Killed before this, the study is concluded by another worker, or when it is run again.
             study.note_tested(best.number, recorder.run_id)
@@ -112,7 +106,6 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
         setup.log_report(recorder, replace(report, description=f"{report.description}\n\n{line}"), settings)
         _say(f"study {study.name}: {line}")
         setup.print_result(report, recorder.hint)
-    click.echo("seconds: " + ", ".join(f"{part} {spent:.1f}" for part, spent in search.seconds.items()))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ TITLE_HEIGHT, BAR_HEIGHT, BAR_WIDTH = 34, 46, 360
 PANEL_HEIGHT, BALL_SIDE = 256, 40
 PANEL_TOP = MARGIN + TITLE_HEIGHT + LINE
 BAR_TOP = PANEL_TOP + PANEL_HEIGHT + 10
-# Sides of tiles that show what a trial predicts, and a network under training.
-TILE_SIDE, NETWORK_SIDE = 112, 192
+# Side of tiles that show a network under training.
+NETWORK_SIDE = 192
 COLUMNS, MAX_MAPS = 6, 23
 # Labels of an image stand in so many columns.
 LABEL_COLUMNS = 2
@@ -200,25 +200,6 @@ def cue_strip(
         rows = {"image": _photographs(pictures, size), "prediction": _coloured(maps, None, size, limits, colours)}
         bands.append(Band(rows, [name]))
     return _sheet(bands, title, labels, None if is_normals else (limits, colours, unit)).pixels()
-
-
-def trial_sheet(
-    rgb: UInt8[np.ndarray, "images H W 3"],
-    truth: Float[np.ndarray, "images H W *three"],
-    valid: Bool[np.ndarray, "images H W"],
-    limits: Limits,
-) -> Callable[[Float[np.ndarray, "images side side *three"], str], Rgb]:
-    """Return what draws a trial's predictions, TILE_SIDE pixels wide, under its title, the images and their truth.
-
-    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share the tiles of both.
-    """
-    size = (TILE_SIDE, TILE_SIDE)
-    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits)}
-
-    def draw(prediction: np.ndarray, title: str) -> Rgb:
-        return _sheet([Band(rows | {"prediction": _coloured(prediction, None, size, limits)})], title).pixels()
-
-    return draw
 
 
 def picture_rows(rows: Mapping[str, Sequence[Rgb]]) -> Rgb:

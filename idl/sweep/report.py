@@ -1,61 +1,32 @@
-"""What a sweep shows: a page for each trial, and the search beside the report of its best probe."""
+"""What a sweep shows: a report for each trial, and the search beside the report of its best probe."""
 
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from PIL import Image as Pillow
-
-from idl.evaluate import ShownImages
+from idl.probe_config import EncodedData
 from idl.probes.gradient_fit import TrainResult
-from idl.report import Run, RunReport, charts, tiles
+from idl.report import Run, RunReport, charts
 from idl.report.encoder import run_tags
 from idl.report.probe import linear_probe
-from idl.sweep.search import Search, SweepTrial, TrainingData
+from idl.sweep.search import Search, SweepTrial
 from idl.sweep.study import importances_of
 
-NUM_SHOWN = 4
 
-# The number of a trial in its study, what its run shows, and further files by path.
-TrialPage = tuple[int, RunReport, Mapping[str, bytes]]
-
-
-class TrialPages:
-    """Makes the pages of trials: settings, loss curves, the probe itself, and pictures of what it makes of images."""
-
-    def __init__(self, data: TrainingData) -> None:
-        self._data = data
-        self._shown = {
-            stage: ShownImages.of(each.encoded, each.target, NUM_SHOWN) for stage, each in data.encoded.items()
-        }
-        self._sheets = {
-            stage: tiles.trial_sheet(shown.rgb, shown.truth, shown.valid, data.encoded[stage].limits)
-            for stage, shown in self._shown.items()
-        }
-
-    def of(self, batch: Sequence[tuple[SweepTrial, TrainResult]]) -> Iterator[TrialPage]:
-        """Yield the pages of a batch, in its order by stage; the predictions of each stage are one product."""
-        for stage in dict.fromkeys(trial.stage for trial, _ in batch):
-            here = [each for each in batch if each[0].stage == stage]
-            weights = [result.weights for _, result in here]
-            encoded, shown = self._data.encoded[stage], self._shown[stage].predicted(weights, tiles.TILE_SIDE)
-            tags = {**run_tags(encoded.store, encoded.encoder), "target": encoded.target.name}
-            for (trial, result), of_target, prediction in zip(here, weights, shown, strict=True):
-                title = f"trial {trial.number}: k {trial.trial.k}, lr {trial.trial.lr:.2g}, loss {trial.val_loss:.4g}"
-                png = io.BytesIO()
-                # The least compression: half the time for a tenth more bytes.
-                Pillow.fromarray(self._sheets[stage](prediction, title)).save(png, "png", compress_level=1)
-                penalty = trial.trial.weight_decay * of_target.shape[1] / 2
-                probe = linear_probe(encoded, of_target, trial.trial.k, penalty)
-                report = RunReport(
-                    params=_params(trial),
-                    metrics={**_metrics(trial), "epochs_trained": len(result.val_losses)},
-                    curves={"train_loss": result.train_losses, "val_loss": result.val_losses},
-                    tags={**tags, "outcome": trial.outcome},
-                )
-                yield trial.number, report, {"probe.safetensors": probe.to_bytes(), "validation.png": png.getvalue()}
+def trial_report(encoded: EncodedData, trial: SweepTrial, result: TrainResult) -> tuple[RunReport, bytes]:
+    """Return what the run of a trial shows, its settings and loss curves, and the probe itself (.safetensors)."""
+    penalty = trial.trial.weight_decay * result.weights.shape[1] / 2
+    report = RunReport(
+        params=_params(trial),
+        metrics={**_metrics(trial), "epochs_trained": len(result.val_losses)},
+        curves={"train_loss": result.train_losses, "val_loss": result.val_losses},
+        tags={
+            **run_tags(encoded.store, encoded.encoder),
+            "target": encoded.target.name,
+            "outcome": trial.outcome,
+        },
+    )
+    return report, linear_probe(encoded, result.weights, trial.trial.k, penalty).to_bytes()
 
 
 def with_search(run: Run, search: RunReport, exact_val_loss: float) -> Run:
@@ -68,7 +39,7 @@ def with_search(run: Run, search: RunReport, exact_val_loss: float) -> Run:
 
 
 def search_report(search: Search) -> RunReport:
-    """Return what a search was: the trials that count, the best of them, and where this worker's time went."""
+    """Return what a search was: the trials that count, and the best of them."""
     trials, name = search.trials(), search.study.name
     importances = importances_of(search.study.trials(len(trials)))
     best = min(trials, key=lambda trial: trial.val_loss)
@@ -105,7 +76,6 @@ def search_report(search: Search) -> RunReport:
             "num_trials": len(trials),
             **{f"num_{outcome}": outcomes.count(outcome) for outcome in ("converged", "diverged")},
             **{f"importance/{setting}": share for setting, share in importances.items()},
-            **{f"seconds/{part}": spent for part, spent in search.seconds.items()},
         },
         figures=pictures,
         tables={"sweep/trials.csv": {column: [row[column] for row in rows] for column in rows[0]}},

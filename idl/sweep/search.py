@@ -1,9 +1,7 @@
 """The search: within which bounds, what trials are trained on, batch after batch of them, and the test of the best."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -210,7 +208,6 @@ class Search:
     """One worker's share of a sweep: batches of trials, until the study has all that were requested.
 
     fixed: what the bounds do not say. log: is called with each batch when the study has it.
-    seconds: where this worker's time went.
     """
 
     study: SharedStudy
@@ -218,7 +215,6 @@ class Search:
     config: SweepConfig
     fixed: Trial
     log: Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None]
-    seconds: dict[str, float] = field(default_factory=dict)
     _trained: dict[int, TrainResult] = field(default_factory=dict)
 
     def run(self, progress: Progress = silent) -> None:
@@ -247,18 +243,8 @@ class Search:
     def result_of(self, trial: SweepTrial) -> TrainResult:
         """Return a trial's training: kept where it was this worker's, else done again, alone."""
         if trial.number not in self._trained:
-            with self.timed("training"):
-                (self._trained[trial.number],) = train_trials(self.data.sets[trial.stage], [trial.trial])
+            (self._trained[trial.number],) = train_trials(self.data.sets[trial.stage], [trial.trial])
         return self._trained[trial.number]
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time of a block to `part`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def _placed(self, params: Mapping[str, Any]) -> tuple[Stage, Trial]:
         """Return where a trial with these settings trains, and how. A k beyond the stage's reads all."""
@@ -273,14 +259,12 @@ class Search:
 
     def _train_batch(self, count: int) -> None:
         distributions = self.config.distributions(self.data.last_k)
-        with self.timed("drawing"):
-            drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
+        drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
         results: dict[int, TrainResult] = {}
-        with self.timed("training"):
-            placed = [self._placed(params) for params in drawn]
-            for stage in dict.fromkeys(stage for stage, _ in placed):
-                here = {position: trial for position, (each, trial) in enumerate(placed) if each == stage}
-                results |= zip(here, train_trials(self.data.sets[stage], [*here.values()]), strict=True)
+        placed = [self._placed(params) for params in drawn]
+        for stage in dict.fromkeys(stage for stage, _ in placed):
+            here = {position: trial for position, (each, trial) in enumerate(placed) if each == stage}
+            results |= zip(here, train_trials(self.data.sets[stage], [*here.values()]), strict=True)
         finished = [
             create_trial(
                 params=params,
@@ -290,12 +274,10 @@ class Search:
             )
             for position, params in enumerate(drawn)
         ]
-        with self.timed("adding"):
-            added = self.study.add(finished)
+        added = self.study.add(finished)
         batch = [(self._plain(trial), results[position]) for position, trial in enumerate(added)]
         self._trained |= {trial.number: result for trial, result in batch}
-        with self.timed("logging"):
-            self.log(batch)
+        self.log(batch)
 
 
 def evaluate_best(
