@@ -11,20 +11,18 @@ import pytest
 from planted_losses import PlantedLosses, fit, with_fits
 
 from idl.errors import InputError
-from idl.verdict.baselines import Arm
 from idl.verdict.decision import decide
 from idl.verdict.document import plain
-from idl.verdict.result import Cell, Clustering, Outcome, Verdict
-from idl.verdict.settings import StudyConfig, VerdictConfig
+from idl.verdict.result import Arm, Cell, Clustering, Outcome, StudyConfig, Verdict
 
-FEW_DRAWS = VerdictConfig(draws=2000)
+FEW_DRAWS = StudyConfig(draws=2000)
 
 
 def planted(beyond_pixels: float = 1.0, learned: float = 1.0, scenes: int = 40, seed: int = 0) -> Cell:
     return PlantedLosses(scenes, "normal", beyond_pixels, learned).cell(np.random.default_rng(seed))
 
 
-def verdict_on(cell: Cell, config: VerdictConfig = FEW_DRAWS) -> Verdict:
+def verdict_on(cell: Cell, config: StudyConfig = FEW_DRAWS) -> Verdict:
     return decide([cell], config)[0]
 
 
@@ -124,7 +122,7 @@ def test_estimands_are_ratios_of_losses_pooled_over_pixels() -> None:
 
 
 def test_the_standard_error_is_that_of_the_ratio_over_many_datasets() -> None:
-    verdicts = [decide([planted(seed=seed)], VerdictConfig(draws=200), described=False)[0] for seed in range(150)]
+    verdicts = [decide([planted(seed=seed)], StudyConfig(draws=200), described=False)[0] for seed in range(150)]
     for estimand in ("beyond_pixels", "learned"):
         found = [getattr(verdict, estimand).log_ratio for verdict in verdicts]
         spread = np.std([each.estimate for each in found], ddof=1)
@@ -157,7 +155,7 @@ def test_an_arm_against_its_duplicate_is_never_learned() -> None:
     assert verdict_on(same).outcome == Outcome.NOT_LEARNED
     assert verdict_on(same).p == 1
     # Without a margin nothing lies below it either.
-    assert verdict_on(same, VerdictConfig(margin=0.0)).outcome == Outcome.INCONCLUSIVE
+    assert verdict_on(same, StudyConfig(margin=1.0)).outcome == Outcome.INCONCLUSIVE
 
 
 def test_neither_unit_nor_order_nor_the_images_of_a_scene_count() -> None:
@@ -303,23 +301,21 @@ def test_a_perfect_prediction_is_learned_and_one_of_all_images_but_one_is_not() 
 
 
 def test_the_digest_is_of_every_rule_and_all_else_that_is_fixed_as_it_is_said() -> None:
-    base = VerdictConfig()
-    changed = {"margin": 0.1, "level": 0.9, "draws": 5000, "seed": 1, "min_clusters": 12, "few_clusters": 30}
+    base = StudyConfig()
+    changed = {"margin": 1.1, "level": 0.9, "draws": 5000, "bootstrap_seed": 1, "min_clusters": 12, "few_clusters": 30}
     others = [replace(base, **{name: value}) for name, value in {**changed, "max_excess_loss": 0.02}.items()]
     one, two = {"split": "a", "ks": ["10"]}, {"split": "a", "ks": ["10", "all"]}
     assert len({base.digest(one), base.digest(two), *(other.digest(one) for other in others)}) == 9
     # The order in which things are named says nothing.
     assert base.digest({"ks": ["10"], "split": "a"}) == base.digest(one)
-    # Typed, not made: what the words of `VerdictConfig.digest` say.
+    # Typed, not made: what the words of `StudyConfig.digest` say.
     text = (
         r'{"config":{"draws":10000,"few_clusters":20,"level":0.9,"margin":0.0,"max_excess_loss":0.01,'
         r'"min_clusters":10,"seed":0},"fixed":{"name":"T\u00fcbingen","penalties":[0.0,1e-08,1e+16]}}'
     )
     fixed = {"name": "Tübingen", "penalties": [0.0, 1e-8, 1e16]}
-    config = VerdictConfig(margin=0.0, level=0.9)
+    config = StudyConfig(margin=1.0, level=0.9)
     assert config.digest(fixed) == hashlib.sha256(text.encode()).hexdigest()[:16]
-    # What the rules' own default is, and what a person types.
-    assert StudyConfig().rules == StudyConfig(margin=1.05).rules
 
 
 def test_a_grid_or_a_cell_that_cannot_be_decided_is_refused() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import click
 
-from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.cli.setup import Settings
@@ -26,6 +25,8 @@ from idl.sweep.search import (
     training_data,
 )
 from idl.sweep.study import SharedStudy, opened
+from idl.tracking import runs
+from idl.tracking.store import require_reachable
 
 # A sweep's trials are trained by gradient descent, with a k and a learning rate of their own.
 PROBE = ("target", "split", "split_seed", "batch_size", "alignment")
@@ -50,7 +51,7 @@ def sweep(settings: SweepSettings) -> None:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
     config, probe, chosen = settings.sweep, settings.probe, settings.encoder
     progress = setup.progress_shown()
-    tracking.require_reachable()
+    require_reachable()
     settings.check_dataset()
     encoders = {
         stage: settings.build_encoder(chosen if stage is None else replace(chosen, stage=stage))
@@ -71,8 +72,8 @@ def sweep(settings: SweepSettings) -> None:
             )
             return
         with settings.tracked_run("sweep", chosen.name, probe.target, settings.dataset_name) as recorder:
-            recorder.tag(tracking.STUDY_TAG, study.name)
-            recorder.tag(tracking.WORKER_TAG, str(study.worker))
+            recorder.tag(runs.STUDY_TAG, study.name)
+            recorder.tag(runs.WORKER_TAG, str(study.worker))
             data = training_data(probe, config, study, store, encoders, settings.run.cache_folder, progress)
             for each in data.sets.values():
                 _say(each.plan.sentence)
@@ -87,7 +88,7 @@ def sweep(settings: SweepSettings) -> None:
                 _conclude(search, recorder, settings)
 
 
-def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettings) -> None:
+def _conclude(search: Search, recorder: runs.Recorder, settings: SweepSettings) -> None:
     """Test and register the best trial where no worker has done so; log the search."""
     study, best, num_trials = search.study, search.best(), search.config.trials
     with study.concluding():
@@ -116,7 +117,7 @@ def _going_on(study: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(line) from error
-    except (Exception, tracking.Terminated):
+    except (Exception, runs.Terminated):
         _say(line)
         raise
 

@@ -11,11 +11,10 @@ import numpy as np
 from idl.data.datasets import DatasetConfig, reader
 from idl.data.diode import NEEDED, STORED_AXES, Axes, DiodeReader, axes_by_depth, read_frame
 from idl.data.download import PUBLISHED, Remote, md5_of
-from idl.data.files import walk
 from idl.data.folder import FolderReader
 from idl.data.images import PICTURE_SUFFIXES, orientation, within_range
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
-from idl.data.reader import Native
+from idl.data.reader import Native, walk
 from idl.data.store import Store
 from idl.doctor.checks import Expected, Measured, measure, of_images, repeated, sample_of, scenes_and_split
 from idl.doctor.findings import Diagnosis, Finding, several

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idl.data.files import shortened
+from idl.data.reader import shortened
 from idl.data.splits import are_shared
 from idl.databases import without_password
 from idl.errors import InputError

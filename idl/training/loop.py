@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.distributed import World
+from idl.distributed import ALONE, World
 from idl.errors import InputError
 from idl.probes.gradient_fit import rate_at
 from idl.progress import Progress, silent
@@ -53,7 +53,6 @@ class Trained:
     step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
     untrained: metrics before the first step.
     images_per_s: of the training steps since it was begun or resumed, all ranks together; None where there was none.
-    notes: a line each, for people: a damaged checkpoint that was passed over.
     """
 
     weights: Mapping[str, Tensor]
@@ -63,7 +62,6 @@ class Trained:
     metrics: Mapping[str, float]
     untrained: Mapping[str, float]
     images_per_s: float | None
-    notes: tuple[str, ...]
 
 
 def require_size(objective: Objective, config: TrainingConfig, protocol: ImageProtocol) -> None:
@@ -119,7 +117,7 @@ def train(
     device: torch.device,
     *,
     settings: Mapping[str, object] | None = None,
-    world: World | None = None,
+    world: World = ALONE,
     recorder: Recorder | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -136,7 +134,6 @@ def train(
     which names the last good checkpoint. On Ctrl-C and SIGTERM a checkpoint is written after the step, and the signal
     goes on to its handler.
     """
-    world = world or World()
     train_images, layers = split.indices["train"], objective.layers
     require_size(objective, config, store.protocol)
     require_data(objective, config, str(store.path), store.layers, len(train_images), world.size)
@@ -155,7 +152,8 @@ def train(
         world,
         recorder,
     )
-    notes = loop.resume() if resume else ()
+    if resume:
+        loop.resume()
     with interruptible() as interruption, progress("train", loop.num_steps, loop.state.step, "step") as advance:
         loop.run(interruption, advance)
     state = loop.state
@@ -167,7 +165,6 @@ def train(
         metrics=state.best,
         untrained=state.untrained,
         images_per_s=loop.num_logged * config.batch_size / loop.logged_s if loop.num_logged else None,
-        notes=notes,
     )
 
 
@@ -207,14 +204,13 @@ class _Loop:
         self.pending_s = 0.0
         self.logged_s, self.num_logged = 0.0, 0
 
-    def resume(self) -> tuple[str, ...]:
-        """Go on from the newest checkpoint; return notes about damaged ones."""
+    def resume(self) -> None:
+        """Go on from the newest checkpoint."""
         # Read once: ranks that each found another file damaged would go on from different steps.
-        content, notes = self.world.once(lambda: self.checkpoints.newest(self.settings))
+        content, _ = self.world.once(lambda: self.checkpoints.newest(self.settings))
         self.module.load_state_dict(content["module"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.state = TrainingState(**content["state"])
-        return notes
 
     def run(self, interruption: Interruption, advance: Callable[[int], None]) -> None:
         """Do one step after the other until the end, convergence or an interruption."""
