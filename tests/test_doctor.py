@@ -105,13 +105,6 @@ def test_depth_of_another_image_is_not_called_registered() -> None:
     assert findings(others)["registration"].level == "note"
 
 
-def test_bgr_is_doubted_and_grey_is_left_open() -> None:
-    swapped = findings(pictures(lambda rgb, *rest: (rgb[..., ::-1], *rest)))["channel order"]
-    assert (swapped.level, "a guess" in swapped.found) == ("doubt", True)
-    grey = pictures(lambda rgb, *rest: (rgb[..., :1].repeat(3, axis=-1), *rest))
-    assert findings(grey)["channel order"].level == "note"
-
-
 def test_a_doubtful_unit_is_said_once_and_is_bad_where_no_depth_is_in_the_range() -> None:
     millimetres = pictures(lambda rgb, depth_m, valid: (rgb, depth_m * 1000, valid))
     assert [each.level for check, each in findings(millimetres).items() if check in ("units", "depth range")] == ["bad"]

@@ -153,13 +153,13 @@ def test_the_parts_of_a_panel_are_its_tiles() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     right = tiles.panel_parts(tiles.panel(rgb, flat(2), flat(2), EVERYWHERE, RANGE_M, 2.0, "name", "caption"))
     wrong = tiles.panel_parts(tiles.panel(RGB, flat(2), flat(3), EVERYWHERE, RANGE_M, 2.0, "other", ""))
-    np.testing.assert_array_equal(right.rgb, rgb)
-    np.testing.assert_array_equal(right.prediction, right.truth)
-    np.testing.assert_array_equal(right.truth, wrong.truth)
-    assert len(np.unique(wrong.prediction.reshape(-1, 3), axis=0)) == 1
-    assert right.error.min() > 240
-    np.testing.assert_array_equal(right.value_key, wrong.value_key)
-    np.testing.assert_array_equal(right.error_key, wrong.error_key)
+    np.testing.assert_array_equal(right["rgb"], rgb)
+    np.testing.assert_array_equal(right["prediction"], right["truth"])
+    np.testing.assert_array_equal(right["truth"], wrong["truth"])
+    assert len(np.unique(wrong["prediction"].reshape(-1, 3), axis=0)) == 1
+    assert right["error"].min() > 240
+    np.testing.assert_array_equal(right["value_key"], wrong["value_key"])
+    np.testing.assert_array_equal(right["error_key"], wrong["error_key"])
 
 
 @pytest.mark.parametrize("side", [32, 512])

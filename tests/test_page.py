@@ -26,7 +26,7 @@ from idl.encoders import Origin
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
-from idl.report.tiles import PanelParts, panel
+from idl.report.tiles import panel
 from idl.verdict.baselines import ArmsResult
 from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
@@ -324,7 +324,8 @@ def test_pictures_are_whole_and_have_words(
 ) -> None:
     few, many = np.zeros((5, 7, 3), dtype=np.uint8), _noise(2, 40)[:30]
     few[2, 3] = (255, 0, 128)
-    parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
+    parts = {"rgb": many, "truth": few}
+    parts |= {name: _noise(seed, 20) for seed, name in enumerate(("prediction", "error", "value_key", "error_key"))}
     monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
     decoded = []
     for each in Reader(page({**content, "images": content["images"][:1]}, Pictures(panels, {TWO: _noise(9)}))).all(
@@ -334,7 +335,14 @@ def test_pictures_are_whole_and_have_words(
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
         assert (each["height"], each["width"]) == tuple(map(str, decoded[-1].shape[:2]))
-    expected = [many, few, *[parts.prediction, parts.error] * 3, parts.value_key, parts.error_key, _noise(9)]
+    expected = [
+        many,
+        few,
+        *[parts["prediction"], parts["error"]] * 3,
+        parts["value_key"],
+        parts["error_key"],
+        _noise(9),
+    ]
     for found, pixels in zip(decoded, expected, strict=True):
         np.testing.assert_array_equal(found, pixels)
 

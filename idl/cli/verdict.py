@@ -11,8 +11,7 @@ from idl.cli import setup
 from idl.cli.options import AUTO, command_line, options, part
 from idl.cli.setup import Settings
 from idl.distributed import this_process
-from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import TASKS, task_of
+from idl.encoders import TASKS, Encoder, EncoderConfig, task_of
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.report import Run

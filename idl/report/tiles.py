@@ -1,7 +1,6 @@
 """Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -47,18 +46,6 @@ MARKS: dict[tuple[bool, bool], tuple[str, str, Colour]] = {
 }
 
 
-@dataclass(frozen=True)
-class PanelParts:
-    """The tiles of a panel without their words, and the keys to the colours of the values and of the errors."""
-
-    rgb: Rgb
-    truth: Rgb
-    prediction: Rgb
-    error: Rgb
-    value_key: Rgb
-    error_key: Rgb
-
-
 class Band(NamedTuple):
     """Rows of tiles by their labels. names: over the columns, or one over all of them."""
 
@@ -66,13 +53,18 @@ class Band(NamedTuple):
     names: Sequence[str] = ()
 
 
-def panel_parts(panel: Rgb) -> PanelParts:
-    """Take a panel apart, to be laid out anew."""
+def panel_parts(panel: Rgb) -> dict[str, Rgb]:
+    """Take a panel apart, to be laid out anew: its tiles without their words, and the keys to values and errors."""
     width = (panel.shape[1] - 2 * MARGIN - 3 * GAP) // 4
     lefts = [MARGIN + i * (width + GAP) for i in range(4)]
-    tiles = (panel[PANEL_TOP : PANEL_TOP + PANEL_HEIGHT, left : left + width].copy() for left in lefts)
+    places = zip(("rgb", "truth", "prediction", "error"), lefts, strict=True)
+    tiles = {name: panel[PANEL_TOP : PANEL_TOP + PANEL_HEIGHT, left : left + width] for name, left in places}
     keys = panel[BAR_TOP - 2 : BAR_TOP + BAR_HEIGHT - 2]
-    return PanelParts(*tiles, *(keys[:, lefts[i] : lefts[j] + width].copy() for i, j in ((1, 2), (3, 3))))
+    return {
+        **tiles,
+        "value_key": keys[:, lefts[1] : lefts[2] + width],
+        "error_key": keys[:, lefts[3] : lefts[3] + width],
+    }
 
 
 def panel(

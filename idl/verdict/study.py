@@ -9,8 +9,7 @@ from pathlib import Path
 from idl.data.images import repeats
 from idl.data.splits import NUM_FOLDS, SPLITS, Split
 from idl.data.store import Store
-from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import encoder_for_task, task_name
+from idl.encoders import Encoder, EncoderConfig, encoder_for_task, task_name
 from idl.encoders.untrained import KINDS, require_twins
 from idl.errors import InputError
 from idl.evaluate import require_native
