@@ -33,9 +33,8 @@ from idl.encoders.autoencoder import AutoencoderConfig
 from idl.features import keep_freed_buffers
 from idl.progress import terminal
 from idl.tracking import runs
-from idl.training.config import AUTOENCODER, PRETRAIN, TrainingConfig
 from idl.training.images import TrainingImages, to_network
-from idl.training.loop import train
+from idl.training.loop import AUTOENCODER, PRETRAIN, TrainingConfig, train
 from idl.training.objectives import Autoencoding, Objective, Segmentation
 
 CPU = torch.device("cpu")

@@ -19,9 +19,8 @@ from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.protocol import Protocol
 from idl.report import Image
-from idl.training.config import TrainingConfig
 from idl.training.images import Batch
-from idl.training.loop import Trained, train
+from idl.training.loop import Trained, TrainingConfig, train
 from idl.training.objectives import Autoencoding, Forward, Objective, OnConvNeXt
 
 CPU = torch.device("cpu")

@@ -29,9 +29,8 @@ from idl.data.store import Store
 from idl.errors import InputError
 from idl.probes.gradient_fit import rate_at
 from idl.training.checkpoints import Checkpoints
-from idl.training.config import TrainingConfig
 from idl.training.images import Batch
-from idl.training.loop import DivergedError
+from idl.training.loop import DivergedError, TrainingConfig
 from idl.training.objectives import Autoencoding
 
 # 12 images in batches of 4: an epoch has 3 steps, the training 12.

@@ -28,7 +28,7 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.errors import InputError
-from idl.training.config import TrainingConfig
+from idl.training.loop import TrainingConfig
 from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, OnConvNeXt
 from idl.training.objectives.distillation import Distillation, teacher
 from idl.training.objectives.masked import Masked

@@ -16,7 +16,7 @@ from idl.encoders.autoencoder import AutoencoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.settings import setting
-from idl.training.config import AUTOENCODER, PRETRAIN, TrainingConfig
+from idl.training.loop import AUTOENCODER, PRETRAIN, TrainingConfig
 from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, objective_named
 from idl.training.run import CARD, WEIGHTS, TrainingRequest, require_trainable, run_training
 

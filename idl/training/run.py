@@ -23,8 +23,7 @@ from idl.progress import Progress, silent
 from idl.report import Run
 from idl.report.encoder import described_run
 from idl.training.checkpoints import Checkpoints
-from idl.training.config import TrainingConfig
-from idl.training.loop import Recorder, Trained, require_data, require_size, settings_of, train
+from idl.training.loop import Recorder, Trained, TrainingConfig, require_data, require_size, settings_of, train
 from idl.training.objectives import Objective
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
