@@ -183,7 +183,7 @@ def test_images_and_scenes_without_a_valid_pixel_count_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("found", "outcome"),
     [
-        (FEW_DRAWS.margin, Outcome.NOT_LEARNED),
+        (FEW_DRAWS.log_margin, Outcome.NOT_LEARNED),
         # More than was planted, by chance: the margin counts.
         (1.0, Outcome.NOT_LEARNED),
         (0.001, Outcome.INCONCLUSIVE),
@@ -195,7 +195,7 @@ def test_images_and_scenes_without_a_valid_pixel_count_for_nothing() -> None:
 def test_what_would_have_been_missed_is_not_called_absent(found: float, outcome: Outcome) -> None:
     """found: what an effect of the margin's size comes to on the same images."""
     verdict = verdict_on(with_fits(planted(-0.04, 0.5), {"trained+pixels": fit(1.0, 0.9, recovered=found)}))
-    assert verdict.beyond_pixels.log_ratio.high < FEW_DRAWS.margin
+    assert verdict.beyond_pixels.log_ratio.high < FEW_DRAWS.log_margin
     assert verdict.outcome == outcome, verdict.reason
     assert ("effect of that size" in verdict.reason) is (outcome is Outcome.INCONCLUSIVE)
 
@@ -264,7 +264,7 @@ def above_margin(distance: float, name: str) -> Cell:
     """A cell whose first estimand lies `distance` standard errors above the margin."""
     cell = planted(0.3, 1.0)
     found = decide([cell], FEW_DRAWS, described=False)[0].beyond_pixels.log_ratio
-    factor = math.exp(FEW_DRAWS.margin + distance * found.standard_error - found.estimate)
+    factor = math.exp(FEW_DRAWS.log_margin + distance * found.standard_error - found.estimate)
     return replace(with_errors(cell, {"pixels": factor * errors_of(cell, "pixels")}), name=name)
 
 
@@ -279,7 +279,7 @@ def test_holm_over_a_grid() -> None:
     assert [each.outcome for each in three] == [Outcome.INCONCLUSIVE, Outcome.LEARNED, Outcome.INCONCLUSIVE]
     assert three[0].adjusted_p == pytest.approx(2 * three[0].p)
     assert "not after correction for 3 questions" in three[0].reason
-    assert all(low.log_ratio.low > FEW_DRAWS.margin for low in three[0].comparisons)
+    assert all(low.log_ratio.low > FEW_DRAWS.log_margin for low in three[0].comparisons)
     # A cell that a gate stopped was never asked.
     with_invalid = decide([weak, strong, invalid], FEW_DRAWS)
     assert [each.outcome for each in with_invalid] == [Outcome.LEARNED, Outcome.LEARNED, Outcome.INVALID]
