@@ -15,14 +15,16 @@ from idl.encoders import EncoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig, check
 from idl.probes.gradient_fit import TrainResult, Trial
-from idl.sweep.report import search_report, trial_report, with_search
 from idl.sweep.search import (
     Search,
     SweepConfig,
     SweepTrial,
     evaluate_best,
+    search_report,
     subject_of,
     training_data,
+    trial_report,
+    with_search,
 )
 from idl.sweep.study import SharedStudy, opened
 from idl.tracking import runs
