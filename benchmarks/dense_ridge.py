@@ -38,7 +38,7 @@ from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.progress import terminal
 from idl.targets import Target, target
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import StudyConfig
 from idl.verdict.study import Subject, plan, study
 
 # As `verdict` defines its columns and twins.

@@ -103,7 +103,7 @@ def shares(images: Sequence[Measured], generator: np.random.Generator) -> str:
     fits, longer = [image.fit for image in images], max(images[0].size)
     for size in _SIZES:
         samples = (generator.choice(len(fits), size, replace=False) for _ in range(_DRAWS))
-        levels = Counter(registration([fits[index] for index in sample], longer).level for sample in samples)
+        levels = Counter(registration([fits[index] for index in sample], longer)[0] for sample in samples)
         told.append(f"{levels['ok'] / _DRAWS:8.1%} {levels['doubt'] / _DRAWS:8.1%}")
     return "  |".join(told)
 

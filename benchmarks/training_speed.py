@@ -25,15 +25,16 @@ import torch
 from record import record
 from torch import nn
 
-from idl import cache, tracking
+from idl import cache
 from idl.data.datasets import DatasetConfig, open_store
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.features import keep_freed_buffers
 from idl.progress import terminal
-from idl.training import AUTOENCODER, PRETRAIN, TrainingConfig, train
+from idl.tracking import runs
 from idl.training.images import TrainingImages, to_network
+from idl.training.loop import AUTOENCODER, PRETRAIN, TrainingConfig, train
 from idl.training.objectives import Autoencoding, Objective, Segmentation
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def shares_of_bare(kind: str, config: TrainingConfig, store: Store, split: Split
 
         yield advance
 
-    with tempfile.TemporaryDirectory() as folder, tracking.start("benchmark") as recorder:
+    with tempfile.TemporaryDirectory() as folder, runs.start("benchmark") as recorder:
         start, busy = time.perf_counter(), time.process_time()
         trained = train(
             objective_of(kind), config, store, split, Path(folder), CPU, recorder=recorder, progress=taking_turns

@@ -31,8 +31,7 @@ from record import record
 
 from idl.progress import terminal
 from idl.verdict.decision import decide
-from idl.verdict.result import Outcome
-from idl.verdict.settings import VerdictConfig
+from idl.verdict.result import Outcome, StudyConfig
 
 TRUTHS = ("beyond pixels at the margin", "learned at the margin", "both at the margin", "twice detectable", "no effect")
 FAR_ABOVE = 1.0
@@ -62,7 +61,7 @@ class Scenario:
 
 def planted(scenario: Scenario) -> PlantedLosses:
     """Return the losses of a scenario; "twice detectable" takes the mean of what pilots say is detectable."""
-    margin = VerdictConfig().margin
+    margin = StudyConfig().log_margin
     effects = {
         "beyond pixels at the margin": (margin, FAR_ABOVE),
         "learned at the margin": (FAR_ABOVE, margin),
@@ -75,7 +74,7 @@ def planted(scenario: Scenario) -> PlantedLosses:
         return losses
     # The standard error of a log ratio does not depend on the ratio.
     generator = np.random.default_rng(scenario.seed(1))
-    config = VerdictConfig(draws=400)
+    config = StudyConfig(draws=400)
     pilots = [decide([losses.cell(generator)], config, described=False)[0] for _ in range(_NUM_PILOTS)]
     beyond_pixels, learned = (
         2 * float(np.mean([each.smallest_detectable for each in of_estimand]))
@@ -91,7 +90,7 @@ def simulate(work: tuple[Scenario, PlantedLosses, int]) -> Counter[Outcome]:
     for number in range(first, min(first + _BLOCK, scenario.simulations)):
         generator = np.random.default_rng(scenario.seed(0, number))
         # Bootstrap draws of their own in each, so that their errors average out.
-        config = VerdictConfig(draws=scenario.draws, seed=number)
+        config = StudyConfig(draws=scenario.draws, bootstrap_seed=number)
         outcomes[decide([losses.cell(generator)], config, described=False)[0].outcome] += 1
     return outcomes
 

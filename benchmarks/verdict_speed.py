@@ -17,17 +17,17 @@ from planted_losses import PlantedLosses
 from record import record
 
 from idl.verdict.decision import decide
-from idl.verdict.settings import VerdictConfig
+from idl.verdict.result import StudyConfig
 
 
 @click.command()
 @click.option("--images", "num_images", default=25_000, show_default=True)
-@click.option("--draws", default=VerdictConfig().draws, show_default=True)
+@click.option("--draws", default=StudyConfig().draws, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 def main(num_images: int, draws: int, repeats: int) -> None:
     """Time both cases, and both without the figures that decide nothing."""
     click.echo(record())
-    config = VerdictConfig(draws=draws)
+    config = StudyConfig(draws=draws)
     for images_per_scene in (50, 1):
         losses = PlantedLosses(num_images // images_per_scene, "skewed", images_per_scene=images_per_scene)
         cell = losses.cell(np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Predictions measured image by image: every arm on the test split, a whole model on images, many probes at once.
+"""Predictions measured image by image: every arm on the test split, a whole model on images.
 
 The test split is read here, once.
 """
@@ -18,7 +18,6 @@ from torch import Tensor
 from idl.data.loading import batches, images_of
 from idl.data.store import Store
 from idl.errors import InputError
-from idl.features import EncodedDataset
 from idl.fitting import PROBE, ArmFit, read_target
 from idl.metrics import Sums, aligned_and_clamped, depth_metrics, field_metrics, normals_metrics
 from idl.probe_config import EncodedData
@@ -390,49 +389,3 @@ def _means(
             count += int(valid.sum())
             advance(len(valid))
     return layer_sum / max(count, 1), tuple((target_sum / max(count, 1)).tolist())
-
-
-@dataclass(frozen=True)
-class ShownImages:
-    """A few validation images, to see what probes make of them.
-
-    truth: metres, normals, or the first output of any other target. cells: on all columns [bias | components].
-    """
-
-    target: Target
-    names: tuple[str, ...]
-    rgb: UInt8[np.ndarray, "images H W 3"]
-    truth: Float[np.ndarray, "images H W *three"]
-    valid: Bool[np.ndarray, "images H W"]
-    cells: Float[Tensor, "images h w columns"]
-
-    @classmethod
-    def of(cls, encoded: EncodedDataset, target: Target, num_images: int) -> "ShownImages":
-        """Read images spread evenly over the validation split, whose maps are in the cache."""
-        order = encoded.split.indices["val"]
-        positions = np.unique(np.linspace(0, len(order) - 1, num_images).round().astype(int)).tolist()
-        batch = encoded.read("val", positions, ("rgb", target.layer, "valid"))
-        in_space, valid = read_target(target, batch.layers)
-        truth = in_space[:, 0] if target.kind == "field" else batch.layers[target.layer].float()
-        columns = encoded.columns.assemble(batch.maps.to(encoded.device))[:, list(encoded.columns.of_arm(PROBE))]
-        return cls(
-            target,
-            tuple(encoded.store.names[order[position]] for position in positions),
-            batch.layers["rgb"].numpy(),
-            truth.numpy(),
-            valid.numpy(),
-            columns.permute(0, 2, 3, 1).float().cpu(),
-        )
-
-    def predicted(self, weights: Sequence[Float64[Tensor, "columns out"]], side: int) -> list[np.ndarray]:
-        """Return for each probe what `truth` is of, (images, side, side) or (images, side, side, 3), by one product.
-
-        weights: on [bias | leading components], the same number of columns for all, for the target itself.
-        """
-        if not weights:
-            return []
-        joint = torch.cat(list(weights), dim=1).float()
-        grid = (self.cells[..., : len(joint)] @ joint).permute(0, 3, 1, 2)
-        values = upsample(grid.contiguous(), side, side).unflatten(1, (len(weights), -1)).transpose(0, 1)
-        decoded = self.target.decode(values.flatten(0, 1)).unflatten(0, values.shape[:2]).numpy()
-        return [np.moveaxis(each, 1, -1) if self.target.kind == "normals" else each[:, 0] for each in decoded]

@@ -22,8 +22,7 @@ from idl.probes.gradient_fit import TrainResult
 from idl.probes.statistics import FoldedStatistics, Statistics
 from idl.progress import Progress, silent
 from idl.report import Run, RunReport
-from idl.report.dataset import prepare_report
-from idl.report.encoder import encoder_run
+from idl.report.encoder import encoder_run, prepare_report
 from idl.report.probe import probe_run
 from idl.report.views import shown_range
 from idl.targets import Target, target

@@ -24,8 +24,8 @@ from jaxtyping import Float32, UInt8, UInt16
 from PIL import Image, PngImagePlugin
 
 from idl.cache import replace_file
-from idl.data.files import shortened, walk
 from idl.data.images import PICTURE_SUFFIXES, rgb_size
+from idl.data.reader import shortened, walk
 from idl.errors import InputError
 from idl.evaluate import Model, predict_whole
 from idl.report.canvas import DEPTH_MAP, FIELD_MAP, colourise

@@ -29,7 +29,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty tracking store in sqlite, to be copied; creating its tables takes seconds."""
-    from idl.tracking import require_reachable
+    from idl.tracking.store import require_reachable
 
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
     require_reachable(f"sqlite:///{path}")

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float64
 
 from idl.probes.exact import Solution
-from idl.verdict.baselines import Arm
-from idl.verdict.result import Cell, Clustering
+from idl.verdict.result import Arm, Cell, Clustering
 
 Shape = Literal["normal", "skewed"]
 

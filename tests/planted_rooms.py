@@ -15,7 +15,7 @@ from idl.data.store import Store
 from idl.probe_config import ProbeConfig
 from idl.progress import Progress, silent
 from idl.protocol import Protocol
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import StudyConfig
 from idl.verdict.study import Study, Subject, check, plan, study
 
 # Small enough to be rendered and probed by the thousand: 8 x 8 cells at stride 8.

@@ -19,9 +19,9 @@ from idl.data.store import Store
 from idl.encoders.autoencoder import AutoencoderConfig
 from idl.protocol import Protocol
 from idl.report import Image
-from idl.training import Autoencoding, Trained, TrainingConfig, train
 from idl.training.images import Batch
-from idl.training.objectives import Forward, Objective, OnConvNeXt
+from idl.training.loop import Trained, TrainingConfig, train
+from idl.training.objectives import Autoencoding, Forward, Objective, OnConvNeXt
 
 CPU = torch.device("cpu")
 SMALL = AutoencoderConfig(n_hid=4, num_blocks=1, latent_channels=2)

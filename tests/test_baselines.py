@@ -34,7 +34,7 @@ from idl.targets import target
 from idl.verdict import baselines
 from idl.verdict.baselines import ARMS, FIXED, ArmsResult, measure
 from idl.verdict.maps import derangement, squared_errors
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import StudyConfig
 
 PROBE = ProbeConfig(batch_size=4)
 CPU = torch.device("cpu")

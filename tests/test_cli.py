@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from planted import write_pairs
 
 from idl.cli import cli
-from idl.tracking import count_test_readers
+from idl.tracking.runs import count_test_readers
 from idl.tracking.store import quiet
 
 # Parameters of the entry point probe in MLproject.

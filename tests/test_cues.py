@@ -27,10 +27,10 @@ from idl.verdict import cue_edits as edits
 from idl.verdict.cues import CUES, CueTable, EditLoss, Reading, cues, find
 from idl.verdict.intervals import Interval
 from idl.verdict.report import with_cues
-from idl.verdict.settings import CuesConfig, VerdictConfig
+from idl.verdict.result import StudyConfig
 
 PROBE = ProbeConfig(split="4:2:2", batch_size=16)
-CONFIG = CuesConfig(batch_size=4, rules=VerdictConfig(draws=500), num_examples=1)
+CONFIG = StudyConfig(draws=500)
 DEPTH = target("depth")
 SIZE = (48, 80)
 
@@ -122,10 +122,10 @@ def fitted(store: Store, encoder: Encoder, folder: Path, config: ProbeConfig = P
     return run, run.model.module.probe, split_of(config, store, target(config.target))
 
 
-def measured(store: Store, cue: str, folder: Path, config: CuesConfig = CONFIG) -> CueTable:
+def measured(store: Store, cue: str, folder: Path) -> CueTable:
     encoder = one_cue(cue)
     _, linear, split = fitted(store, encoder, folder)
-    return cues(store, split, encoder, linear, DEPTH, config)
+    return cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
 
 
 @pytest.mark.parametrize("cue", ["colour", "brightness", "texture", "position"])
@@ -145,9 +145,12 @@ def test_an_encoder_of_one_cue_is_named_by_it(store: Store, tmp_path: Path, cue:
     assert list(report.figures) == [f"cues/only-{cue}_examples.png"]
 
 
-def test_an_encoder_that_looks_elsewhere_reads_layout_and_a_weak_one_is_named_too(tmp_path: Path) -> None:
+def test_an_encoder_that_looks_elsewhere_reads_layout_and_a_weak_one_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = prepare(CuesReader(beside=2.0), Protocol(resolution=128), tmp_path / "beside")
-    table = measured(store, "layout", tmp_path, replace(CONFIG, tile=32))
+    monkeypatch.setattr("idl.verdict.cue_edits.TILE", 32)
+    table = measured(store, "layout", tmp_path)
     assert {finding.cue for finding in table.named(Reading.READ)} == {"layout", "colour"}
     # The probe can lose a few hundredths of its loss, no more.
     store = prepare(CuesReader(spread_m=0.1, noise_m=0.3), Protocol(resolution=128), tmp_path / "weak")
@@ -159,7 +162,7 @@ def test_an_encoder_that_looks_elsewhere_reads_layout_and_a_weak_one_is_named_to
 def test_losses_are_those_of_the_whole_model_on_edited_images(store: Store, tmp_path: Path) -> None:
     encoder = one_cue("brightness")
     run, linear, split = fitted(store, encoder, tmp_path)
-    table = cues(store, split, encoder, linear, DEPTH, CONFIG)
+    table = cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
     assert table.clean_loss == pytest.approx(run.report.metrics["test_loss"], rel=1e-4)
     read = store.read(("rgb", "depth", "valid"), split.indices["test"])
     rgb, depth_m, valid = (torch.from_numpy(read[name]) for name in ("rgb", "depth", "valid"))
@@ -190,12 +193,15 @@ def test_losses_are_those_of_the_whole_model_on_edited_images(store: Store, tmp_
     assert found.low < found.estimate < found.high
 
 
-def test_batches_do_not_count_and_images_are_spread(store: Store, tmp_path: Path) -> None:
+def test_batches_do_not_count_and_images_are_spread(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = one_cue("layout")
     _, linear, split = fitted(store, encoder, tmp_path)
-    one, other = (cues(store, split, encoder, linear, DEPTH, replace(CONFIG, batch_size=size)) for size in (3, 16))
+    one, other = (cues(store, split, encoder, linear, DEPTH, CONFIG, size) for size in (3, 16))
     np.testing.assert_allclose([each.loss for each in one.edits], [each.loss for each in other.edits], rtol=1e-6)
-    fewer = cues(store, split, encoder, linear, DEPTH, replace(CONFIG, max_images=8, num_examples=2))
+    monkeypatch.setattr("idl.verdict.cues.MAX_IMAGES", 8)
+    fewer = cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
     assert (fewer.num_images, one.num_images) == (8, 16)
     assert len({example.name for example in fewer.examples}) == 2
     assert fewer.examples[0].rgb.shape == (7, 128, 128, 3)
@@ -210,7 +216,7 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     encoder = one_cue("colour")
     _, linear, split = fitted(store, encoder, tmp_path)
     same = ["a walk"] * len(split.indices["test"])
-    table = cues(store, split, encoder, linear, DEPTH, CONFIG, clusters=same)
+    table = cues(store, split, encoder, linear, DEPTH, CONFIG, 4, clusters=same)
     assert {finding.reading for finding in table.findings} == {Reading.UNDECIDED}
     # There is no lead to take shares of, and nothing is known of any cue: least of all that none is read.
     assert "%" not in table.sentences[1]
@@ -224,7 +230,7 @@ def test_normals_and_a_strided_grid(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
     encoder = one_cue("colour")
     _, linear, split = fitted(store, encoder, tmp_path, replace(PROBE, target="normals"))
-    table = cues(store, split, encoder, linear, target("normals"), CONFIG)
+    table = cues(store, split, encoder, linear, target("normals"), CONFIG, 4)
     assert not table.correlations
     # A tile of 64 pixels would be the whole image: it is of whole cells, and of single cells nothing is lost.
     assert {edit.name: edit.ratio.estimate for edit in table.edits}["tiles"] == pytest.approx(1, rel=1e-6)

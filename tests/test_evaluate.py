@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from planted import PlantedReader, SmallNetwork
+from planted import PlantedReader
 from planted_frames import FramesReader
 from torch import Tensor
 
 from idl.data.preparation import prepare
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
-from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, predict_whole
-from idl.features import EncodedDataset
-from idl.fitting import PROBE, fit_statistics
-from idl.progress import silent
+from idl.evaluate import Evaluation, Measure, _collected, _evaluation, evaluate_model, predict_whole
+from idl.fitting import PROBE
 from idl.protocol import Protocol
 from idl.report import views
 from idl.targets import Target, target
@@ -217,58 +214,6 @@ def test_padding_does_not_reach_cells_that_are_whole() -> None:
     assert cut.shape == (2, 1, 61, 67)
     # Half a cell before the first incomplete one, upsampling begins to read it.
     torch.testing.assert_close(cut[:, :, :52, :60], red_in_cells(image)[:, :, :52, :60])
-
-
-@pytest.fixture
-def encoded(store: Store, split: Split, tmp_path: Path) -> EncodedDataset:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(SmallNetwork(seed=0), name="small", stride=8, channels=8, origin=origin)
-    encoded = EncodedDataset(store, split, encoder, tmp_path, 4, torch.device("cpu"))
-    # Puts every map into the cache.
-    fit_statistics(encoded, [target("depth")], silent)
-    return encoded
-
-
-def weights(num_probes: int, num_columns: int, outputs: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    drawn = 0.3 * torch.randn(num_columns, num_probes * outputs, generator=generator, dtype=torch.float64)
-    drawn[0] += 0.7
-    return drawn
-
-
-def one_by_one(encoded: EncodedDataset, name: str, of_probe: Tensor, index: int) -> Tensor:
-    """What one probe predicts for one image of the store, through the encoder."""
-    read = encoded.store.read(("rgb",), [index])
-    image = torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        features = encoded._encoder(image)
-    basis = encoded.basis
-    components = ((features.permute(0, 2, 3, 1) - basis.feature_mean) @ basis.projection)[..., : len(of_probe) - 1]
-    grid = components.double() @ of_probe[1:] + of_probe[0]
-    upsampled = F.interpolate(grid.permute(0, 3, 1, 2), size=(64, 64), mode="bilinear", align_corners=False)
-    return target(name).decode(upsampled)[0]
-
-
-@pytest.mark.parametrize("name", ["log-depth", "normals"])
-def test_pictures_are_those_of_each_probe_alone(encoded: EncodedDataset, name: str) -> None:
-    outputs = target(name).num_outputs
-    shown = ShownImages.of(encoded, target(name), 3)
-    given = [weights(1, 6, outputs), weights(1, 6, outputs).flip(0), torch.zeros(6, outputs, dtype=torch.float64)]
-    together = shown.predicted(given, 64)
-    for each, prediction in zip(given, together, strict=True):
-        for position, image in enumerate(shown.names):
-            found = one_by_one(encoded, name, each, encoded.store.names.index(image))
-            expected = found.movedim(0, -1) if name == "normals" else found[0]
-            # Maps are kept in half precision.
-            np.testing.assert_allclose(prediction[position], expected.numpy(), rtol=5e-3, atol=1e-2)
-
-
-def test_pictures_of_a_short_split_are_all_of_it(encoded: EncodedDataset) -> None:
-    order = encoded.split.indices["val"]
-    shown = ShownImages.of(encoded, target("depth"), 1000)
-    assert shown.names == tuple(encoded.store.names[index] for index in order)
-    assert ShownImages.of(encoded, target("depth"), 1).names == shown.names[:1]
-    assert shown.predicted([], 64) == []
 
 
 def test_the_range_holds_98_percent_of_the_training_truth_and_is_kept(

@@ -20,7 +20,7 @@ from idl.encoders.untrained import twins
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
-from idl.verdict.cue_edits import CuesConfig, predict
+from idl.verdict.cue_edits import predict
 
 VIT = "timm:vit_tiny_patch16_224"
 NAMES = ("swin_s3_tiny_224", "swinv2_tiny_window8_256", "lambda_resnet26t", "maxvit_tiny_tf_224", "haloregnetz_b")
@@ -149,5 +149,5 @@ def test_the_registered_model_predicts_what_the_probe_was_measured_by(tmp_path: 
     rmse = [np.sqrt(error[valid].mean()) for error, valid in zip(errors, read["valid"], strict=True)]
     np.testing.assert_allclose(np.array(result.report.tables["per_image.json"]["rmse"]), rmse, rtol=1e-4)
     probe: Any = result.model.module.probe
-    cues = predict(store, indices, encoder, probe, pipeline.target("depth"), CuesConfig(), pipeline.silent)
+    cues = predict(store, indices, encoder, probe, pipeline.target("depth"), 32, pipeline.silent)
     assert all(np.isfinite(each).all() for each in cues.errors.values())

@@ -70,7 +70,6 @@ def every_figure() -> dict[str, np.ndarray]:
     arrays = (RGB, depth, features, labels, TOWARDS_CAMERA, EVERYWHERE)
     for each in arrays:
         each.setflags(write=False)
-    draw = tiles.trial_sheet(np.stack([RGB] * 2), np.stack([depth] * 2), np.stack([depth > 1] * 2), RANGE_M)
     edits, predictions = [np.stack([RGB] * 2)] * 3, [np.ones((2, 1, SIDE, SIDE), np.float32)] * 3
     return {
         "depth": tiles.panel(RGB, depth, depth[::-1], depth > 1, RANGE_M, 1.0, "t", "c"),
@@ -81,7 +80,6 @@ def every_figure() -> dict[str, np.ndarray]:
             three(RGB), three(depth), three(EVERYWHERE), three(TOWARDS_CAMERA), RANGE_M, "abc"
         ),
         "cues": tiles.cue_strip(["a", "b"], list("abc"), edits, predictions, "field", (0.0, 2.0), "px", "t"),
-        "trial": draw(np.ones((2, 112, 112), np.float32), "t"),
         "reconstructions": tiles.picture_rows({"image": [RGB] * 3, "reconstruction": [RGB] * 3}),
         "recognised": tiles.recognised([RGB] * 3, labels, labels[::-1], list("abcd")),
         "curve": charts.loss_over_k(**CURVE),
@@ -155,13 +153,13 @@ def test_the_parts_of_a_panel_are_its_tiles() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     right = tiles.panel_parts(tiles.panel(rgb, flat(2), flat(2), EVERYWHERE, RANGE_M, 2.0, "name", "caption"))
     wrong = tiles.panel_parts(tiles.panel(RGB, flat(2), flat(3), EVERYWHERE, RANGE_M, 2.0, "other", ""))
-    np.testing.assert_array_equal(right.rgb, rgb)
-    np.testing.assert_array_equal(right.prediction, right.truth)
-    np.testing.assert_array_equal(right.truth, wrong.truth)
-    assert len(np.unique(wrong.prediction.reshape(-1, 3), axis=0)) == 1
-    assert right.error.min() > 240
-    np.testing.assert_array_equal(right.value_key, wrong.value_key)
-    np.testing.assert_array_equal(right.error_key, wrong.error_key)
+    np.testing.assert_array_equal(right["rgb"], rgb)
+    np.testing.assert_array_equal(right["prediction"], right["truth"])
+    np.testing.assert_array_equal(right["truth"], wrong["truth"])
+    assert len(np.unique(wrong["prediction"].reshape(-1, 3), axis=0)) == 1
+    assert right["error"].min() > 240
+    np.testing.assert_array_equal(right["value_key"], wrong["value_key"])
+    np.testing.assert_array_equal(right["error_key"], wrong["error_key"])
 
 
 @pytest.mark.parametrize("side", [32, 512])
@@ -196,17 +194,6 @@ def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> N
     assert sheet(6, 96)[0] == sheet(6)[0]
     # Six tiles twice as wide as they are high, of 96 pixels or more.
     assert sheet(6, 96)[1] - sheet(6)[1] >= 6 * 96
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(4.0, colour("viridis_r", 0.4)), (np.array([0, 0, -1]), (128, 128, 255))]
-)
-def test_predictions_of_a_trial_have_the_colours_of_the_truth(value: Any, expected: tuple[int, ...]) -> None:
-    truth, side = np.full((2, 64, 64, *np.shape(value)), value, np.float32), tiles.TILE_SIDE
-    draw = tiles.trial_sheet(np.full((2, 64, 64, 3), 77, np.uint8), truth, np.ones((2, 64, 64), bool), RANGE_M)
-    made = np.full((2, side, side, *np.shape(value)), value, np.float32)
-    assert count(draw(made, "trial 1"), expected) == 4 * side**2
-    assert count(draw(-made, "trial 2"), expected) == 2 * side**2
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.08))

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from idl.cli import cli
 from idl.cli.models import ranked, selected, table
 from idl.errors import InputError
-from idl.tracking import RegisteredVersion
+from idl.tracking.registry import RegisteredVersion
 
 CONDITIONS = {"dataset": "rooms", "dataset_digest": "d1" * 8, "split_digest": "51" * 8, "protocol_digest": "a1" * 8}
 
@@ -85,7 +85,7 @@ def test_a_digest_is_no_figure_though_it_looks_like_one(monkeypatch: pytest.Monk
     for name in digests:
         with pytest.raises(InputError, match=r"no such figure\..* There is: k, test_rmse\."):
             ranked((one,), name)
-    monkeypatch.setattr("idl.tracking.list_probes", lambda: (one,))
+    monkeypatch.setattr("idl.tracking.registry.list_probes", lambda: (one,))
     (listed,) = json.loads(CliRunner().invoke(cli, ["models", "--json"]).output)
     assert {name: listed[name] for name in digests} == digests
     assert (listed["k"], listed["test_rmse"]) == (64, 0.9)

@@ -26,15 +26,14 @@ from idl.encoders import Origin
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
-from idl.report.tiles import PanelParts, panel
+from idl.report.tiles import panel
 from idl.verdict.baselines import ArmsResult
 from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
-from idl.verdict.document import Provenance, Untrained, document, plain
+from idl.verdict.document import EncoderRun, Provenance, document, plain
 from idl.verdict.intervals import Interval
 from idl.verdict.page import Pictures, number, page
-from idl.verdict.result import Clustering, Outcome
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import Clustering, Outcome, StudyConfig
 from idl.verdict.study import Answer, Plan, Study, Subject
 
 CSS = files("idl.verdict").joinpath("templates/page.css").read_text()
@@ -137,6 +136,13 @@ def _cues() -> CueTable:
     )
 
 
+def _run(loss: float) -> Any:
+    """The run of a probe of 320 numbers, whose loss is a quarter of the null's."""
+    return SimpleNamespace(
+        report=SimpleNamespace(params={"k_chosen": 320}, metrics={"test_loss": loss, "loss_over_null": loss / 4})
+    )
+
+
 @pytest.fixture(scope="module")
 def study() -> Study:
     scenes = tuple(CELL.clusters.of_image)
@@ -154,9 +160,7 @@ def study() -> Study:
     for place, planted in enumerate(PLANTED):
         subject, k = subjects[place // 2], (3, 5)[place % 2]
         cell = planted.cell(np.random.default_rng(place), f"{('one', 'two')[place // 2]}, k = {k}")
-        answers.append(
-            Answer(subject.encoder.name, EVIL, "depth", k, k == 5, result.arms[k], *decide([cell], config.rules))
-        )
+        answers.append(Answer(subject.encoder.name, EVIL, "depth", k, k == 5, result.arms[k], *decide([cell], config)))
     assert {answer.verdict.outcome for answer in answers} == set(Outcome)
     plan = Plan(ProbeConfig(), config, store, split, subjects, FIXED, Clustering(scenes, "scene"), ("depth",))
     return Study(plan, {(ONE, "depth"): result, (TWO, "depth"): result}, tuple(answers))
@@ -165,7 +169,7 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def content(study: Study) -> dict[str, Any]:
     given = Provenance(f"idl compare --data {EVIL}", "2030-01-02 03:04 UTC", 7)
-    return {**document(study, [_cues()], given), "feature": EVIL, "unit": "<m>"}
+    return {**document(study, [EncoderRun(TWO, "depth", _run(1.0), _cues())], given), "feature": EVIL, "unit": "<m>"}
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +274,9 @@ def matrix(study: Study) -> dict[str, Any]:
         for answer, outcome in zip(study.answers, outcomes, strict=True)
     ]
     results = {(name, feature): each for (name, _), each in study.results.items() for feature in plan.features}
-    untrained = [Untrained(EVIL, feature, 320, loss, loss / 4) for feature, loss in (("depth", 3.7), ("normals", 1.3))]
+    untrained = [EncoderRun(EVIL, feature, _run(loss)) for feature, loss in (("depth", 3.7), ("normals", 1.3))]
     whole = Study(plan, results, (*study.answers, *others))
-    return document(whole, [], Provenance("idl compare", "2030-01-02 03:04 UTC", 0), untrained)
+    return document(whole, untrained, Provenance("idl compare", "2030-01-02 03:04 UTC", 0))
 
 
 def test_the_matrix_comes_first_and_has_every_answer(matrix: dict[str, Any], panels: Panels) -> None:
@@ -320,7 +324,8 @@ def test_pictures_are_whole_and_have_words(
 ) -> None:
     few, many = np.zeros((5, 7, 3), dtype=np.uint8), _noise(2, 40)[:30]
     few[2, 3] = (255, 0, 128)
-    parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
+    parts = {"rgb": many, "truth": few}
+    parts |= {name: _noise(seed, 20) for seed, name in enumerate(("prediction", "error", "value_key", "error_key"))}
     monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
     decoded = []
     for each in Reader(page({**content, "images": content["images"][:1]}, Pictures(panels, {TWO: _noise(9)}))).all(
@@ -330,7 +335,14 @@ def test_pictures_are_whole_and_have_words(
         data = base64.b64decode(each["src"].partition(",")[2])
         decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
         assert (each["height"], each["width"]) == tuple(map(str, decoded[-1].shape[:2]))
-    expected = [many, few, *[parts.prediction, parts.error] * 3, parts.value_key, parts.error_key, _noise(9)]
+    expected = [
+        many,
+        few,
+        *[parts["prediction"], parts["error"]] * 3,
+        parts["value_key"],
+        parts["error_key"],
+        _noise(9),
+    ]
     for found, pixels in zip(decoded, expected, strict=True):
         np.testing.assert_array_equal(found, pixels)
 

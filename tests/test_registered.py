@@ -22,7 +22,7 @@ from PIL import Image
 from planted import write_pairs
 
 from idl.errors import InputError
-from idl.tracking import list_probes, load_probe
+from idl.tracking.registry import list_probes, load_probe
 
 DEPTH = "models:/idl-depth-null@champion"
 SMALL = ("--workers", "1", "--cache", "cache")

@@ -21,8 +21,7 @@ from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
 from idl.verdict.document import Provenance, meaning
 from idl.verdict.report import encoder_run, markdown, probe_run, summary, whole_report
-from idl.verdict.result import Outcome
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import Outcome, StudyConfig
 from idl.verdict.study import (
     Study,
     Subject,
@@ -70,7 +69,7 @@ def test_what_is_built_in_or_the_pixels_own_is_not_learned(found: Study) -> None
     for answer in built_in:
         verdict = answer.verdict
         assert verdict.outcome in (Outcome.NOT_LEARNED, Outcome.INCONCLUSIVE)
-        assert verdict.beyond_pixels.log_ratio.low > CONFIG.rules.margin
+        assert verdict.beyond_pixels.log_ratio.low > CONFIG.log_margin
         # A word of caution about LEARNED stands beside no other answer.
         assert verdict.few_clusters
         assert "Only 12 clusters" not in meaning(found.plan, answer)
@@ -319,12 +318,11 @@ def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
         replace(CONFIG, margin=float("nan"))
 
 
-def test_a_task_stands_for_an_encoder_and_the_null_stands_beside_all() -> None:
+def test_a_task_stands_for_an_encoder_and_weights_are_of_those_that_take_any() -> None:
     convnext = EncoderConfig("", stage=2)
     assert chosen_encoder(convnext, "") == EncoderConfig("convnext", stage=2)
     assert chosen_encoder(convnext, "autoencoding") == EncoderConfig("autoencoder", stage=2, weights="shipped")
     assert chosen_encoder(replace(convnext, weights="a.pth"), "imagenet").weights == "a.pth"
     assert chosen_encoder(EncoderConfig("timm:resnet18"), "imagenet").name == "timm:resnet18"
-    null, *encoders = compared_encoders("autoencoder, convnext", "imagenet", 4)
-    assert null == EncoderConfig("null", stride=4)
+    encoders = compared_encoders("autoencoder, convnext", "imagenet")
     assert encoders == [EncoderConfig("autoencoder"), EncoderConfig("convnext", weights="imagenet")]

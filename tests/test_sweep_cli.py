@@ -23,7 +23,7 @@ from test_cli import SMALL
 from idl.probes.linear_probe import LinearProbe
 from idl.sweep import search
 from idl.sweep.study import FILE
-from idl.tracking import Terminated, count_test_readers
+from idl.tracking.runs import Terminated, count_test_readers
 
 ENCODER = ("--encoder", "null", "--stride", "16")
 # Fewer images a step than there are: of all of them the standardised target's mean is 0, and Adam's first step on

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from encoder_contract import CPU
 
-from idl.encoders import Origin, build
-from idl.encoders.tasks import ALIASES, TASKS, encoder_for_task, task_name, task_of
+from idl.encoders import ALIASES, TASKS, Origin, build, encoder_for_task, task_name, task_of
 from idl.encoders.weights import SHIPPED, shipped_for
 from idl.errors import InputError
 from idl.training.objectives import OBJECTIVES, Autoencoding

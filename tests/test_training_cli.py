@@ -16,8 +16,8 @@ from idl.data.preparation import prepare
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.encoders import EncoderConfig, build
 from idl.protocol import Protocol
-from idl.training import Autoencoding
 from idl.training.images import Batch
+from idl.training.objectives import Autoencoding
 
 # 12 rooms of 2 views: 8 rooms to train on, 4 steps an epoch.
 SMALL = ("--dataset", "tiny.h5", "--split", "8:2:2", "--batch-size", "4", "--device", "cpu", "--workers", "1")

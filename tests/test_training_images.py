@@ -18,9 +18,10 @@ from torch import Tensor
 
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.training import Autoencoding, TrainingConfig
 from idl.training.checkpoints import Checkpoints
 from idl.training.images import Batch, TrainingImages, to_network
+from idl.training.loop import TrainingConfig
+from idl.training.objectives import Autoencoding
 
 LAYERS = ("rgb", "red")
 

@@ -28,13 +28,14 @@ from idl.data.splits import Split
 from idl.data.store import Store
 from idl.encoders import EncoderConfig, build
 from idl.errors import InputError
-from idl.training import TrainingConfig, TrainingRequest, run_training
+from idl.training.loop import TrainingConfig
 from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, OnConvNeXt
 from idl.training.objectives.distillation import Distillation, teacher
 from idl.training.objectives.masked import Masked
 from idl.training.objectives.recognition import MIN_SHARE, Recognition, average_precision
 from idl.training.objectives.reconstruction import picture
 from idl.training.objectives.segmentation import Segmentation, shares
+from idl.training.run import TrainingRequest, run_training
 
 CONFIG = TrainingConfig(epochs=1, batch_size=4, lr=1e-3, warmup=0, arithmetic="float32")
 GENERATOR = np.random.default_rng(0)
@@ -304,14 +305,15 @@ def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path:
     done = run_training(request, store, tmp_path / "folder", CPU, source="trained in a test")
     assert done is not None
     path = tmp_path / "out.safetensors"
-    path.write_bytes(done.weights)
+    run, trained_encoder = done
+    path.write_bytes(run.model.files["weights.safetensors"])
     rgb = torch.rand(2, 3, 32, 32)
     expected = features_of(objective, rgb)
-    for encoder in (done.encoder, build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU)):
+    for encoder in (trained_encoder, build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU)):
         torch.testing.assert_close(encoder(rgb), expected, rtol=1e-5, atol=1e-5)
         assert encoder.origin.task == objective.task
-    assert done.encoder.origin.source == "trained in a test"
-    assert build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU).digest == done.encoder.digest
+    assert trained_encoder.origin.source == "trained in a test"
+    assert build(EncoderConfig(kind, weights=str(path), arithmetic="float32"), CPU).digest == trained_encoder.digest
 
     with safe_open(path, framework="pt") as opened:
         assert len(set(opened.keys())) == len(objective.module.state_dict())
@@ -319,15 +321,15 @@ def test_the_file_gives_the_trained_encoder(made: tuple[Store, Split], tmp_path:
         metadata = opened.metadata()
     assert metadata["dataset_digest"] == store.digest
     assert json.loads(metadata["config"]) == objective.arguments
-    card = json.loads(done.card)
+    card = json.loads(run.model.files["card.json"])
     assert (card["command"], card["seed"], card["steps"]) == ("idl train", 0, 12)
     assert (card["dataset_digest"], card["split_digest"], card["num_images"]) == (store.digest, split.digest, 12)
     assert card["summary"].startswith(f"{objective.architecture}, trained to ")
     for name, value in card["validation"].items():
-        assert done.run.report.metrics[f"best_val_{name}"] == pytest.approx(value, rel=1e-5)
+        assert run.report.metrics[f"best_val_{name}"] == pytest.approx(value, rel=1e-5)
     assert card["validation"]["loss"] < card["validation_untrained"]["loss"]
     assert {"python", "torch", "timm", "numpy", "idl"} == set(card["versions"])
-    assert set(done.run.model.files) == {"encoder.safetensors", "origin.json", "weights.safetensors", "card.json"}
+    assert set(run.model.files) == {"encoder.safetensors", "origin.json", "weights.safetensors", "card.json"}
 
 
 def test_a_weight_too_large_for_half_precision_is_said(made: tuple[Store, Split], tmp_path: Path) -> None:

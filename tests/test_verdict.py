@@ -11,20 +11,18 @@ import pytest
 from planted_losses import PlantedLosses, fit, with_fits
 
 from idl.errors import InputError
-from idl.verdict.baselines import Arm
 from idl.verdict.decision import decide
 from idl.verdict.document import plain
-from idl.verdict.result import Cell, Clustering, Outcome, Verdict
-from idl.verdict.settings import StudyConfig, VerdictConfig
+from idl.verdict.result import Arm, Cell, Clustering, Outcome, StudyConfig, Verdict
 
-FEW_DRAWS = VerdictConfig(draws=2000)
+FEW_DRAWS = StudyConfig(draws=2000)
 
 
 def planted(beyond_pixels: float = 1.0, learned: float = 1.0, scenes: int = 40, seed: int = 0) -> Cell:
     return PlantedLosses(scenes, "normal", beyond_pixels, learned).cell(np.random.default_rng(seed))
 
 
-def verdict_on(cell: Cell, config: VerdictConfig = FEW_DRAWS) -> Verdict:
+def verdict_on(cell: Cell, config: StudyConfig = FEW_DRAWS) -> Verdict:
     return decide([cell], config)[0]
 
 
@@ -124,7 +122,7 @@ def test_estimands_are_ratios_of_losses_pooled_over_pixels() -> None:
 
 
 def test_the_standard_error_is_that_of_the_ratio_over_many_datasets() -> None:
-    verdicts = [decide([planted(seed=seed)], VerdictConfig(draws=200), described=False)[0] for seed in range(150)]
+    verdicts = [decide([planted(seed=seed)], StudyConfig(draws=200), described=False)[0] for seed in range(150)]
     for estimand in ("beyond_pixels", "learned"):
         found = [getattr(verdict, estimand).log_ratio for verdict in verdicts]
         spread = np.std([each.estimate for each in found], ddof=1)
@@ -157,7 +155,7 @@ def test_an_arm_against_its_duplicate_is_never_learned() -> None:
     assert verdict_on(same).outcome == Outcome.NOT_LEARNED
     assert verdict_on(same).p == 1
     # Without a margin nothing lies below it either.
-    assert verdict_on(same, VerdictConfig(margin=0.0)).outcome == Outcome.INCONCLUSIVE
+    assert verdict_on(same, StudyConfig(margin=1.0)).outcome == Outcome.INCONCLUSIVE
 
 
 def test_neither_unit_nor_order_nor_the_images_of_a_scene_count() -> None:
@@ -185,7 +183,7 @@ def test_images_and_scenes_without_a_valid_pixel_count_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("found", "outcome"),
     [
-        (FEW_DRAWS.margin, Outcome.NOT_LEARNED),
+        (FEW_DRAWS.log_margin, Outcome.NOT_LEARNED),
         # More than was planted, by chance: the margin counts.
         (1.0, Outcome.NOT_LEARNED),
         (0.001, Outcome.INCONCLUSIVE),
@@ -197,7 +195,7 @@ def test_images_and_scenes_without_a_valid_pixel_count_for_nothing() -> None:
 def test_what_would_have_been_missed_is_not_called_absent(found: float, outcome: Outcome) -> None:
     """found: what an effect of the margin's size comes to on the same images."""
     verdict = verdict_on(with_fits(planted(-0.04, 0.5), {"trained+pixels": fit(1.0, 0.9, recovered=found)}))
-    assert verdict.beyond_pixels.log_ratio.high < FEW_DRAWS.margin
+    assert verdict.beyond_pixels.log_ratio.high < FEW_DRAWS.log_margin
     assert verdict.outcome == outcome, verdict.reason
     assert ("effect of that size" in verdict.reason) is (outcome is Outcome.INCONCLUSIVE)
 
@@ -266,7 +264,7 @@ def above_margin(distance: float, name: str) -> Cell:
     """A cell whose first estimand lies `distance` standard errors above the margin."""
     cell = planted(0.3, 1.0)
     found = decide([cell], FEW_DRAWS, described=False)[0].beyond_pixels.log_ratio
-    factor = math.exp(FEW_DRAWS.margin + distance * found.standard_error - found.estimate)
+    factor = math.exp(FEW_DRAWS.log_margin + distance * found.standard_error - found.estimate)
     return replace(with_errors(cell, {"pixels": factor * errors_of(cell, "pixels")}), name=name)
 
 
@@ -281,7 +279,7 @@ def test_holm_over_a_grid() -> None:
     assert [each.outcome for each in three] == [Outcome.INCONCLUSIVE, Outcome.LEARNED, Outcome.INCONCLUSIVE]
     assert three[0].adjusted_p == pytest.approx(2 * three[0].p)
     assert "not after correction for 3 questions" in three[0].reason
-    assert all(low.log_ratio.low > FEW_DRAWS.margin for low in three[0].comparisons)
+    assert all(low.log_ratio.low > FEW_DRAWS.log_margin for low in three[0].comparisons)
     # A cell that a gate stopped was never asked.
     with_invalid = decide([weak, strong, invalid], FEW_DRAWS)
     assert [each.outcome for each in with_invalid] == [Outcome.LEARNED, Outcome.LEARNED, Outcome.INVALID]
@@ -303,23 +301,21 @@ def test_a_perfect_prediction_is_learned_and_one_of_all_images_but_one_is_not() 
 
 
 def test_the_digest_is_of_every_rule_and_all_else_that_is_fixed_as_it_is_said() -> None:
-    base = VerdictConfig()
-    changed = {"margin": 0.1, "level": 0.9, "draws": 5000, "seed": 1, "min_clusters": 12, "few_clusters": 30}
+    base = StudyConfig()
+    changed = {"margin": 1.1, "level": 0.9, "draws": 5000, "bootstrap_seed": 1, "min_clusters": 12, "few_clusters": 30}
     others = [replace(base, **{name: value}) for name, value in {**changed, "max_excess_loss": 0.02}.items()]
     one, two = {"split": "a", "ks": ["10"]}, {"split": "a", "ks": ["10", "all"]}
     assert len({base.digest(one), base.digest(two), *(other.digest(one) for other in others)}) == 9
     # The order in which things are named says nothing.
     assert base.digest({"ks": ["10"], "split": "a"}) == base.digest(one)
-    # Typed, not made: what the words of `VerdictConfig.digest` say.
+    # Typed, not made: what the words of `StudyConfig.digest` say.
     text = (
         r'{"config":{"draws":10000,"few_clusters":20,"level":0.9,"margin":0.0,"max_excess_loss":0.01,'
         r'"min_clusters":10,"seed":0},"fixed":{"name":"T\u00fcbingen","penalties":[0.0,1e-08,1e+16]}}'
     )
     fixed = {"name": "Tübingen", "penalties": [0.0, 1e-8, 1e16]}
-    config = VerdictConfig(margin=0.0, level=0.9)
+    config = StudyConfig(margin=1.0, level=0.9)
     assert config.digest(fixed) == hashlib.sha256(text.encode()).hexdigest()[:16]
-    # What the rules' own default is, and what a person types.
-    assert StudyConfig().rules == StudyConfig(margin=1.05).rules
 
 
 def test_a_grid_or_a_cell_that_cannot_be_decided_is_refused() -> None:

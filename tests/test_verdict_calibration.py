@@ -10,12 +10,11 @@ import pytest
 from planted_losses import PlantedLosses, Shape
 
 from idl.verdict.decision import decide
-from idl.verdict.result import Outcome
-from idl.verdict.settings import VerdictConfig
+from idl.verdict.result import Outcome, StudyConfig
 
 pytestmark = pytest.mark.slow
 
-MARGIN = VerdictConfig().margin
+MARGIN = StudyConfig().log_margin
 SIMULATIONS = 200
 
 
@@ -23,7 +22,7 @@ def _outcomes(losses: PlantedLosses, simulations: int = SIMULATIONS) -> Counter[
     outcomes: Counter[Outcome] = Counter()
     for number in range(simulations):
         cell = losses.cell(np.random.default_rng([number, losses.num_scenes]))
-        outcomes[decide([cell], VerdictConfig(draws=500, seed=number), described=False)[0].outcome] += 1
+        outcomes[decide([cell], StudyConfig(draws=500, bootstrap_seed=number), described=False)[0].outcome] += 1
     return outcomes
 
 
@@ -53,7 +52,7 @@ def test_it_is_not_far_too_careful_either() -> None:
 def test_twice_the_smallest_detectable_effect_is_found() -> None:
     at_random = PlantedLosses(20, "normal")
     pilots = [
-        decide([at_random.cell(np.random.default_rng(seed))], VerdictConfig(draws=200), described=False)[0]
+        decide([at_random.cell(np.random.default_rng(seed))], StudyConfig(draws=200), described=False)[0]
         for seed in range(40)
     ]
     twice = (

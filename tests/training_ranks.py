@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
 from idl.distributed import joined
-from idl.training import TrainingConfig, train
+from idl.training.loop import TrainingConfig, train
 
 CONFIG = TrainingConfig(
     epochs=8, batch_size=4, accumulate=2, crop=16, lr=1e-3, validate_every=4, patience=50, arithmetic="float32"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import click
 
-from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.cli.predict import MODEL
@@ -20,7 +19,8 @@ from idl.report.probe import MeasuredModel, Part, measurement_report
 from idl.report.views import shown_range
 from idl.settings import setting
 from idl.targets import target as find_target
-from idl.tracking import RegisteredProbe
+from idl.tracking import registry
+from idl.tracking.registry import RegisteredProbe
 
 # In both averages.
 RESULTS = ("rmse", "rmse_pooled", "abs_rel", "abs_rel_pooled", "delta1", "delta1_pooled", "r2")
@@ -48,7 +48,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         raise InputError(f"part={part}: crops are of the test split. Pass part=test, or test_images=0.")
     subject = (settings.model.removeprefix("models:/"), settings.dataset_name)
     with settings.tracked_run("evaluate", *subject) as recorder:
-        probe = tracking.load_probe(settings.model)
+        probe = registry.load_probe(settings.model)
         # A target from outside is found by the address that the run was given.
         name = probe.card.target_factory or probe.card.target
         target = find_target(name)

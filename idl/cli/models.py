@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from idl import tracking
 from idl.cli.options import options
 from idl.errors import InputError
 from idl.settings import setting
-from idl.tracking import RegisteredVersion
+from idl.tracking import registry
+from idl.tracking.registry import RegisteredVersion
 
 HIGHER_IS_BETTER = ("test_delta", "test_r2", "test_under_")
 # In the target's own unit: metres for one target, their logarithms for another.
@@ -48,7 +48,7 @@ class ModelsSettings:
 @options(ModelsSettings)
 def models(settings: ModelsSettings) -> None:
     """List registered probes, with what they were fitted on and how well they do."""
-    everything = tracking.list_probes()
+    everything = registry.list_probes()
     versions = selected(everything, {name: getattr(settings, name) for name in FILTERS})
     order = ranked(versions, settings.sort) if settings.sort and versions else versions
     lacking = [version for version in versions if version not in order]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 
-from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.data.images import read_rgb
@@ -13,6 +12,7 @@ from idl.errors import InputError
 from idl.predict import FARTHEST, Folder, PredictionConfig, Source, find, predict_map
 from idl.progress import terminal
 from idl.settings import setting
+from idl.tracking import registry
 
 MODEL = "Registered probe: models:/NAME@ALIAS or models:/NAME/VERSION."
 
@@ -38,7 +38,7 @@ def predict(settings: PredictSettings, image: tuple[str, ...]) -> None:
     path = Path(settings.out).expanduser()
     photographs = find((*image, *([settings.images] if settings.images else [])), path)
     Folder.require(path)
-    probe = tracking.load_probe(settings.model)
+    probe = registry.load_probe(settings.model)
     card, version = probe.card, probe.version
     source = Source(version.uri, version.source, card.target, probe.kind, card.unit, probe.shown_range)
     folder = Folder(path, source, settings.prediction)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 
-from idl import cache, tracking
+from idl import cache
 from idl.cli.options import AUTO, part, requested, shown
 from idl.data.crops import with_crops
 from idl.data.datasets import ALWAYS, DatasetConfig, fetch, layers_of, native_reader, open_store, require
@@ -26,6 +26,7 @@ from idl.progress import Progress, silent, terminal
 from idl.report import Run, RunReport
 from idl.settings import setting
 from idl.targets import target as find_target
+from idl.tracking import registry, runs
 
 RESULTS = (
     *("train_loss", "val_loss", "exact_val_loss", "test_loss", "loss_over_null", "test_rmse", "test_angle_mean_deg"),
@@ -71,17 +72,15 @@ class Settings:
         """Name of the dataset in those of runs."""
         return Path(self.dataset.dataset).stem
 
-    def tracked_run(
-        self, entry_point: str, *subject: str, resume: str = ""
-    ) -> AbstractContextManager[tracking.Recorder]:
+    def tracked_run(self, entry_point: str, *subject: str, resume: str = "") -> AbstractContextManager[runs.Recorder]:
         """Return the context of a tracked run, named by its subject. resume: id of the run to continue."""
         name = " ".join((entry_point, *subject))
-        return tracking.start(entry_point, self.run.experiment or None, name, resume=resume or None)
+        return runs.start(entry_point, self.run.experiment or None, name, resume=resume or None)
 
     @contextmanager
     def shared_run(
         self, entry_point: str, *subject: str, resume: str = ""
-    ) -> Iterator[tuple[World, tracking.Recorder | None]]:
+    ) -> Iterator[tuple[World, runs.Recorder | None]]:
         """Run the block on every rank that torchrun started; rank 0 alone has a tracked run."""
         is_first = this_process().is_first
         tracked = self.tracked_run(entry_point, *subject, resume=resume) if is_first else nullcontext()
@@ -132,7 +131,7 @@ class Settings:
         if config.weights.startswith("models:/"):
             # A folder a URI: two probes at once must not read each other's weights.
             folder = self.run.cache_folder / "weights" / hashlib.sha256(config.weights.encode()).hexdigest()[:16]
-            config = replace(config, registry_file=tracking.fetch_weights(config.weights, folder))
+            config = replace(config, registry_file=registry.fetch_weights(config.weights, folder))
         encoder = build(config, device_of(self.run.device), self.image_size())
         if encoder.origin.warning:
             warn(encoder.origin.warning)
@@ -179,7 +178,7 @@ def warn(line: str) -> None:
         click.echo(f"warning: {line}", err=True)
 
 
-def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: Split) -> None:
+def note_test_reading(recorder: runs.Recorder | None, store: Store, split: Split) -> None:
     """Tag the run with the test scenes that it is about to read: that counts, whatever becomes of the run."""
     if recorder is None:
         return
@@ -188,7 +187,7 @@ def note_test_reading(recorder: tracking.Recorder | None, store: Store, split: S
         recorder.tag(name, value)
 
 
-def log_report(recorder: tracking.Recorder, report: RunReport, settings: Any) -> None:
+def log_report(recorder: runs.Recorder, report: RunReport, settings: Any) -> None:
     """Log a report with the command's settings, all in config.json; those that decide a result are parameters."""
 
     def without_passwords(values: dict[str, Any]) -> dict[str, Any]:
@@ -201,10 +200,10 @@ def log_report(recorder: tracking.Recorder, report: RunReport, settings: Any) ->
         warn(f"not finite, and not logged: {', '.join(left_out)}")
 
 
-def finish(recorder: tracking.Recorder, run: Run, encoder: Encoder, settings: Any) -> None:
+def finish(recorder: runs.Recorder, run: Run, encoder: Encoder, settings: Any) -> None:
     """Log the run, register its model, and print its results."""
     log_report(recorder, run.report, settings)
-    lineage = tracking.registered_encoder(encoder.digest)
+    lineage = registry.registered_encoder(encoder.digest)
     if lineage:
         recorder.tag("encoder_model", lineage)
     version = recorder.register(run.model)

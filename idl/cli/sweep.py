@@ -1,14 +1,12 @@
 """The command that searches a probe's settings: `sweep`."""
 
 import shlex
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import click
 
-from idl import tracking
 from idl.cli import setup
 from idl.cli.options import options, part
 from idl.cli.setup import Settings
@@ -17,16 +15,20 @@ from idl.encoders import EncoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig, check
 from idl.probes.gradient_fit import TrainResult, Trial
-from idl.sweep.report import TrialPages, search_report, with_search
 from idl.sweep.search import (
     Search,
     SweepConfig,
     SweepTrial,
     evaluate_best,
+    search_report,
     subject_of,
     training_data,
+    trial_report,
+    with_search,
 )
 from idl.sweep.study import SharedStudy, opened
+from idl.tracking import runs
+from idl.tracking.store import require_reachable
 
 # A sweep's trials are trained by gradient descent, with a k and a learning rate of their own.
 PROBE = ("target", "split", "split_seed", "batch_size", "alignment")
@@ -46,13 +48,12 @@ class SweepSettings(Settings):
 @options(SweepSettings)
 def sweep(settings: SweepSettings) -> None:
     """Search k, learning rate and more for the best probe by gradient descent, many trials as one."""
-    started = time.perf_counter()
     # All that can be known is known before there is a run.
     if this_process().size > 1:
         raise InputError("sweep: runs on one rank. Leave torchrun out; start one worker a GPU on the same --study.")
     config, probe, chosen = settings.sweep, settings.probe, settings.encoder
     progress = setup.progress_shown()
-    tracking.require_reachable()
+    require_reachable()
     settings.check_dataset()
     encoders = {
         stage: settings.build_encoder(chosen if stage is None else replace(chosen, stage=stage))
@@ -73,26 +74,23 @@ def sweep(settings: SweepSettings) -> None:
             )
             return
         with settings.tracked_run("sweep", chosen.name, probe.target, settings.dataset_name) as recorder:
-            recorder.tag(tracking.STUDY_TAG, study.name)
-            recorder.tag(tracking.WORKER_TAG, str(study.worker))
-            seconds = {"starting": time.perf_counter() - started}
+            recorder.tag(runs.STUDY_TAG, study.name)
+            recorder.tag(runs.WORKER_TAG, str(study.worker))
             data = training_data(probe, config, study, store, encoders, settings.run.cache_folder, progress)
             for each in data.sets.values():
                 _say(each.plan.sentence)
-            pages = TrialPages(data)
 
             def log(batch: Sequence[tuple[SweepTrial, TrainResult]]) -> None:
-                for page in pages.of(batch):
-                    recorder.log_trial(*page)
+                for trial, result in batch:
+                    recorder.log_trial(trial.number, *trial_report(data.encoded[trial.stage], trial, result))
 
-            search = Search(study, data, config, probe.trial(0), log, seconds)
-            seconds["preparing"] = time.perf_counter() - started - seconds["starting"]
+            search = Search(study, data, config, probe.trial(0), log)
             with _going_on(study.name):
                 search.run(progress)
                 _conclude(search, recorder, settings)
 
 
-def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettings) -> None:
+def _conclude(search: Search, recorder: runs.Recorder, settings: SweepSettings) -> None:
     """Test and register the best trial where no worker has done so; log the search."""
     study, best, num_trials = search.study, search.best(), search.config.trials
     with study.concluding():
@@ -101,8 +99,7 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
             encoded = search.data.encoded[best.stage]
             setup.note_test_reading(recorder, encoded.store, encoded.split)
             result = search.result_of(best)
-            with search.timed("testing"):
-                run, exact_val_loss = evaluate_best(search.data, best, result, setup.progress_shown())
+            run, exact_val_loss = evaluate_best(search.data, best, result, setup.progress_shown())
             setup.finish(recorder, with_search(run, search_report(search), exact_val_loss), encoded.encoder, settings)
             # Killed before this, the study is concluded by another worker, or when it is run again.
             study.note_tested(best.number, recorder.run_id)
@@ -112,7 +109,6 @@ def _conclude(search: Search, recorder: tracking.Recorder, settings: SweepSettin
         setup.log_report(recorder, replace(report, description=f"{report.description}\n\n{line}"), settings)
         _say(f"study {study.name}: {line}")
         setup.print_result(report, recorder.hint)
-    click.echo("seconds: " + ", ".join(f"{part} {spent:.1f}" for part, spent in search.seconds.items()))
 
 
 @contextmanager
@@ -123,7 +119,7 @@ def _going_on(study: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(line) from error
-    except (Exception, tracking.Terminated):
+    except (Exception, runs.Terminated):
         _say(line)
         raise
 

@@ -16,18 +16,9 @@ from idl.encoders.autoencoder import AutoencoderConfig
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.settings import setting
-from idl.training import (
-    AUTOENCODER,
-    OBJECTIVES,
-    PRETRAIN,
-    Autoencoding,
-    Objective,
-    TrainingConfig,
-    TrainingRequest,
-    objective_named,
-    require_trainable,
-    run_training,
-)
+from idl.training.loop import AUTOENCODER, PRETRAIN, TrainingConfig
+from idl.training.objectives import OBJECTIVES, Autoencoding, Objective, objective_named
+from idl.training.run import CARD, WEIGHTS, TrainingRequest, require_trainable, run_training
 
 # What decides nothing of the weights is left out of a card's command.
 NOT_OF_THE_WEIGHTS = ("cache", "download", "experiment", "out", "resume", "workers", "device", "checkpoint_minutes")
@@ -104,12 +95,11 @@ def _train(entry_point: str, objective: Objective, settings: TrainingSettings) -
             )
             if recorder is None or trained is None:
                 return
-            for note in trained.notes:
-                setup.warn(note)
+            run, encoder = trained
             if out is not None:
-                replace_file(out, trained.weights)
-                replace_file(out.with_suffix(".json"), trained.card)
-            setup.finish(recorder, trained.run, trained.encoder, settings)
+                replace_file(out, run.model.files[WEIGHTS])
+                replace_file(out.with_suffix(".json"), run.model.files[CARD])
+            setup.finish(recorder, run, encoder, settings)
         except KeyboardInterrupt as error:
             line = f"interrupted; the same command with --resume {run_id} goes on from here."
             if not any(folder.glob("*.checkpoint")):

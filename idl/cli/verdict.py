@@ -7,21 +7,20 @@ from datetime import UTC, datetime
 
 import click
 
-from idl import tracking
 from idl.cli import setup
 from idl.cli.options import AUTO, command_line, options, part
 from idl.cli.setup import Settings
 from idl.distributed import this_process
-from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import TASKS, task_of
+from idl.encoders import TASKS, Encoder, EncoderConfig, task_of
 from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.report import Run
 from idl.settings import setting
+from idl.tracking import runs
 from idl.verdict.baselines import NULL
-from idl.verdict.document import Provenance
-from idl.verdict.report import EncoderRun, encoder_run, overview, probe_run, summary, whole_report
-from idl.verdict.settings import StudyConfig
+from idl.verdict.document import EncoderRun, Provenance
+from idl.verdict.report import encoder_run, overview, probe_run, summary, whole_report
+from idl.verdict.result import StudyConfig
 from idl.verdict.study import (
     UNTRAINED_TASK,
     Study,
@@ -87,7 +86,7 @@ class CompareSettings(StudySettings):
     def configs(self) -> tuple[dict[str, EncoderConfig], list[EncoderConfig]]:
         """Return the compared encoders: by task, or else as they are named. Raises InputError for both at once."""
         if not self.tasks:
-            return {}, list(compared_encoders(self.encoders, self.weights, self.study.common_stride)[1:])
+            return {}, compared_encoders(self.encoders, self.weights)
         if self.encoders != CompareSettings().encoders or self.weights != AUTO:
             raise InputError(f"tasks={self.tasks}: name their encoders and weights. Leave encoders and weights out.")
         return encoders_of_tasks(self.tasks), []
@@ -110,7 +109,7 @@ def verdict(settings: VerdictSettings) -> None:
         panels = probe_run(answers, null, cache, progress=progress).report.panels
         judged = encoder_run(answers, subject.encoder, panels, given, cache, progress=progress)
         setup.finish(recorder, judged.run, subject.encoder, settings)
-        click.echo(f"\n{summary(answers, [judged.cues])}")
+        click.echo(f"\n{summary(answers, [judged])}")
 
 
 @click.command()
@@ -139,32 +138,32 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         _named(target="feature", encoder="tasks" if by_task else "encoders", task="tasks"),
     ):
         answers, given, null, others = _answer(recorder, settings, requested, is_by_task=bool(by_task))
-        panels, judged, untrained = {}, [], []
+        panels, made = {}, []
         for feature in answers.plan.features:
             of_feature = answers.part(feature=feature)
 
             def plain_run(encoder: Encoder, k: str, study: Study = of_feature) -> Run:
-                with tracking.child(recorder, f"{encoder.name} {study.plan.probe.target}") as child:
+                with runs.child(recorder, f"{encoder.name} {study.plan.probe.target}") as child:
                     run = probe_run(study, encoder, cache, k=k, progress=progress)
                     setup.finish(child, run, encoder, settings)
                 return run
 
             panels[feature] = plain_run(null, "auto").report.panels
             for encoder in [subject.encoder for subject in answers.plan.subjects]:
-                with tracking.child(recorder, f"{encoder.name} {feature}") as child:
+                with runs.child(recorder, f"{encoder.name} {feature}") as child:
                     each = encoder_run(of_feature, encoder, panels[feature], given, cache, progress=progress)
-                    judged.append(each)
+                    made.append(each)
                     setup.finish(child, each.run, encoder, settings)
-            untrained += [EncoderRun(each.name, feature, plain_run(each, "all")) for each in others]
-        setup.log_report(recorder, whole_report(answers, panels, judged, given, untrained), settings)
-        click.echo(f"\n{summary(answers, [each.cues for each in judged])}")
-        if len(answers.plan.features) > 1 or untrained:
-            click.echo(f"\n{overview(answers, untrained)}")
+            made += [EncoderRun(each.name, feature, plain_run(each, "all")) for each in others]
+        setup.log_report(recorder, whole_report(answers, panels, made, given), settings)
+        click.echo(f"\n{summary(answers, made)}")
+        if len(answers.plan.features) > 1 or others:
+            click.echo(f"\n{overview(answers, made)}")
         click.echo(f"study: {recorder.hint}")
 
 
 def _answer(
-    recorder: tracking.Recorder,
+    recorder: runs.Recorder,
     settings: StudySettings,
     requested: Sequence[tuple[EncoderConfig, str]],
     *,
@@ -191,7 +190,7 @@ def _answer(
     if planned.warning:
         # No answer can be valid: said now, since fits and losses, which follow all the same, may take an hour.
         setup.warn(planned.warning)
-    test_reads = tracking.count_test_readers(planned.split.test_tags(planned.store)["test_scenes"])
+    test_reads = runs.count_test_readers(planned.split.test_tags(planned.store)["test_scenes"])
     recorder.tag("verdict_digest", planned.digest)
     recorder.tag("test_reads_before", str(test_reads))
     setup.note_test_reading(recorder, planned.store, planned.split)

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from idl.data.files import walk
 from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
-from idl.data.reader import FileReader, Group, Native, files_digest
+from idl.data.reader import FileReader, Group, Native, files_digest, walk
 from idl.errors import InputError
 from idl.protocol import Protocol
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
-from idl.data.arrays import ARRAY_FORMATS
 from idl.data.images import metres, read_map, read_mask, read_rgb, require_registered
 from idl.data.layouts import LAYOUTS, Layout, Listing, Pair, recognise
 from idl.data.reader import FileReader, Group, Native, files_digest
-from idl.data.units import UnitsDoubt, doubt_units, is_rotated
+from idl.data.units import ARRAY_FORMATS, UnitsDoubt, doubt_units, is_rotated
 from idl.errors import InputError
 from idl.protocol import Protocol
 

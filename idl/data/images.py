@@ -19,8 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from idl.data.arrays import ARRAY_FORMATS
-from idl.data.units import axial_depth, unrotated
+from idl.data.units import ARRAY_FORMATS, axial_depth, unrotated
 from idl.errors import InputError
 from idl.progress import Progress
 from idl.protocol import Crop, Protocol

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from posixpath import splitext
 from unicodedata import normalize
 
-from idl.data.arrays import ARRAY_FORMATS
-from idl.data.files import walk
 from idl.data.images import MAP_SUFFIXES, PICTURE_SUFFIXES, read_map
+from idl.data.reader import walk
+from idl.data.units import ARRAY_FORMATS
 from idl.errors import InputError
 
 # Seconds between a picture and its depth in TUM's lists, as its own tools have it.

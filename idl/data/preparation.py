@@ -22,9 +22,8 @@ import h5py
 import numpy as np
 from filelock import FileLock
 
-from idl.data.files import shortened
 from idl.data.images import within_range
-from idl.data.reader import Reader
+from idl.data.reader import Reader, shortened
 from idl.data.store import RENDERED_VERSION, STORE_VERSION, TEXTS, Store, dataset_of
 from idl.data.units import doubt_units
 from idl.errors import InputError, disk_full_reported

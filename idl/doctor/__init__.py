@@ -6,8 +6,8 @@ Nothing is changed; what is not sure is called a doubt or a guess.
 from pathlib import Path
 
 from idl.data.datasets import READERS, DatasetConfig
+from idl.doctor.checks import Diagnosis, Finding
 from idl.doctor.datasets import EXAMINERS, Examination
-from idl.doctor.findings import Diagnosis, Finding
 from idl.errors import InputError
 from idl.progress import Progress, silent
 

@@ -1,8 +1,9 @@
-"""Checks that every dataset shares: what is measured of single images, and what follows from all of them."""
+"""What a check finds; and the checks that every dataset shares, of single images and of what follows from all."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from textwrap import wrap
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -11,8 +12,7 @@ from idl.data.images import repeats
 from idl.data.preparation import sparse_truth
 from idl.data.splits import AUTO, SPLITS, split_by_scene, uses_published
 from idl.data.units import UnitsDoubt, doubt_units
-from idl.doctor.findings import Finding, Level, several
-from idl.doctor.registration import Fit, best_fit, registration
+from idl.doctor.registration import Fit, Level, Result, best_fit, registration
 from idl.errors import InputError
 from idl.progress import Progress
 from idl.protocol import Protocol
@@ -23,13 +23,69 @@ _WHITE, _WHITE_SHARE = 250, 0.95
 _FRAMED_SHARE = 0.8
 # Standard deviation of the grey values of an image of a single colour.
 _FLAT = 2.0
-# Fewer images than these decide nothing about colours.
-_LEAST_IMAGES = 6
-# Of (red - blue) / (red + blue): nearer to 0 an image is neither warm nor cold.
-_NEUTRAL = 0.02
 _MOST_NAMED = 3
-# Level, what was found, and what to do about it.
-_Result = tuple[Level, str] | tuple[Level, str, str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. found: in words. advice: what to do about it, "" for nothing."""
+
+    check: str
+    level: Level
+    found: str
+    advice: str = ""
+
+
+@dataclass
+class Diagnosis:
+    """What was examined, and all findings on it.
+
+    source: in words. num_images: that are there, 0 where that is not known; num_looked_at: whose pixels were measured.
+    """
+
+    dataset: str
+    source: str
+    num_images: int = 0
+    num_looked_at: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why probing cannot go ahead, in one line; "" where it can."""
+        return next((finding.found for finding in self.findings if finding.level == "bad"), "")
+
+    @property
+    def conclusion(self) -> str:
+        """Whether probing can go ahead, in one line."""
+        if self.reason:
+            return f"probing cannot go ahead: {self.reason}"
+        doubts, missing = (sum(each.level == level for each in self.findings) for level in ("doubt", "missing"))
+        parts = [f"{doubts} doubt{'s' if doubts > 1 else ''}"] if doubts else []
+        parts += [f"{missing} missing"] if missing else []
+        return "probing can go ahead" + (f" ({', '.join(parts)})" if parts else "")
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything, as JSON values."""
+        return {**asdict(self), "can_probe": not self.reason, "reason": self.reason}
+
+    def lines(self, width: int) -> list[str]:
+        """Lines of at most `width` characters, longer paths apart: a head, a row for each finding, the conclusion."""
+        examined = f"{self.num_images} images, {self.num_looked_at} of them measured"
+        rows = [("", f"{self.dataset}: {self.source}"), ("", examined if self.num_images else "no image measured")]
+        rows.append(("", ""))
+        for each in self.findings:
+            start = f"{each.level:<7}  {each.check:<16}  "
+            rows += [(start, each.found), *([(" " * len(start), each.advice)] if each.advice else [])]
+        told: list[str] = []
+        for start, text in [*rows, ("", ""), ("", self.conclusion)]:
+            rest = " " * len(start)
+            told += wrap(text, width, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [""]
+        return told
+
+
+def several(names: Sequence[str], noun: str) -> str:
+    """Return "3 nouns, the first NAME", or the one name."""
+    return names[0] if len(names) == 1 else f"{len(names)} {noun}, the first {names[0]}"
 
 
 @dataclass(frozen=True)
@@ -38,8 +94,7 @@ class Expected:
 
     median_m: between which the median depth of the images lies, metres. range_m: nearest and farthest depth of the
     sensor; None: the protocol's. size: (height, width) as published. crop: (top, bottom, left, right) that the reader
-    keeps. has_holes: a sensor's map has some. has_frame: of white, as published. has_colours: channels are worth a
-    guess at their order.
+    keeps. has_holes: a sensor's map has some. has_frame: of white, as published.
     """
 
     median_m: tuple[float, float]
@@ -48,7 +103,6 @@ class Expected:
     crop: tuple[int, int, int, int] | None = None
     has_holes: bool = False
     has_frame: bool = False
-    has_colours: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,8 +111,8 @@ class Measured:
 
     size: (height, width), pixels. valid_share: of the pixels. depth_m: least, median and greatest valid depth, metres;
     nan where none is valid. frame: pixels of white at the top, bottom, left and right.
-    warmth: (red - blue) / (red + blue) of the lower two thirds, where they are not white. spread: standard deviation
-    of the grey values. fit: how the depth's edges fit the image's best; None where it cannot be told.
+    spread: standard deviation of the grey values. fit: how the depth's edges fit the image's best; None where it cannot
+    be told.
     truth: shares of the protocol's cells and of the native pixels that are truth; None where that is not known.
     """
 
@@ -67,7 +121,6 @@ class Measured:
     valid_share: float
     depth_m: tuple[float, float, float]
     frame: tuple[int, int, int, int]
-    warmth: float
     spread: float
     fit: Fit | None
     truth: tuple[float, float] | None = None
@@ -80,8 +133,6 @@ def measure(
     known = depth_m[valid]
     low, median, high = (known.min(), np.median(known), known.max()) if known.size else (np.nan,) * 3
     white, grey = rgb.min(axis=-1) >= _WHITE, rgb.mean(axis=-1)
-    lower = slice(rgb.shape[0] // 3, None)
-    red, blue = (float(rgb[lower, :, channel][~white[lower]].sum(dtype=np.float64)) for channel in (0, 2))
     rows, columns = white.mean(axis=1), white.mean(axis=0)
     # Rows before the first that is not white; 0 where all are.
     edges = (rows, rows[::-1], columns, columns[::-1])
@@ -92,7 +143,6 @@ def measure(
         valid_share=float(valid.mean()),
         depth_m=(float(low), float(median), float(high)),
         frame=(top, bottom, left, right),
-        warmth=(red - blue) / (red + blue) if red + blue else 0.0,
         spread=float(grey.std()),
         fit=best_fit(grey, depth_m, valid),
     )
@@ -187,33 +237,30 @@ def of_images(
     else:
         yield Finding("units", "ok", f"metres: median depth {np.median(depths_m, axis=0)[1]:.3g} m")
         low, high = float(np.min(depths_m)), float(np.max(depths_m))
-        level, told, *advice = _depth_range(low, high, expected.range_m or kept_m, kept_m)
-        yield Finding("depth range", level, told, *advice)
+        yield Finding("depth range", *_depth_range(low, high, expected.range_m or kept_m, kept_m))
     for check, result in _CHECKS.items():
-        if expected.has_colours or check != "channel order":
-            level, told, *advice = result(images, expected, protocol)
-            yield Finding(check, level, told, *advice)
-    yield registration([image.fit for image in images], max(images[0].size))
+        yield Finding(check, *result(images, expected, protocol))
+    yield Finding("registration", *registration([image.fit for image in images], max(images[0].size)))
 
 
-def _depth_range(low: float, high: float, sensor_m: tuple[float, float], kept_m: tuple[float, float]) -> _Result:
+def _depth_range(low: float, high: float, sensor_m: tuple[float, float], kept_m: tuple[float, float]) -> Result:
     told = f"{low:.3g} to {high:.3g} m"
     # A twentieth more: published ranges are rounded.
     if low < sensor_m[0] / 1.05 or high > sensor_m[1] * 1.05:
         return "doubt", f"{told}, expected {sensor_m[0]:g} to {sensor_m[1]:g} m", "Spurious values?"
     if high > kept_m[1]:
         return "note", f"{told}; beyond {kept_m[1]:g} m it is left out", "Pass a larger --max-depth, to keep more."
-    return "ok", told
+    return "ok", told, ""
 
 
-def _blank(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> _Result:
+def _blank(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> Result:
     names = [image.name for image in images if image.spread < _FLAT]
     if names:
         return "doubt", f"of a single colour: {several(names, 'images')}", "Look at them; take them out."
-    return "ok", f"{len(images)} read, none of a single colour"
+    return "ok", f"{len(images)} read, none of a single colour", ""
 
 
-def _resolution(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> _Result:
+def _resolution(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> Result:
     sizes = [(f"{height} x {width}", num) for (height, width), num in Counter(i.size for i in images).most_common(4)]
     usual, published = sizes[0][0], expected.size
     if len(sizes) > 1:
@@ -221,17 +268,17 @@ def _resolution(images: Sequence[Measured], expected: Expected, protocol: Protoc
         return "doubt", f"several sizes: {told}", "Each is resized to the protocol's; is this one camera?"
     if published not in (None, images[0].size):
         return "doubt", f"{usual}, published {published[0]} x {published[1]}", "Resized before?"
-    return "ok", f"{usual} pixels"
+    return "ok", f"{usual} pixels", ""
 
 
-def _holes(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> _Result:
+def _holes(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> Result:
     empty = [image.name for image in images if not image.valid_share]
     if empty:
         return "doubt", f"without any valid depth: {several(empty, 'images')}", "They are left out."
     truth = [image.truth for image in images if image.truth]
     cell_share, native_share = np.mean(truth, axis=0).tolist() if truth else (1.0, 0.0)
     for sparse in sparse_truth(cell_share, native_share, protocol):
-        return "doubt", sparse
+        return "doubt", sparse, ""
     share = 1 - float(np.mean([image.valid_share for image in images]))
     told = f"{share:.1%} of the pixels have no depth" if share else "none"
     if share > 0.5:
@@ -239,41 +286,28 @@ def _holes(images: Sequence[Measured], expected: Expected, protocol: Protocol) -
     if expected.has_holes and not share:
         told = "none, a sensor's depth has some: was it filled in, guided by the image?"
         return "doubt", told, "A probe would find again what the filling put there."
-    return "ok", told
+    return "ok", told, ""
 
 
-def _white_frame(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> _Result:
+def _white_frame(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> Result:
     """A white frame, which a network takes for an object."""
     framed = [image for image in images if sum(width > 0 for width in image.frame) >= 3]
     if len(framed) < _FRAMED_SHARE * len(images):
         if not expected.has_frame:
-            return "ok", "none"
+            return "ok", "none", ""
         told = f"in {len(framed)} of {len(images)} images, published: in all"
         return "doubt", told, "Cropped before? The crop here then cuts too much."
     top, bottom, left, right = (max(image.frame[side] for image in framed) for side in range(4))
     told = f"up to {top} pixels above, {bottom} below, {left} left, {right} right"
     (height, width), crop = framed[0].size, expected.crop
     if crop and crop[0] >= top and crop[1] <= height - bottom and crop[2] >= left and crop[3] <= width - right:
-        return "ok", f"{told}: cut away by the crop, rows {crop[0]}:{crop[1]}, columns {crop[2]}:{crop[3]}"
+        return "ok", f"{told}: cut away by the crop, rows {crop[0]}:{crop[1]}, columns {crop[2]}:{crop[3]}", ""
     return "doubt", told, "Cut it away: a network takes it for an object."
 
 
-def _channel_order(images: Sequence[Measured], expected: Expected, protocol: Protocol) -> _Result:
-    """RGB or BGR: a guess. Wood, skin, ground and lamps are warm; the sky is left out by the lower part's measure."""
-    cold = sum(image.warmth < -_NEUTRAL for image in images)
-    warm = sum(image.warmth > _NEUTRAL for image in images)
-    if len(images) < _LEAST_IMAGES or max(cold, warm) < 0.6 * len(images):
-        return "note", f"not to be told from {warm} warm and {cold} cold images of {len(images)}"
-    if cold > warm:
-        told = f"blue outweighs red in {cold} of {len(images)} images: BGR? (a guess)"
-        return "doubt", told, "Look at one: are the colours right?"
-    return "ok", f"red outweighs blue in {warm} of {len(images)} images: RGB (a guess)"
-
-
-_CHECKS: Mapping[str, Callable[[Sequence[Measured], Expected, Protocol], _Result]] = {
+_CHECKS: Mapping[str, Callable[[Sequence[Measured], Expected, Protocol], Result]] = {
     "images": _blank,
     "resolution": _resolution,
     "holes": _holes,
     "white frame": _white_frame,
-    "channel order": _channel_order,
 }

@@ -11,14 +11,23 @@ import numpy as np
 from idl.data.datasets import DatasetConfig, reader
 from idl.data.diode import NEEDED, STORED_AXES, Axes, DiodeReader, axes_by_depth, read_frame
 from idl.data.download import PUBLISHED, Remote, md5_of
-from idl.data.files import walk
 from idl.data.folder import FolderReader
 from idl.data.images import PICTURE_SUFFIXES, orientation, within_range
 from idl.data.nyu import DEPTHS, FILE, SPLITS_FILE, NyuReader
-from idl.data.reader import Native
+from idl.data.reader import Native, walk
 from idl.data.store import Store
-from idl.doctor.checks import Expected, Measured, measure, of_images, repeated, sample_of, scenes_and_split
-from idl.doctor.findings import Diagnosis, Finding, several
+from idl.doctor.checks import (
+    Diagnosis,
+    Expected,
+    Finding,
+    Measured,
+    measure,
+    of_images,
+    repeated,
+    sample_of,
+    scenes_and_split,
+    several,
+)
 from idl.doctor.registration import registration
 from idl.errors import InputError
 from idl.progress import Progress
@@ -126,7 +135,7 @@ def _turned(dataset: FolderReader, measured: Mapping[int, Measured]) -> Iterator
         tag = orientation(dataset.picture(index))
         if 1 < tag <= 4 or (tag > 4 and image.size[0] == image.size[1]):
             turned.append(image)
-    if turned and registration([image.fit for image in turned], max(turned[0].size)).level != "ok":
+    if turned and registration([image.fit for image in turned], max(turned[0].size))[0] != "ok":
         names = several([image.name for image in turned], "pictures")
         told = f"{names}: turned as the file's tag says; depth is read as stored, and has the same size either way"
         yield Finding("orientation", "doubt", told, "Look at a pair side by side: does the depth lie as the picture?")
@@ -304,7 +313,7 @@ def examine_store(on: Examination) -> Iterator[Finding]:
     yield from scenes_and_split(store.scenes, store.is_sequential, store.sides)
     yield from on.measure(native, store.names)
     yield from repeated(store.rgb, store.names, store.scenes, on.progress)
-    of_pixels = of_images(on.measured, protocol, Expected(_ANY_M, has_colours=False))
+    of_pixels = of_images(on.measured, protocol, Expected(_ANY_M))
     yield from (each for each in of_pixels if each.check != "units")
 
 
@@ -322,7 +331,7 @@ def examine_rooms(on: Examination) -> Iterator[Finding]:
             for each in dataset.read(index):
                 on.measured[len(on.measured)] = measure(each.name, each.rgb, each.depth_m, each.valid)
             advance(1)
-    expected = Expected(dataset.plausible_median_m, has_colours=False)
+    expected = Expected(dataset.plausible_median_m)
     yield from of_images(on.measured, on.config.build_protocol(), expected)
 
 

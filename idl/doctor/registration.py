@@ -7,14 +7,17 @@ that is registered to 6 of 540 pixels.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from idl.doctor.findings import Finding
-
+# ok: as expected. note: good to know. missing: could be there, and is not. doubt: look at it. bad: probing would fail.
+Level = Literal["ok", "note", "missing", "doubt", "bad"]
+# Of a check: level, what was found, and what to do about it, "" for nothing.
+Result = tuple[Level, str, str]
 # How depth may be turned against its image, besides as it should be.
 AS_IS, TURNS = "as it is", ("mirrored", "upside down", "turned by 180 degrees")
 # What is tried: each of these sizes, shifted by up to 11 % of the longer side, and each turn, shifted by as much.
@@ -156,7 +159,7 @@ def _hypotheses(edges: _Pair, known: _Map) -> Iterator[tuple[str, float, _Pair, 
         yield turn, 1.0, np.stack([edges[0][order], sign * edges[1][order]]), known[order]
 
 
-def registration(fits: Sequence[Fit | None], longer: int) -> Finding:
+def registration(fits: Sequence[Fit | None], longer: int) -> Result:
     """Return whether depth lies where its image is: each image votes for how its depth would fit it best.
 
     Depth of another time or thing fits differently in each image, which is a note. What is called ok may still be
@@ -170,14 +173,14 @@ def registration(fits: Sequence[Fit | None], longer: int) -> Finding:
     least = _LEAST_SHARE * len(fits)
     if len(there) >= max(_LEAST_THERE, least, _LEAST_RATIO * len(elsewhere)):
         told = f"the depth's edges fit the image best where they are, in {len(there)} of {len(fits)} images"
-        return Finding("registration", "ok", told)
+        return "ok", told, ""
     if len(elsewhere) >= max(_LEAST_ELSEWHERE, least, _LEAST_RATIO * len(there)):
         told = f"the depth's edges fit the image better {_move(elsewhere, longer)}, in {len(elsewhere)} of {len(fits)}"
         advice = "Look at a pair side by side; register the depth to the RGB camera."
-        return Finding("registration", "doubt", f"{told} images", advice)
+        return "doubt", f"{told} images", advice
     told = f"not to be told: of {len(fits)} images the edges fit the depth's in {len(there)} where they are, and in"
     advice = "If these come from two cameras, look at pairs side by side."
-    return Finding("registration", "note", f"{told} {len(elsewhere)} by one other move", advice)
+    return "note", f"{told} {len(elsewhere)} by one other move", advice
 
 
 def _are_near(one: Fit, other: Fit) -> bool:

@@ -1,9 +1,10 @@
-"""The reports of an encoder by itself and of a training, and an encoder's version in the registry."""
+"""The reports of a prepared dataset and of an encoder by itself, and an encoder's version in the registry."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +17,56 @@ from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.encoders.sizes import example_shape
 from idl.probes.exact import Solution
-from idl.report import ModelVersion, Run, RunReport, tiles
-from idl.report.dataset import dataset_inputs
+from idl.protocol import Protocol
+from idl.report import DatasetInput, ModelVersion, Run, RunReport, charts, tiles
 from idl.targets import Target
+
+NUM_SHEET_IMAGES = 18
+CONTEXTS: dict[str, Literal["training", "validation", "testing"]] = {
+    "train": "training",
+    "val": "validation",
+    "test": "testing",
+}
+
+
+def dataset_inputs(store: Store, split: Split, names: tuple[str, ...] = tuple(CONTEXTS)) -> tuple[DatasetInput, ...]:
+    """Return the splits that a run read."""
+    return tuple(
+        DatasetInput(store.name, store.digest, store.source, CONTEXTS[name], len(indices), len(split.scenes[name]))
+        for name, indices in ((name, split.indices[name]) for name in names)
+    )
+
+
+def dataset_tags(store: Store, split: Split, protocol: Protocol) -> dict[str, str]:
+    """Return the tags that tell on what a run was made."""
+    digests = {"dataset_digest": store.digest, "split_digest": split.digest, "protocol_digest": protocol.digest}
+    return {"dataset": store.name, **digests, "idl.version": __version__}
+
+
+def prepare_report(store: Store, split: Split, target: Target, constant: Solution) -> RunReport:
+    """Return what a dataset looks like: a contact sheet, its numbers, and the losses of a constant prediction."""
+    order = split.indices["train"][:NUM_SHEET_IMAGES]
+    has_normals = "normals" in store.layers
+    shown = store.read(("rgb", "depth", "valid", *(("normals",) if has_normals else ())), order)
+    normals = shown["normals"].astype(np.float32) if has_normals else None
+    names, limits = [store.names[index] for index in order], (0.0, store.shown_depth_m)
+    sheet = tiles.contact_sheet(shown["rgb"], shown["depth"], shown["valid"], normals, limits, names)
+    counts = {f"num_{name}": len(indices) for name, indices in split.indices.items()}
+    description = (
+        f"**{store.name}**: {store.num_images} images from {len(set(store.scenes))} scenes ({store.source}), split "
+        f"by scene into {counts['num_train']} / {counts['num_val']} / {counts['num_test']}. "
+        f"A constant {target.name} has a validation loss of {constant.val_loss:.4g} {charts.squared(target.unit)}: "
+        f"what every probe has to fall below. Layers: {', '.join(store.layers)}."
+    )
+    return RunReport(
+        params={**counts, **{f"num_{name}_scenes": len(scenes) for name, scenes in split.scenes.items()}},
+        metrics={"train_loss": constant.train_loss, "val_loss": constant.val_loss, "num_images": store.num_images},
+        figures={"contact_sheet.png": sheet},
+        panels={"contact_sheet": sheet},
+        datasets=dataset_inputs(store, split),
+        description=description + "".join(f"\n\n> {note}" for note in store.notes),
+        tags=dataset_tags(store, split, store.protocol) | {"store": str(store.path)},
+    )
 
 
 def model_slug(encoder_name: str) -> str:
@@ -73,53 +121,10 @@ def encoder_run(store: Store, split: Split, target: Target, encoder: Encoder, co
         "probe on this encoder has to fall below."
     ) + (f"\n\n> {origin.warning}" if origin.warning else "")
     metrics = {"train_loss": constant.train_loss, "val_loss": constant.val_loss}
-    return _run(store, split, encoder, description, metrics, {"target": target.name})
+    return described_run(store, split, encoder, description, metrics, {"target": target.name})
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training came to. encoder: of the kept weights. step, num_steps: done, and planned.
-
-    metrics: on the validation images, by name; untrained: the same before the first step. images_per_s: None where
-    nothing was left to train. files: weights and their card, by name.
-    """
-
-    encoder: Encoder
-    step: int
-    num_steps: int
-    is_converged: bool
-    metrics: Mapping[str, float]
-    untrained: Mapping[str, float]
-    images_per_s: float | None
-    files: Mapping[str, bytes]
-
-
-def training_run(store: Store, split: Split, config: Mapping[str, object], result: TrainingResult) -> Run:
-    """Return the kept weights' figures beside the untrained network's and a panel of feature maps; and the version.
-
-    The curves were logged while it trained. config: its settings as they were resolved.
-    """
-    encoder, untrained = result.encoder, result.untrained
-    metrics = {f"best_val_{name}": value for name, value in result.metrics.items()}
-    metrics |= {f"untrained_val_{name}": value for name, value in untrained.items()}
-    metrics["num_steps"] = result.step
-    if result.images_per_s is not None:
-        metrics["images_per_s_overall"] = result.images_per_s
-    end = f"It ended after all of its {result.step} steps"
-    if result.is_converged:
-        end = f"It had converged after {result.step} of {result.num_steps} steps"
-    pairs = ((name, value, untrained[name]) for name, value in result.metrics.items())
-    named = ", ".join(f"{name.replace('_', ' ')} {kept:.4g} (untrained {first:.4g})" for name, kept, first in pairs)
-    description = (
-        f"**{encoder.name}** ({encoder.origin.architecture}), trained for {encoder.origin.task} on "
-        f"{len(split.indices['train'])} images of {store.name} ({store.source}). {end}. "
-        f"On {len(split.scenes['val'])} validation scenes: {named}."
-    )
-    tags = {"converged": str(result.is_converged).lower()}
-    return _run(store, split, encoder, description, metrics, tags, config, result.files)
-
-
-def _run(
+def described_run(
     store: Store,
     split: Split,
     encoder: Encoder,
@@ -129,7 +134,7 @@ def _run(
     config: Mapping[str, object] = MappingProxyType({}),
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Run:
-    """Return a report with the feature maps of the first validation image, and the encoder's version."""
+    """Return a report with the feature maps of the first validation image, and the encoder's version with `files`."""
     index = split.indices["val"][0]
     rgb, name = store.read(("rgb",), [index])["rgb"], store.names[index]
     with torch.inference_mode():

@@ -21,8 +21,17 @@ from idl.probes.gradient_fit import TrainResult
 from idl.probes.linear_probe import DepthModel, LinearProbe, ProbeCard
 from idl.protocol import Protocol
 from idl.report import Championship, DatasetInput, Image, ModelVersion, Run, RunReport, charts
-from idl.report.dataset import CONTEXTS, dataset_inputs, dataset_tags
-from idl.report.encoder import encoder_params, encoder_tags, example, model_slug, origin_json, run_tags
+from idl.report.encoder import (
+    CONTEXTS,
+    dataset_inputs,
+    dataset_tags,
+    encoder_params,
+    encoder_tags,
+    example,
+    model_slug,
+    origin_json,
+    run_tags,
+)
 from idl.report.views import panels, per_image_table, quality
 from idl.targets import Target
 

@@ -1,7 +1,6 @@
 """Tiles on a page: an image with what a probe makes of it, and sheets of many images, feature maps or predictions."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +33,8 @@ TITLE_HEIGHT, BAR_HEIGHT, BAR_WIDTH = 34, 46, 360
 PANEL_HEIGHT, BALL_SIDE = 256, 40
 PANEL_TOP = MARGIN + TITLE_HEIGHT + LINE
 BAR_TOP = PANEL_TOP + PANEL_HEIGHT + 10
-# Sides of tiles that show what a trial predicts, and a network under training.
-TILE_SIDE, NETWORK_SIDE = 112, 192
+# Side of tiles that show a network under training.
+NETWORK_SIDE = 192
 COLUMNS, MAX_MAPS = 6, 23
 # Labels of an image stand in so many columns.
 LABEL_COLUMNS = 2
@@ -47,18 +46,6 @@ MARKS: dict[tuple[bool, bool], tuple[str, str, Colour]] = {
 }
 
 
-@dataclass(frozen=True)
-class PanelParts:
-    """The tiles of a panel without their words, and the keys to the colours of the values and of the errors."""
-
-    rgb: Rgb
-    truth: Rgb
-    prediction: Rgb
-    error: Rgb
-    value_key: Rgb
-    error_key: Rgb
-
-
 class Band(NamedTuple):
     """Rows of tiles by their labels. names: over the columns, or one over all of them."""
 
@@ -66,13 +53,18 @@ class Band(NamedTuple):
     names: Sequence[str] = ()
 
 
-def panel_parts(panel: Rgb) -> PanelParts:
-    """Take a panel apart, to be laid out anew."""
+def panel_parts(panel: Rgb) -> dict[str, Rgb]:
+    """Take a panel apart, to be laid out anew: its tiles without their words, and the keys to values and errors."""
     width = (panel.shape[1] - 2 * MARGIN - 3 * GAP) // 4
     lefts = [MARGIN + i * (width + GAP) for i in range(4)]
-    tiles = (panel[PANEL_TOP : PANEL_TOP + PANEL_HEIGHT, left : left + width].copy() for left in lefts)
+    places = zip(("rgb", "truth", "prediction", "error"), lefts, strict=True)
+    tiles = {name: panel[PANEL_TOP : PANEL_TOP + PANEL_HEIGHT, left : left + width] for name, left in places}
     keys = panel[BAR_TOP - 2 : BAR_TOP + BAR_HEIGHT - 2]
-    return PanelParts(*tiles, *(keys[:, lefts[i] : lefts[j] + width].copy() for i, j in ((1, 2), (3, 3))))
+    return {
+        **tiles,
+        "value_key": keys[:, lefts[1] : lefts[2] + width],
+        "error_key": keys[:, lefts[3] : lefts[3] + width],
+    }
 
 
 def panel(
@@ -200,25 +192,6 @@ def cue_strip(
         rows = {"image": _photographs(pictures, size), "prediction": _coloured(maps, None, size, limits, colours)}
         bands.append(Band(rows, [name]))
     return _sheet(bands, title, labels, None if is_normals else (limits, colours, unit)).pixels()
-
-
-def trial_sheet(
-    rgb: UInt8[np.ndarray, "images H W 3"],
-    truth: Float[np.ndarray, "images H W *three"],
-    valid: Bool[np.ndarray, "images H W"],
-    limits: Limits,
-) -> Callable[[Float[np.ndarray, "images side side *three"], str], Rgb]:
-    """Return what draws a trial's predictions, TILE_SIDE pixels wide, under its title, the images and their truth.
-
-    truth: metres, hatched where not `valid`; or normals. All trials of a sweep share the tiles of both.
-    """
-    size = (TILE_SIDE, TILE_SIDE)
-    rows = {"image": _photographs(rgb, size), "truth": _coloured(truth, valid, size, limits)}
-
-    def draw(prediction: np.ndarray, title: str) -> Rgb:
-        return _sheet([Band(rows | {"prediction": _coloured(prediction, None, size, limits)})], title).pixels()
-
-    return draw
 
 
 def picture_rows(rows: Mapping[str, Sequence[Rgb]]) -> Rgb:

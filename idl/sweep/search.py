@@ -1,10 +1,9 @@
-"""The search: within which bounds, what trials are trained on, batch after batch of them, and the test of the best."""
+"""The search: its bounds, what trials are trained on, batch after batch of them, the test of the best, and reports."""
 
+import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,9 +19,11 @@ from idl.pipeline import encode, evaluate_and_report
 from idl.probe_config import EncodedData, ProbeConfig, split_of
 from idl.probes.gradient_fit import Outcome, Solver, TrainResult, Trial
 from idl.progress import Progress, silent
-from idl.report import Run
+from idl.report import Run, RunReport, charts
+from idl.report.encoder import run_tags
+from idl.report.probe import linear_probe
 from idl.settings import setting
-from idl.sweep.study import SharedStudy
+from idl.sweep.study import SharedStudy, importances_of
 from idl.targets import target as find_target
 
 # A stage of the encoder, as its level; None where stages are not searched.
@@ -210,7 +211,6 @@ class Search:
     """One worker's share of a sweep: batches of trials, until the study has all that were requested.
 
     fixed: what the bounds do not say. log: is called with each batch when the study has it.
-    seconds: where this worker's time went.
     """
 
     study: SharedStudy
@@ -218,7 +218,6 @@ class Search:
     config: SweepConfig
     fixed: Trial
     log: Callable[[Sequence[tuple[SweepTrial, TrainResult]]], None]
-    seconds: dict[str, float] = field(default_factory=dict)
     _trained: dict[int, TrainResult] = field(default_factory=dict)
 
     def run(self, progress: Progress = silent) -> None:
@@ -247,18 +246,8 @@ class Search:
     def result_of(self, trial: SweepTrial) -> TrainResult:
         """Return a trial's training: kept where it was this worker's, else done again, alone."""
         if trial.number not in self._trained:
-            with self.timed("training"):
-                (self._trained[trial.number],) = train_trials(self.data.sets[trial.stage], [trial.trial])
+            (self._trained[trial.number],) = train_trials(self.data.sets[trial.stage], [trial.trial])
         return self._trained[trial.number]
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time of a block to `part`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def _placed(self, params: Mapping[str, Any]) -> tuple[Stage, Trial]:
         """Return where a trial with these settings trains, and how. A k beyond the stage's reads all."""
@@ -273,14 +262,12 @@ class Search:
 
     def _train_batch(self, count: int) -> None:
         distributions = self.config.distributions(self.data.last_k)
-        with self.timed("drawing"):
-            drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
+        drawn = self.study.draw(count, distributions, self.config.sampler, self.config.sweep_seed)
         results: dict[int, TrainResult] = {}
-        with self.timed("training"):
-            placed = [self._placed(params) for params in drawn]
-            for stage in dict.fromkeys(stage for stage, _ in placed):
-                here = {position: trial for position, (each, trial) in enumerate(placed) if each == stage}
-                results |= zip(here, train_trials(self.data.sets[stage], [*here.values()]), strict=True)
+        placed = [self._placed(params) for params in drawn]
+        for stage in dict.fromkeys(stage for stage, _ in placed):
+            here = {position: trial for position, (each, trial) in enumerate(placed) if each == stage}
+            results |= zip(here, train_trials(self.data.sets[stage], [*here.values()]), strict=True)
         finished = [
             create_trial(
                 params=params,
@@ -290,12 +277,10 @@ class Search:
             )
             for position, params in enumerate(drawn)
         ]
-        with self.timed("adding"):
-            added = self.study.add(finished)
+        added = self.study.add(finished)
         batch = [(self._plain(trial), results[position]) for position, trial in enumerate(added)]
         self._trained |= {trial.number: result for trial, result in batch}
-        with self.timed("logging"):
-            self.log(batch)
+        self.log(batch)
 
 
 def evaluate_best(
@@ -316,3 +301,88 @@ def evaluate_best(
         exact_val_loss = arms[PROBE].fit.solution.val_loss
         arms |= {PROBE: arm_of(result, arms[PROBE])}
         return evaluate_and_report(replace(encoded, config=config), arms, result, progress), exact_val_loss
+
+
+def trial_report(encoded: EncodedData, trial: SweepTrial, result: TrainResult) -> tuple[RunReport, bytes]:
+    """Return what the run of a trial shows, its settings and loss curves, and the probe itself (.safetensors)."""
+    penalty = trial.trial.weight_decay * result.weights.shape[1] / 2
+    report = RunReport(
+        params=_params(trial),
+        metrics={**_metrics(trial), "epochs_trained": len(result.val_losses)},
+        curves={"train_loss": result.train_losses, "val_loss": result.val_losses},
+        tags={
+            **run_tags(encoded.store, encoded.encoder),
+            "target": encoded.target.name,
+            "outcome": trial.outcome,
+        },
+    )
+    return report, linear_probe(encoded, result.weights, trial.trial.k, penalty).to_bytes()
+
+
+def with_search(run: Run, search: RunReport, exact_val_loss: float) -> Run:
+    """Put the search, and the exact solver's validation loss at the winner's k, beside what the winner's run shows."""
+    names = ("params", "figures", "tables", "tags")
+    both: dict[str, Any] = {name: {**getattr(run.report, name), **getattr(search, name)} for name in names}
+    metrics = {**run.report.metrics, **search.metrics, "exact_val_loss": exact_val_loss}
+    description = f"{search.description}\n\n{run.report.description}"
+    return replace(run, report=replace(run.report, **both, metrics=metrics, description=description))
+
+
+def search_report(search: Search) -> RunReport:
+    """Return what a search was: the trials that count, and the best of them."""
+    trials, name = search.trials(), search.study.name
+    importances = importances_of(search.study.trials(len(trials)))
+    best = min(trials, key=lambda trial: trial.val_loss)
+    outcomes, losses = [trial.outcome for trial in trials], [trial.val_loss for trial in trials]
+    unit = charts.squared(search.data.encoded[best.stage].target.unit)
+    measure = ", ".join(filter(None, ("validation loss", unit)))
+    ks, rates = [trial.trial.k for trial in trials], [trial.trial.lr for trial in trials]
+    pictures = {
+        "sweep/history.png": charts.search_history(losses, measure, f"Study {name}"),
+        "sweep/k_and_lr.png": charts.search_plane(ks, rates, losses, measure),
+    }
+    placed = "" if best.stage is None else f"stage {best.stage}, "
+    searched = ", ".join(f"{option} {text}" for option, text in search.config.searched().items())
+    description = (
+        f"Study **{name}**: the best of {len(trials)} trials is number {best.number}, with {placed}k {best.trial.k} "
+        f"and a learning rate of {best.trial.lr:.3g} ({best.trial.solver}): validation loss "
+        f"{f'{best.val_loss:.4g} {unit}'.strip()}. Searched: {searched}."
+    )
+    if importances:
+        pictures["sweep/importance.png"] = charts.importance_chart([*importances], [*importances.values()])
+        ranked = sorted(importances.items(), key=lambda each: -each[1])
+        description += f" What mattered: {', '.join(f'{each} {100 * share:.0f} %' for each, share in ranked)}."
+    rows = [{"number": each.number, **_params(each), "outcome": each.outcome, **_metrics(each)} for each in trials]
+    settings = ("trials", "trials_per_batch", "sampler", "sweep_seed")
+    return RunReport(
+        params={
+            **{setting: getattr(search.config, setting) for setting in settings},
+            **search.config.searched(),
+            "last_k": search.data.last_k,
+        },
+        metrics={
+            "best_trial": best.number,
+            "best_loss": best.val_loss,
+            "num_trials": len(trials),
+            **{f"num_{outcome}": outcomes.count(outcome) for outcome in ("converged", "diverged")},
+            **{f"importance/{setting}": share for setting, share in importances.items()},
+        },
+        figures=pictures,
+        tables={"sweep/trials.csv": {column: [row[column] for row in rows] for column in rows[0]}},
+        description=description + "".join(f"\n\n> {each.plan.sentence}" for each in search.data.sets.values()),
+        tags={"study": name},
+    )
+
+
+def _params(trial: SweepTrial) -> dict[str, object]:
+    """Return the settings of a trial by the names of a probe's options, where `batch_size` and `seed` mean others."""
+    settings = asdict(trial.trial)
+    settings["step_images"], settings["order_seed"] = settings.pop("batch_size"), settings.pop("seed")
+    placed = {} if trial.stage is None else {"stage": trial.stage}
+    # MLflow's axes are linear, and rates are searched in the logarithm.
+    return {**placed, **settings, "log10_lr": f"{math.log10(trial.trial.lr):.4f}"}
+
+
+def _metrics(trial: SweepTrial) -> dict[str, float]:
+    names = ("train_loss", "val_loss", "excess_loss", "best_epoch")
+    return {"loss": trial.val_loss, **{name: getattr(trial, name) for name in names}}

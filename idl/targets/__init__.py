@@ -5,9 +5,8 @@ from difflib import get_close_matches
 from idl import plugins
 from idl.errors import InputError
 from idl.targets import custom
-from idl.targets.base import Kind, Target
+from idl.targets.base import Depth, InverseDepth, Kind, LogDepth, Normals, Target
 from idl.targets.custom import check_output
-from idl.targets.depth import Depth, InverseDepth, LogDepth, Normals
 
 __all__ = ["TARGETS", "Kind", "Target", "check_output", "target"]
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idl.data.files import shortened
+from idl.data.reader import shortened
 from idl.data.splits import are_shared
 from idl.databases import without_password
 from idl.errors import InputError
-from idl.tracking.registry import RegisteredVersion, register
+from idl.tracking.registry import PROBE_FILE, RegisteredVersion, register
 from idl.tracking.store import MISSING, ONE_TRY, current_uris, lost_store, pages, quiet, require_reachable
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class Recorder:
                 key = shortened(plain, MOST_KEY_CHARACTERS, told_apart_by=name)
                 _client().log_image(self.run_id, picture, key=key, step=step)
 
-    def log_trial(self, number: int, report: "RunReport", files: Mapping[str, bytes]) -> None:
-        """Log the trial of this number in its study, with files by name, as a finished run nested under this one."""
+    def log_trial(self, number: int, report: "RunReport", probe: bytes) -> None:
+        """Log the trial of this number in its study, with its probe, as a finished run nested under this one."""
         tags = {name: self._tags[name] for name in INHERITED if name in self._tags}
         tags |= {"mlflow.parentRunId": self.run_id, ENTRY_POINT_TAG: "trial", TRIAL_TAG: str(number), **report.tags}
         with quiet():
@@ -129,9 +129,9 @@ class Recorder:
             trial = Recorder(run)
             client = trial._write(report.params, {}, _points_of(report))
         with quiet(transfer=True), tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                Path(folder, name).write_bytes(content)
-            client.log_artifacts(trial.run_id, folder)
+            path = Path(folder, PROBE_FILE)
+            path.write_bytes(probe)
+            client.log_artifact(trial.run_id, str(path))
         with quiet():
             client.set_terminated(trial.run_id)
 

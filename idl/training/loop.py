@@ -1,10 +1,11 @@
-"""The one training loop: steps, validations, checkpoints, an end at convergence."""
+"""The one training loop, and its settings: steps, validations, checkpoints, an end at convergence."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 
 from idl.data.splits import Split
 from idl.data.store import Store
-from idl.distributed import World
+from idl.distributed import ALONE, World
+from idl.encoders.base import Arithmetic
 from idl.errors import InputError
 from idl.probes.gradient_fit import rate_at
 from idl.progress import Progress, silent
 from idl.protocol import Protocol as ImageProtocol
 from idl.report import Image
+from idl.settings import setting
 from idl.training.checkpoints import Checkpoints, Interruption, TrainingState, interruptible
-from idl.training.config import TrainingConfig
 from idl.training.images import Batch, TrainingImages, ValidationImages, evenly, to_network
 from idl.training.objectives import Objective
 
@@ -29,6 +31,56 @@ from idl.training.objectives import Objective
 VALIDATIONS = 20
 # Steps whose points go out in one request: it takes a tracking server 10 ms, a step of a small network 100.
 STEPS_A_REQUEST = 10
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a training besides the network and the dataset. Raises InputError for what cannot be.
+
+    accumulate: the gradient is the same. clip, lr: above 0.
+    lr: AdamW's; it falls to 0 along a half cosine once it has risen. weight_decay: of matrices and kernels; vectors
+      (biases, norms, scales) have none.
+    flip: mirror half the images.
+    arithmetic: bfloat16 is autocast, with float32 weights.
+    """
+
+    epochs: float = setting(20.0, "Passes over the training split, if it does not converge before.")
+    batch_size: int = setting(32, "Images a step, on all ranks together.", at_least=1)
+    accumulate: int = setting(1, "Parts that a batch is cut into, to save memory.", at_least=1)
+    crop: int = setting(0, "Side of random square crops, pixels; 0: whole images.", at_least=0)
+    flip: bool = True
+    lr: float = setting(1e-3, "AdamW's learning rate at its highest.")
+    weight_decay: float = setting(0.05, "AdamW's weight decay.", at_least=0)
+    warmup: float = setting(0.05, "Share of the steps over which the learning rate rises.", at_least=0)
+    clip: float = setting(1.0, "Largest norm of the gradient; a longer one is scaled down.")
+    validate_every: int = setting(0, "Steps between validations; 0: twenty validations in all.", at_least=0)
+    val_images: int = setting(256, "Validation images, spread evenly, at most.", at_least=1)
+    patience: int = setting(5, "Validations without gain after which the training has converged.", at_least=1)
+    min_gain: float = setting(0.002, "Share by which the validation loss must fall to count as a gain.", at_least=0)
+    checkpoint_minutes: float = setting(5.0, "Time between two checkpoints, minutes.", at_least=0)
+    seed: int = setting(0, "Seed of weights, order, crops and mirror images.", at_least=0)
+    arithmetic: Arithmetic = setting("float32", "Arithmetic of the products; bfloat16 is faster on some processors.")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("at_least")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{field.name}={value}: expected a finite number.")
+            if least is not None and value < least:
+                raise InputError(f"{field.name}={value}: expected {least:g} or more.")
+            if field.name in ("epochs", "lr", "clip") and value <= 0:
+                raise InputError(f"{field.name}={value}: expected more than 0.")
+            if field.name in ("warmup", "min_gain") and value >= 1:
+                raise InputError(f"{field.name}={value}: expected a share below 1.")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"accumulate={self.accumulate}: does not divide batch_size={self.batch_size}. Pass a divisor of it."
+            )
+
+
+# Defaults of the two commands. Each takes half an hour on one core; benchmarks/README.md has what was tried.
+AUTOENCODER = TrainingConfig(epochs=20.0, crop=64, lr=3e-3, weight_decay=0.01, val_images=96)
+PRETRAIN = TrainingConfig(epochs=15.0, batch_size=16, crop=128, lr=2e-3, val_images=240)
 
 
 class DivergedError(InputError):
@@ -53,7 +105,6 @@ class Trained:
     step, num_steps: steps done, and those that were planned. is_converged: it ended before its last step.
     untrained: metrics before the first step.
     images_per_s: of the training steps since it was begun or resumed, all ranks together; None where there was none.
-    notes: a line each, for people: a damaged checkpoint that was passed over.
     """
 
     weights: Mapping[str, Tensor]
@@ -63,7 +114,6 @@ class Trained:
     metrics: Mapping[str, float]
     untrained: Mapping[str, float]
     images_per_s: float | None
-    notes: tuple[str, ...]
 
 
 def require_size(objective: Objective, config: TrainingConfig, protocol: ImageProtocol) -> None:
@@ -119,7 +169,7 @@ def train(
     device: torch.device,
     *,
     settings: Mapping[str, object] | None = None,
-    world: World | None = None,
+    world: World = ALONE,
     recorder: Recorder | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -136,7 +186,6 @@ def train(
     which names the last good checkpoint. On Ctrl-C and SIGTERM a checkpoint is written after the step, and the signal
     goes on to its handler.
     """
-    world = world or World()
     train_images, layers = split.indices["train"], objective.layers
     require_size(objective, config, store.protocol)
     require_data(objective, config, str(store.path), store.layers, len(train_images), world.size)
@@ -155,7 +204,8 @@ def train(
         world,
         recorder,
     )
-    notes = loop.resume() if resume else ()
+    if resume:
+        loop.resume()
     with interruptible() as interruption, progress("train", loop.num_steps, loop.state.step, "step") as advance:
         loop.run(interruption, advance)
     state = loop.state
@@ -167,7 +217,6 @@ def train(
         metrics=state.best,
         untrained=state.untrained,
         images_per_s=loop.num_logged * config.batch_size / loop.logged_s if loop.num_logged else None,
-        notes=notes,
     )
 
 
@@ -207,14 +256,13 @@ class _Loop:
         self.pending_s = 0.0
         self.logged_s, self.num_logged = 0.0, 0
 
-    def resume(self) -> tuple[str, ...]:
-        """Go on from the newest checkpoint; return notes about damaged ones."""
+    def resume(self) -> None:
+        """Go on from the newest checkpoint."""
         # Read once: ranks that each found another file damaged would go on from different steps.
-        content, notes = self.world.once(lambda: self.checkpoints.newest(self.settings))
+        content, _ = self.world.once(lambda: self.checkpoints.newest(self.settings))
         self.module.load_state_dict(content["module"])
         self.optimiser.load_state_dict(content["optimiser"])
         self.state = TrainingState(**content["state"])
-        return notes
 
     def run(self, interruption: Interruption, advance: Callable[[int], None]) -> None:
         """Do one step after the other until the end, convergence or an interruption."""

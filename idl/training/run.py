@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,15 +16,14 @@ from idl.data.datasets import ALWAYS, DatasetConfig, layers_of
 from idl.data.datasets import reader as find_reader
 from idl.data.splits import Split, require_rule, split_by_scene, split_store
 from idl.data.store import Store
-from idl.distributed import World, this_process
+from idl.distributed import ALONE, World, this_process
 from idl.encoders import Encoder, EncoderConfig, build
 from idl.errors import InputError
 from idl.progress import Progress, silent
 from idl.report import Run
-from idl.report.encoder import TrainingResult, training_run
+from idl.report.encoder import described_run
 from idl.training.checkpoints import Checkpoints
-from idl.training.config import TrainingConfig
-from idl.training.loop import Recorder, Trained, require_data, require_size, settings_of, train
+from idl.training.loop import Recorder, Trained, TrainingConfig, require_data, require_size, settings_of, train
 from idl.training.objectives import Objective
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -48,21 +48,6 @@ class TrainingRequest:
         settings = asdict(self.dataset) | {"split": self.split, "split_seed": self.split_seed}
         del settings["download"]
         return settings
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """A training that has ended.
-
-    run: what to log and register. weights, card: bytes of NAME.safetensors and NAME.json.
-    encoder: what a probe would read. notes: a line each, for people.
-    """
-
-    run: Run
-    weights: bytes
-    card: bytes
-    encoder: Encoder
-    notes: tuple[str, ...]
 
 
 def require_trainable(request: TrainingRequest, resume: Path | None = None) -> tuple[str, ...]:
@@ -100,17 +85,18 @@ def run_training(
     device: torch.device,
     *,
     source: str,
-    world: World | None = None,
+    world: World = ALONE,
     recorder: Recorder | None = None,
     resume: bool = False,
     progress: Progress = silent,
-) -> TrainingRun | None:
-    """Train, pack the weights, and build the encoder that a probe would read; None on all ranks but the first.
+) -> tuple[Run, Encoder] | None:
+    """Train; return what to log and register, with weights and card as files, and the encoder that a probe would read.
+
+    None on all ranks but the first.
 
     store: the dataset of the request. folder: of the checkpoints. source: where the weights come from, for people.
     Raises InputError as `train` does, and where a weight is too large for half precision.
     """
-    world = world or World()
     objective, config = request.objective, request.config
     split = split_store(store, request.split, request.split_seed)
     trained = train(
@@ -128,25 +114,47 @@ def run_training(
     )
     if not world.is_first:
         return None
-    weights, card = _weights_of(objective, trained, store, config.seed), _card_of(request, trained, store, split)
+    weights = _weights_of(objective, trained, store, config.seed)
     path = folder / WEIGHTS
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(weights)
     encoder = build(EncoderConfig(objective.encoder, weights=str(path), arithmetic=config.arithmetic), device)
     # The file is of this machine only.
     encoder.origin = replace(encoder.origin, source=source)
-    result = TrainingResult(
-        encoder=encoder,
-        step=trained.step,
-        num_steps=trained.num_steps,
-        is_converged=trained.is_converged,
-        metrics=trained.metrics,
-        untrained=trained.untrained,
-        images_per_s=trained.images_per_s,
-        files={WEIGHTS: weights, CARD: card},
+    files = {WEIGHTS: weights, CARD: _card_of(request, trained, store, split)}
+    return _run_of(request, trained, store, split, encoder, files), encoder
+
+
+def _run_of(
+    request: TrainingRequest,
+    trained: Trained,
+    store: Store,
+    split: Split,
+    encoder: Encoder,
+    files: Mapping[str, bytes],
+) -> Run:
+    """Return the kept weights' figures beside the untrained network's and a panel of feature maps; and the version.
+
+    The curves were logged while it trained.
+    """
+    metrics = {f"best_val_{name}": value for name, value in trained.metrics.items()}
+    metrics |= {f"untrained_val_{name}": value for name, value in trained.untrained.items()}
+    metrics["num_steps"] = trained.step
+    if trained.images_per_s is not None:
+        metrics["images_per_s_overall"] = trained.images_per_s
+    end = f"It ended after all of its {trained.step} steps"
+    if trained.is_converged:
+        end = f"It had converged after {trained.step} of {trained.num_steps} steps"
+    pairs = ((name, value, trained.untrained[name]) for name, value in trained.metrics.items())
+    named = ", ".join(f"{name.replace('_', ' ')} {kept:.4g} (untrained {first:.4g})" for name, kept, first in pairs)
+    description = (
+        f"**{encoder.name}** ({encoder.origin.architecture}), trained for {encoder.origin.task} on "
+        f"{len(split.indices['train'])} images of {store.name} ({store.source}). {end}. "
+        f"On {len(split.scenes['val'])} validation scenes: {named}."
     )
-    run = training_run(store, split, settings_of(objective, config) | request.dataset_settings(), result)
-    return TrainingRun(run, weights, card, encoder, trained.notes)
+    tags = {"converged": str(trained.is_converged).lower()}
+    config = settings_of(request.objective, request.config) | request.dataset_settings()
+    return described_run(store, split, encoder, description, metrics, tags, config, files)
 
 
 def _weights_of(objective: Objective, trained: Trained, store: Store, seed: int) -> bytes:

@@ -7,7 +7,7 @@ the same code as those of the trained encoder, and go to the same cache. All is 
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,12 @@ from idl.features import EncodedDataset, NoFeaturesError, features_key
 from idl.fitting import fit_statistics
 from idl.probe_config import ProbeConfig, split_of
 from idl.probes.basis import NUM_NULL, Columns
-from idl.probes.exact import Curve, Solution, fit, fit_joint, recovered
+from idl.probes.exact import Curve, fit, fit_joint, recovered
 from idl.probes.statistics import FoldedStatistics
 from idl.progress import Progress, prefixed, silent
 from idl.targets import Target, target
 from idl.verdict.maps import ArmMaps, Lenders, derangement, squared_errors
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import Arm, StudyConfig
 
 CONSTANT, NULL, PIXELS = "constant", "null", "pixels"
 TRAINED, JOINT = "trained", "trained+pixels"
@@ -46,25 +46,6 @@ UNTRAINED = re.compile(r"untrained-(?P<form>[a-z]+)-(?P<seed>\d+)(?P<pixels>\+pi
 # Batch norms are calibrated on so many of the first training images, in float32.
 CALIBRATION_IMAGES = 128
 _CALIBRATION_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A fitted arm and, once the test split was read, its errors there.
-
-    columns: what it reads of the joint system, the bias first.
-    solution: its weights, penalty, rank and losses; the penalty of a joint arm is that of its pixels.
-    recovered: log ratio that an effect of the margin's size, planted in a joint arm's features, comes to on these
-      images; nan where none was planted.
-    squared_error: of each test image, summed over its valid pixels and the outputs, target units squared.
-    aligned_error: the same once each prediction has the scale and shift that fit its own image's truth best.
-    """
-
-    columns: tuple[int, ...]
-    solution: Solution
-    recovered: float = float("nan")
-    squared_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
-    aligned_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
 
 
 # By k and name.
@@ -133,7 +114,7 @@ def measure(
 
     beside = run.patches(encoder, max(ks))
     encoded = run.encoded(TRAINED, encoder)
-    trained = run.fit(TRAINED, (encoded, beside), ARMS, ks, planted_effect=config.rules.margin)
+    trained = run.fit(TRAINED, (encoded, beside), ARMS, ks, planted_effect=config.log_margin)
     shuffled, missing = None, []
     lenders = {
         name: lent

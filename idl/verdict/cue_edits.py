@@ -29,7 +29,6 @@ from idl.probes.grid import upsample
 from idl.probes.linear_probe import LinearProbe
 from idl.progress import Progress
 from idl.targets import Target
-from idl.verdict.settings import CuesConfig
 
 CLEAN, CONSTANT = "clean", "constant"
 GREY, HUE, FLAT, LOW_PASS, TILES, TURNED = "grey", "hue rotated", "luminance flat", "low-passed", "tiles", "upside down"
@@ -43,8 +42,10 @@ REMOVED: Mapping[str, str] = {
     TURNED: "vertical position",
 }
 LUMINANCE = (0.2126, 0.7152, 0.0722)
-# Of the low-pass, pixels.
-_SIGMA = 4.0
+# Of the low-pass, and side of the shuffled tiles, brought to whole cells of the encoder's grid; pixels.
+_SIGMA, TILE = 4.0, 64
+# Images that are kept for a picture.
+NUM_EXAMPLES = 2
 Images = Float[Tensor, "batch 3 H W"]
 Maps = Float[Tensor, "batch channels h w"]
 
@@ -162,7 +163,7 @@ def predict(
     encoder: Encoder,
     probe: LinearProbe,
     target: Target,
-    config: CuesConfig,
+    batch_size: int,
     progress: Progress,
 ) -> CuePredictions:
     """Predict every image clean and under every edit, and measure that image by image."""
@@ -170,16 +171,16 @@ def predict(
     height, width = store.protocol.size
     grid = encoder.grid(height, width)
     # Whole cells, and at least two tiles along each side where there are two cells.
-    cells = max(1, min(round(config.tile / encoder.stride), min(grid) // 2))
+    cells = max(1, min(round(TILE / encoder.stride), min(grid) // 2))
     num_tiles = (grid[0] // cells) * (grid[1] // cells)
-    count = min(config.num_examples, len(indices))
-    shown = {indices[int((part + 0.5) * len(indices) / config.num_examples)] for part in range(count)}
+    count = min(NUM_EXAMPLES, len(indices))
+    shown = {indices[int((part + 0.5) * len(indices) / NUM_EXAMPLES)] for part in range(count)}
     errors, sums = defaultdict[str, list[np.ndarray]](list), defaultdict[str, list[np.ndarray]](list)
     moments, examples = [], []
     remaining = iter(indices)
     layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
-        for read in batches(store, layers, indices, config.batch_size):
+        for read in batches(store, layers, indices, batch_size):
             truth, valid = (each.to(encoder.device) for each in read_target(target, read))
             rgb = images_of(read["rgb"].to(encoder.device))
             # Tiles are whole cells of what the network is fed.

@@ -41,7 +41,7 @@ from idl.verdict.cue_edits import (
     predict,
 )
 from idl.verdict.intervals import Interval, Series, interval, log_ratio, resample, resampled_sums
-from idl.verdict.settings import CuesConfig
+from idl.verdict.result import StudyConfig
 
 # A quarter: a reader of light and dark alone was measured to lose a sixth by the low-pass, which mixes neighbours.
 READ_SHARE = 0.25
@@ -49,6 +49,8 @@ READ_SHARE = 0.25
 # measured to do 1.3 times as much harm. To a reader of height alone shuffling did 0.6 times as much as turning.
 EXPLAINED = 2.0
 _THRESHOLD = "threshold"
+# Test images that are measured, spread evenly over the split.
+MAX_IMAGES = 180
 # Variance below this share of the mean square is rounding: what does not vary goes with nothing, 0.
 _ROUNDING = 1e-10
 
@@ -227,7 +229,8 @@ def cues(
     encoder: Encoder,
     probe: LinearProbe,
     target: Target,
-    config: CuesConfig,
+    config: StudyConfig,
+    batch_size: int,
     *,
     clusters: Sequence[str] | None = None,
     progress: Progress = silent,
@@ -236,14 +239,15 @@ def cues(
 
     A prediction for tiles that were shuffled, or for an image upside down, is mapped back on the encoder's grid,
     before it is upsampled: a probe of single cells that the edit does not touch keeps its loss exactly.
+    config: its level, draws and seed are those of the intervals over clusters. batch_size: images encoded at once.
     clusters: what each test image belongs to, in the split's order; None: scenes.
     Raises InputError where no test image has a valid pixel.
     """
     order = split.indices["test"]
-    spread = np.linspace(0, len(order) - 1, min(config.max_images, len(order)))
+    spread = np.linspace(0, len(order) - 1, min(MAX_IMAGES, len(order)))
     chosen: list[int] = np.unique(spread.round().astype(int)).tolist()
     of_image: Sequence[str] = [store.scenes[index] for index in order] if clusters is None else clusters
-    made = predict(store, [order[position] for position in chosen], encoder, probe, target, config, progress)
+    made = predict(store, [order[position] for position in chosen], encoder, probe, target, batch_size, progress)
 
     keep = made.num_valid > 0
     if not keep.any():
@@ -257,13 +261,13 @@ def cues(
             # a - clean > EXPLAINED (b - clean), written so that both sides are sums of what is not negative.
             losses[f"{edit} > {by}"] = losses[edit] + (EXPLAINED - 1) * losses[CLEAN]
             losses[f"{by} < {edit}"] = EXPLAINED * losses[by]
-    resampled = resample(losses, labels, draws=config.rules.draws, seed=config.rules.seed)
+    resampled = resample(losses, labels, draws=config.draws, seed=config.bootstrap_seed)
     num_values = float(made.num_valid.sum()) * target.num_outputs
     mean = {name: float(values.sum()) / num_values for name, values in losses.items()}
     lead = mean[CONSTANT] - mean[CLEAN]
 
     def between(above: str, below: str) -> Interval:
-        return interval(log_ratio(resampled[above], resampled[below]), config.rules.level)
+        return interval(log_ratio(resampled[above], resampled[below]), config.level)
 
     def measured(name: str, removed: str) -> EditLoss:
         lost = (mean[name] - mean[CLEAN]) / lead if lead > 0 else math.nan
@@ -321,10 +325,10 @@ def _within(sums: Float64[np.ndarray, "images 6"]) -> Float64[np.ndarray, "image
     return np.concatenate([sums[:, :3] * 0, about], axis=1)
 
 
-def _correlation(sums: Float64[np.ndarray, "images 6"], clusters: Sequence[str], config: CuesConfig) -> Interval:
-    parts = resampled_sums([*sums.T], clusters, config.rules.draws, config.rules.seed)
+def _correlation(sums: Float64[np.ndarray, "images 6"], clusters: Sequence[str], config: StudyConfig) -> Interval:
+    parts = resampled_sums([*sums.T], clusters, config.draws, config.bootstrap_seed)
     total, drawn, left_out = (_pearson(np.atleast_2d(each)) for each in parts)
-    return interval(Series(float(total[0]), drawn, left_out), config.rules.level)
+    return interval(Series(float(total[0]), drawn, left_out), config.level)
 
 
 def _pearson(sums: Float64[np.ndarray, "n 6"]) -> Float64[np.ndarray, " n"]:

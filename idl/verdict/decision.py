@@ -30,9 +30,10 @@ from scipy.special import ndtri
 
 from idl.errors import InputError
 from idl.probes.exact import PENALTIES, Solution
-from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, Arm
+from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED
 from idl.verdict.intervals import Interval, Series, draws_of_median, holm, interval, log_ratio, mean, p_value, resample
 from idl.verdict.result import (
+    Arm,
     ArmFigures,
     Cell,
     ClusterKind,
@@ -41,10 +42,10 @@ from idl.verdict.result import (
     Form,
     Gate,
     Outcome,
+    StudyConfig,
     Verdict,
     counted,
 )
-from idl.verdict.settings import VerdictConfig
 
 # Of the smallest detectable effect.
 POWER = 0.80
@@ -58,7 +59,7 @@ _MEDIAN_DRAWS = 1_000
 _NUM_VALID, _ALIGNED, _SHUFFLED = "valid pixels", ", aligned", ", on other images' truth"
 
 
-def decide(cells: Sequence[Cell], config: VerdictConfig, *, described: bool = True) -> tuple[Verdict, ...]:
+def decide(cells: Sequence[Cell], config: StudyConfig, *, described: bool = True) -> tuple[Verdict, ...]:
     """Return a verdict on every cell of a grid, in their order.
 
     described: with the figures that decide nothing, which take most of the time.
@@ -76,13 +77,13 @@ def decide(cells: Sequence[Cell], config: VerdictConfig, *, described: bool = Tr
         elif p <= config.alpha / 2:
             outcome = Outcome.LEARNED
         else:
-            outcome = Outcome.NOT_LEARNED if verdict.below(config.margin) else Outcome.INCONCLUSIVE
+            outcome = Outcome.NOT_LEARNED if verdict.below(config.log_margin) else Outcome.INCONCLUSIVE
         concluded = replace(verdict, outcome=outcome, adjusted_p=p, num_tested=len(tested))
         verdicts.append(replace(concluded, reason=_reason(concluded, config)))
     return tuple(verdicts)
 
 
-def require_draws(num_cells: int, config: VerdictConfig) -> None:
+def require_draws(num_cells: int, config: StudyConfig) -> None:
     """Raise InputError where the draws are too few for any of so many cells to be LEARNED."""
     # With no draw at or below the margin p is 1 / (draws + 1), and up to a few times that where z0 is not 0.
     needed = math.ceil(4 * num_cells / (config.alpha / 2))
@@ -90,7 +91,7 @@ def require_draws(num_cells: int, config: VerdictConfig) -> None:
         raise InputError(f"draws={config.draws}: too few for {counted(num_cells, 'question')}. Pass {needed} or more.")
 
 
-def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
+def _measure(cell: Cell, config: StudyConfig, described: bool) -> Verdict:
     """Return everything that one cell says by itself; its outcome is open."""
     kept = np.flatnonzero(cell.num_valid > 0)
     clusters = [cell.clusters.of_image[index] for index in kept]
@@ -105,14 +106,14 @@ def _measure(cell: Cell, config: VerdictConfig, described: bool) -> Verdict:
             sums |= {name + _SHUFFLED: cell.shuffled[name].squared_error for name in (TRAINED, CONSTANT)}
         sums |= {name + _ALIGNED: arm.aligned_error for name, arm in cell.arms.items()}
     sums = {name: values[kept] for name, values in sums.items()}
-    resampled = resample(sums, clusters, draws=config.draws, seed=config.seed)
+    resampled = resample(sums, clusters, draws=config.draws, seed=config.bootstrap_seed)
 
     def compare(name: str, *above: str) -> Comparison:
         series = mean([log_ratio(resampled[arm], resampled[JOINT]) for arm in above])
         found = interval(series, config.level)
         needed = float(ndtri(1 - config.alpha / 2) + ndtri(POWER))
-        detectable = config.margin + needed * found.standard_error
-        return Comparison(name, above, JOINT, found, p_value(series, config.margin), detectable)
+        detectable = config.log_margin + needed * found.standard_error
+        return Comparison(name, above, JOINT, found, p_value(series, config.log_margin), detectable)
 
     beyond_pixels = compare("beyond pixels", PIXELS)
     learned = compare("learned, not built in", *deciding)
@@ -153,7 +154,7 @@ def _forms(arms: Mapping[str, Arm]) -> tuple[Form, ...]:
     return tuple(sorted(forms, key=lambda form: (form.cv_loss, form.name)))
 
 
-def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, ...]:
+def gates(cell: Cell, num_clusters: int, config: StudyConfig) -> tuple[Gate, ...]:
     """Return what has to hold before a verdict means anything: of fits, splits and clusters, never of a test loss."""
     # The common null has a grid of its own.
     arms = {name: arm for name, arm in cell.arms.items() if name != COMMON_NULL}
@@ -209,7 +210,7 @@ def gates(cell: Cell, num_clusters: int, config: VerdictConfig) -> tuple[Gate, .
     )
 
 
-def enough_clusters(num_clusters: int, clusters: ClusterKind, config: VerdictConfig) -> Gate:
+def enough_clusters(num_clusters: int, clusters: ClusterKind, config: StudyConfig) -> Gate:
     """Return whether the clusters are enough for a verdict, which is known before anything is measured."""
     passed = num_clusters >= config.min_clusters
     detail = f"{counted(num_clusters, clusters)}, of {config.min_clusters} or more"
@@ -240,7 +241,7 @@ def _describe(
     resampled: Mapping[str, Series],
     clusters: Sequence[str],
     untrained: tuple[str, ...],
-    config: VerdictConfig,
+    config: StudyConfig,
 ) -> Description:
     """Return the figures that decide nothing. sums: of the images, that were resampled. untrained: arms that decide."""
 
@@ -259,7 +260,7 @@ def _describe(
             joint = np.log(sums[JOINT])
             ratios = [np.where(sums[arm] == sums[JOINT], 0.0, np.log(sums[arm]) - joint) for arm in above]
             values = np.mean(ratios, axis=0)
-        draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.seed)
+        draws = draws_of_median(values, clusters, draws=min(config.draws, _MEDIAN_DRAWS), seed=config.bootstrap_seed)
         estimate = float(np.quantile(values, 0.5, method="inverted_cdf"))
         ends = ((1 - config.level) / 2, (1 + config.level) / 2)
         low, high = np.quantile(draws, ends, method="inverted_cdf").tolist()
@@ -286,9 +287,9 @@ def _describe(
     )
 
 
-def _reason(verdict: Verdict, config: VerdictConfig) -> str:
+def _reason(verdict: Verdict, config: StudyConfig) -> str:
     """Say why, in one plain sentence with the figures that decided, as ratios of losses."""
-    margin = _times(config.margin)
+    margin = _times(config.log_margin)
     if verdict.outcome is Outcome.INVALID:
         failed = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
         return f"Nothing can be concluded, because a condition failed ({failed})."
@@ -297,7 +298,7 @@ def _reason(verdict: Verdict, config: VerdictConfig) -> str:
             f"Without what the encoder adds to the pixels the loss is {_ratio(verdict.beyond_pixels)} as high, and "
             f"with an untrained encoder in its place {_ratio(verdict.learned)}, both above the margin of {margin}."
         )
-    if decided := verdict.below(config.margin):
+    if decided := verdict.below(config.log_margin):
         what = "the pixels alone" if decided is verdict.beyond_pixels else "an untrained encoder with the pixels"
         return f"With {what} the loss is {_ratio(decided)} as high, below the margin of {margin}."
     if verdict.p <= config.alpha / 2:
@@ -306,7 +307,7 @@ def _reason(verdict: Verdict, config: VerdictConfig) -> str:
             f"{verdict.num_tested} questions at once (p = {verdict.adjusted_p:.2g}, above {config.alpha / 2:.2g})."
         )
     for each in (verdict.beyond_pixels, verdict.learned):
-        if each.log_ratio.high < config.margin:
+        if each.log_ratio.high < config.log_margin:
             missed = "what an effect of that size comes to here was not measured"
             if not math.isnan(verdict.recovered):
                 missed = (

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from idl import __version__
+from idl.report import Run
 from idl.targets import target
 from idl.verdict.baselines import COMMON_NULL, CONSTANT, JOINT, NULL, PIXELS, TRAINED, UNTRAINED, ArmsResult
 from idl.verdict.cues import CueTable
@@ -63,14 +64,17 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Untrained:
-    """A network beside which no answer stands: it was trained for nothing. loss: on the test split, k = all."""
+class EncoderRun:
+    """The run of an encoder's probe of one feature.
+
+    An encoder that was trained for nothing has no answer in the study, and its losses alone are shown.
+    cues: of it; None where they were not measured.
+    """
 
     encoder: str
     feature: str
-    k: int
-    loss: float
-    loss_over_null: float
+    run: Run
+    cues: CueTable | None = None
 
 
 def meaning(plan: Plan, answer: Answer) -> str:
@@ -78,7 +82,7 @@ def meaning(plan: Plan, answer: Answer) -> str:
     verdict = answer.verdict
     clusters = f"{counted(verdict.num_clusters, verdict.clusters)} {'was' if verdict.num_clusters == 1 else 'were'}"
     failed = [
-        _FAILED[gate.name].format(clusters=clusters, fewest=plan.config.rules.min_clusters)
+        _FAILED[gate.name].format(clusters=clusters, fewest=plan.config.min_clusters)
         for gate in verdict.gates
         if not gate.passed
     ]
@@ -120,12 +124,10 @@ def shown_names(study: Study) -> tuple[str, str, str]:
     return best, median, worst
 
 
-def document(
-    study: Study, tables: Sequence[CueTable], given: Provenance, untrained: Sequence[Untrained] = ()
-) -> dict[str, Any]:
+def document(study: Study, runs: Sequence[EncoderRun], given: Provenance) -> dict[str, Any]:
     """Return `verdict.json`, numbers that are not finite among them: `plain` makes JSON of it.
 
-    tables: cues of each encoder and feature, where they were measured.
+    runs: of all encoders and features.
 
     schema_version. digest: of "config" (the rules) and "fixed" (all else that was fixed before the test split was
       read). notes: what a reader must know.
@@ -144,15 +146,17 @@ def document(
     cues: an `EditLoss` for each edit with what is said of the cue, and correlations with luminance.
     """
     plan, store, split = study.plan, study.plan.store, study.plan.split
+    tables = [each.cues for each in runs if each.cues]
     features = [_of_feature(study.part(feature=each), tables) for each in plan.features]
-    is_matrix = len(features) > 1 or untrained
+    rows = matrix(study, runs)
+    is_matrix = len(features) > 1 or len(rows) > len(study.answers)
     return {
         "schema_version": SCHEMA_VERSION,
         "digest": plan.digest,
         "fixed": plan.fixed,
-        "config": asdict(plan.config.rules),
+        "config": plan.config.rules,
         "notes": notes(study),
-        **({"matrix": matrix(study, untrained), "features": features} if is_matrix else features[0]),
+        **({"matrix": rows, "features": features} if is_matrix else features[0]),
         "provenance": {
             "dataset": store.name,
             "source": store.source,
@@ -173,7 +177,7 @@ def document(
     }
 
 
-def matrix(study: Study, untrained: Sequence[Untrained] = ()) -> list[dict[str, Any]]:
+def matrix(study: Study, runs: Sequence[EncoderRun]) -> list[dict[str, Any]]:
     """Return a row for each answer, and one for each loss of a network that was trained for nothing.
 
     loss: mean squared error of the network's probe on the test split, target units squared. loss_over_null: how much
@@ -195,10 +199,13 @@ def matrix(study: Study, untrained: Sequence[Untrained] = ()) -> list[dict[str, 
                 **_picked(verdict, "p", "adjusted_p"),
             }
         )
-    for each in untrained:
-        own = _picked(each, "encoder", "k", "loss", "loss_over_null")
-        words = {"task": "none", "feature": target(each.feature).name, "is_all": True, "answer": "untrained"}
-        rows.append({name: (own | words).get(name) for name in rows[0]})
+    for each in runs:
+        if (each.encoder, each.feature) not in study.results:
+            report = each.run.report
+            own = {"encoder": each.encoder, "task": "none", "feature": target(each.feature).name, "is_all": True}
+            losses = {"loss": report.metrics["test_loss"], "loss_over_null": report.metrics["loss_over_null"]}
+            own |= {"k": int(str(report.params["k_chosen"])), "answer": "untrained", **losses}
+            rows.append({name: own.get(name) for name in rows[0]})
     return rows
 
 

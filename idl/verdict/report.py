@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from idl.encoders import Encoder
@@ -11,37 +11,16 @@ from idl.pipeline import probe
 from idl.probes.linear_probe import DepthModel
 from idl.progress import Progress, prefixed, silent
 from idl.report import Image, Run, RunReport, charts, tiles
-from idl.report.dataset import CONTEXTS, dataset_inputs
-from idl.report.encoder import model_slug
+from idl.report.encoder import CONTEXTS, dataset_inputs, model_slug
 from idl.report.views import shown_range
 from idl.targets import target
 from idl.verdict.baselines import COMMON_NULL, NULL, PIXELS, TRAINED
 from idl.verdict.cues import CueTable, Reading, cues
-from idl.verdict.document import Provenance, Untrained, document, matrix, meaning, notes, plain, shown_names
+from idl.verdict.document import EncoderRun, Provenance, document, matrix, meaning, notes, plain, shown_names
 from idl.verdict.page import Pictures, page
-from idl.verdict.settings import CuesConfig
 from idl.verdict.study import Answer, Study
 
 Panels = Mapping[str, Image]
-
-
-@dataclass(frozen=True)
-class EncoderRun:
-    """The run of an encoder's probe of one feature with its answers beside it.
-
-    cues: of it; None where they were not measured, or there is no answer: the encoder was trained for nothing.
-    """
-
-    encoder: str
-    feature: str
-    run: Run
-    cues: CueTable | None = None
-
-    @property
-    def untrained(self) -> Untrained:
-        """Its losses, beside which no answer stands."""
-        metrics, k = self.run.report.metrics, self.run.report.params["k_chosen"]
-        return Untrained(self.encoder, self.feature, int(str(k)), metrics["test_loss"], metrics["loss_over_null"])
 
 
 def probe_run(
@@ -82,7 +61,8 @@ def encoder_run(
             encoder,
             model.probe,
             feature,
-            CuesConfig(plan.probe.batch_size, plan.config.rules),
+            plan.config,
+            plan.probe.batch_size,
             clusters=plan.clusters.of_image,
             progress=prefixed(progress, encoder.name),
         )
@@ -94,39 +74,30 @@ def encoder_run(
 
 
 def whole_report(
-    study: Study,
-    null_panels: Mapping[str, Panels],
-    runs: Sequence[EncoderRun],
-    given: Provenance,
-    untrained: Sequence[EncoderRun] = (),
+    study: Study, null_panels: Mapping[str, Panels], runs: Sequence[EncoderRun], given: Provenance
 ) -> RunReport:
     """Return the report of the run that holds all answers.
 
-    null_panels: by feature. runs: of all encoders and features. untrained: of those that were trained for nothing.
+    null_panels: by feature. runs: of all encoders and features, those that were trained for nothing among them.
     """
-    rows = matrix(study, [each.untrained for each in untrained])
+    rows = matrix(study, runs)
     report = RunReport(
         params={"encoders": ", ".join(subject.encoder.name for subject in study.plan.subjects)},
         metrics={},
         tables={"matrix.csv": {name: [row[name] for row in rows] for name in rows[0]}},
-        texts=_texts(study, null_panels, runs, given, untrained),
+        texts=_texts(study, null_panels, runs, given),
         datasets=dataset_inputs(study.plan.store, study.plan.split, tuple(CONTEXTS)),
     )
     return with_answers(report, study, given.test_reads, is_whole=True)
 
 
 def _texts(
-    study: Study,
-    null_panels: Mapping[str, Panels],
-    runs: Sequence[EncoderRun],
-    given: Provenance,
-    untrained: Sequence[EncoderRun] = (),
+    study: Study, null_panels: Mapping[str, Panels], runs: Sequence[EncoderRun], given: Provenance
 ) -> dict[str, str]:
     """Return the page, and the same for programs, by artifact path."""
-    content = document(study, [each.cues for each in runs if each.cues], given, [each.untrained for each in untrained])
-    pictures = []
+    content, pictures = document(study, runs, given), []
     for feature in study.plan.features:
-        own = [each for each in runs if each.feature == feature]
+        own = [each for each in runs if (each.encoder, each.feature) in study.results and each.feature == feature]
         panels = {NULL: null_panels[feature], **{each.encoder: each.run.report.panels for each in own}}
         strips = {each.encoder: each.run.report.figures[_strip_path(each.encoder)] for each in own if each.cues}
         pictures.append(Pictures(panels, strips))
@@ -143,7 +114,7 @@ def markdown(study: Study) -> str:
     return "\n\n".join(lines) + "".join(f"\n\n> {note}" for note in notes(study))
 
 
-def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
+def summary(study: Study, runs: Sequence[EncoderRun]) -> str:
     """Return what the terminal shows: the losses that the answers rest on, the answers, and what each probe reads."""
     rows: list[Sequence[str]] = [("encoder, k", "test loss", "interval", "/ null", "/ common null", "/ pixels")]
     lines = []
@@ -161,15 +132,14 @@ def summary(study: Study, tables: Sequence[CueTable | None]) -> str:
         lines.append(f"\n{verdict.cell}: {verdict.outcome}\n  {meaning(study.plan, answer)}\n  {verdict.reason}")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.sentences) for each in tables if each)])
+    return "\n".join([*table, *lines, *("\n{}\n  {}".format(*each.cues.sentences) for each in runs if each.cues)])
 
 
-def overview(study: Study, untrained: Sequence[EncoderRun]) -> str:
+def overview(study: Study, runs: Sequence[EncoderRun]) -> str:
     """Return the matrix for the terminal: each encoder's answer at its largest k, and how much of the loss is left."""
     features = [target(each).name for each in study.plan.features]
     found = {
-        (row["encoder"], row["feature"]): f"{row['answer']} {row['loss_over_null']:.3f}"
-        for row in matrix(study, [each.untrained for each in untrained])
+        (row["encoder"], row["feature"]): f"{row['answer']} {row['loss_over_null']:.3f}" for row in matrix(study, runs)
     }
     rows = [("loss over null", *features)]
     rows += [(name, *(found[name, each] for each in features)) for name in dict.fromkeys(name for name, _ in found)]

@@ -1,5 +1,11 @@
-"""A cell, which is an encoder at one k with its evidence, and the verdict on it, whose fields verdict.json has."""
+"""What is fixed about a study; a cell, which is an encoder at one k with its evidence; and the verdict on it.
 
+The fields of a verdict are those of verdict.json.
+"""
+
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,11 +14,102 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from idl.verdict.baselines import Arm
+from idl.errors import InputError
+from idl.probes.exact import Solution
+from idl.settings import setting
 from idl.verdict.intervals import Interval
 
 # What is drawn as a whole. A recording has consecutive frames; a block is a piece of one.
 ClusterKind = Literal["scene", "scan", "recording", "block"]
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What is fixed about a study before the test split is read. Raises InputError for what cannot be.
+
+    min_clusters: a cell with fewer is INVALID. few_clusters: one with fewer is valid, and flagged.
+    max_excess_loss: how far the training loss of a fit may lie above the optimum, as a share of the optimum.
+    """
+
+    ks: str = setting(
+        "10,all", "Numbers that the probe reads at a cell, with commas between, or all; each is its own question."
+    )
+    margin: float = setting(1.05, "Ratio of losses up to which an effect counts as none.", at_least=1)
+    level: float = setting(0.95, "Level of the two-sided intervals, between 0 and 1.")
+    draws: int = setting(10_000, "Bootstrap draws.", at_least=100)
+    bootstrap_seed: int = setting(0, "Seed of the bootstrap draws.", at_least=0)
+    clusters: Literal["auto", "scene", "scan", "block"] = setting(
+        "auto",
+        "What is drawn as a whole: the scene; the scan, which is the folder that an image lies in; auto: scans where "
+        "scenes are too few for a verdict. Of consecutive frames it is the recording, or with block the block of them.",
+    )
+    untrained_seeds: int = setting(3, "Untrained twins of each kind.", at_least=1)
+    shuffle_seed: int = setting(0, "Seed of the shuffled-target control.", at_least=0)
+    common_stride: int = setting(8, "Stride of the null that is the same for every encoder, pixels.", at_least=1)
+    cues: bool = setting(True, "Measure which cues each probe reads.")
+    min_clusters: int = 10
+    few_clusters: int = 20
+    max_excess_loss: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.margin < math.inf:
+            raise InputError(f"margin={self.margin:g}: expected a ratio of losses of 1 or more, such as 1.05.")
+        if not 0 < self.level < 1:
+            raise InputError(f"level={self.level:g}: expected more than 0 and less than 1.")
+        if not self.requested_ks:
+            raise InputError("ks: none given. Pass numbers or all, with commas between, such as 10,all.")
+
+    @property
+    def requested_ks(self) -> tuple[str, ...]:
+        """Each k once, as it was typed."""
+        return tuple(dict.fromkeys(part.strip() for part in self.ks.split(",") if part.strip()))
+
+    @property
+    def log_margin(self) -> float:
+        """The margin as a log ratio of losses, which every comparison is."""
+        # Rounded: a margin has one digest, however it was computed.
+        return round(math.log(self.margin), 12)
+
+    @property
+    def alpha(self) -> float:
+        """Share of both tails together."""
+        return 1 - self.level
+
+    @property
+    def rules(self) -> dict[str, float]:
+        """What decides, as it is hashed and shown in verdict.json: the margin a log ratio, the seed of the draws."""
+        others = {name: getattr(self, name) for name in ("min_clusters", "few_clusters", "max_excess_loss")}
+        of_draws = {"level": self.level, "draws": self.draws, "seed": self.bootstrap_seed}
+        return {"margin": self.log_margin, **of_draws, **others}
+
+    def digest(self, fixed: Mapping[str, object]) -> str:
+        """Return the first 16 hex digits of the SHA-256 of all that is fixed before the test split is read.
+
+        Hashed is {"config": the rules, "fixed": `fixed`} as Python's
+        `json.dumps(..., sort_keys=True, separators=(",", ":"))` writes it, numbers as Python has them: 1e-08.
+        """
+        plan = {"config": self.rules, "fixed": fixed}
+        text = json.dumps(plan, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A fitted arm and, once the test split was read, its errors there.
+
+    columns: what it reads of the joint system, the bias first.
+    solution: its weights, penalty, rank and losses; the penalty of a joint arm is that of its pixels.
+    recovered: log ratio that an effect of the margin's size, planted in a joint arm's features, comes to on these
+      images; nan where none was planted.
+    squared_error: of each test image, summed over its valid pixels and the outputs, target units squared.
+    aligned_error: the same once each prediction has the scale and shift that fit its own image's truth best.
+    """
+
+    columns: tuple[int, ...]
+    solution: Solution
+    recovered: float = float("nan")
+    squared_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
+    aligned_error: Float64[np.ndarray, " images"] = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from idl.data.images import repeats
 from idl.data.splits import NUM_FOLDS, SPLITS, Split
 from idl.data.store import Store
-from idl.encoders import Encoder, EncoderConfig
-from idl.encoders.tasks import encoder_for_task, task_name
+from idl.encoders import Encoder, EncoderConfig, encoder_for_task, task_name
 from idl.encoders.untrained import KINDS, require_twins
 from idl.errors import InputError
 from idl.evaluate import require_native
@@ -20,10 +19,9 @@ from idl.probe_config import check as check_probe
 from idl.probes.exact import NUM_PLANTED, PENALTIES
 from idl.progress import Progress, prefixed, silent
 from idl.targets import target
-from idl.verdict.baselines import CALIBRATION_IMAGES, NULL, Arm, ArmsResult, measure, numbers_of
+from idl.verdict.baselines import CALIBRATION_IMAGES, NULL, ArmsResult, measure, numbers_of
 from idl.verdict.decision import decide, enough_clusters, require_draws
-from idl.verdict.result import Cell, Clustering, Verdict
-from idl.verdict.settings import StudyConfig
+from idl.verdict.result import Arm, Cell, Clustering, StudyConfig, Verdict
 
 # null has none, and the autoencoder none of a hub.
 _WITHOUT_WEIGHTS = {NULL, "autoencoder"}
@@ -41,8 +39,8 @@ def chosen_encoder(config: EncoderConfig, task: str) -> EncoderConfig:
     return replace(config, name=named.name, weights=weights)
 
 
-def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[EncoderConfig, ...]:
-    """Return the null at the common stride and each of `encoders`, whose names have commas between.
+def compared_encoders(encoders: str, weights: str) -> list[EncoderConfig]:
+    """Return each of `encoders`, whose names have commas between.
 
     weights: of those that take any. Raises InputError for names that cannot be, and for weights that nobody takes.
     """
@@ -54,8 +52,7 @@ def compared_encoders(encoders: str, weights: str, common_stride: int) -> tuple[
             f"weights={weights}: encoders={encoders} has none that takes them. Pass weights=auto, or judge one encoder "
             "with `idl verdict`."
         )
-    judged = (EncoderConfig(name, weights="auto" if name in _WITHOUT_WEIGHTS else weights) for name in names)
-    return (EncoderConfig(NULL, stride=common_stride), *judged)
+    return [EncoderConfig(name, weights="auto" if name in _WITHOUT_WEIGHTS else weights) for name in names]
 
 
 def encoders_of_tasks(tasks: str) -> dict[str, EncoderConfig]:
@@ -99,13 +96,13 @@ class Plan:
     @property
     def warning(self) -> str:
         """Why every answer will be INVALID, as far as that is known by now; "" where nothing speaks for it."""
-        gate = enough_clusters(len(set(self.clusters.of_image)), self.clusters.kind, self.config.rules)
+        gate = enough_clusters(len(set(self.clusters.of_image)), self.clusters.kind, self.config)
         return "" if gate.passed else f"the answer will be INVALID ({gate.name}: {gate.detail})."
 
     @property
     def digest(self) -> str:
         """Of all of it, to be written down first."""
-        return self.config.rules.digest(self.fixed)
+        return self.config.digest(self.fixed)
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def check(
         check_probe(replace(probe, k="all"), encoder)
         num_questions += len(set(numbers_of(config.requested_ks, encoder).values()))
         require_twins(encoder, config.untrained_seeds)
-    require_draws(num_questions * max(1, len(features)), config.rules)
+    require_draws(num_questions * max(1, len(features)), config)
     if len({target(each).name for each in features}) < len(features):
         raise InputError(f"feature={','.join(features)}: one is there twice. Name each once.")
     names = [subject.encoder.name for subject in subjects]
@@ -206,7 +203,7 @@ def plan(
     identities = [{"name": each.name, "identity": each.identity} for each in targets]
     for subject in subjects:
         subject.encoder.require(*store.protocol.size)
-    clusters = clusters_of(store, split.indices["test"], config.clusters, config.rules.min_clusters)
+    clusters = clusters_of(store, split.indices["test"], config.clusters, config.min_clusters)
     fixed = {
         **({"target": identities[0]} if len(identities) == 1 else {"targets": identities}),
         "dataset": store.digest,
@@ -311,6 +308,6 @@ def study(planned: Plan, cache_folder: Path, *, progress: Progress = silent) -> 
             asked.append((name, subject.task, feature, k, is_all))
             title = ", ".join([name, *of_feature, f"k = {k}{' (all)' if is_all else ''}"])
             cells.append(Cell(title, arms, result.num_valid, planned.clusters, result.shuffled[k], leaked))
-    verdicts = decide(cells, planned.config.rules)
+    verdicts = decide(cells, planned.config)
     answers = zip(asked, cells, verdicts, strict=True)
     return Study(planned, results, tuple(Answer(*each, cell.arms, verdict) for each, cell, verdict in answers))

@@ -10,7 +10,7 @@ from test_tracking_runs import started_together
 
 from idl.errors import InputError
 from idl.report import RunReport
-from idl.tracking import start
+from idl.tracking.runs import start
 from idl.tracking.store import quiet, require_reachable
 
 NUM_PROCESSES = 4
@@ -42,7 +42,7 @@ def test_processes_that_start_together_on_a_fresh_database(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     code = (
         "import mlflow, mlflow.store.tracking.sqlalchemy_store\n"
-        "from idl.tracking import start\n"
+        "from idl.tracking.runs import start\n"
         "print('ready', flush=True)\n"
         "input()\n"
         "with start('probe', 'together') as recorder:\n"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from idl.report import DatasetInput, RunReport
-from idl.tracking import start
+from idl.tracking.runs import start
 
 
 def artifacts(run_id: str, path: str | None = None) -> list[str]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from idl.report import Championship, ModelVersion
-from idl.tracking import fetch_weights, registered_encoder, start
-from idl.tracking.registry import promote
+from idl.tracking.registry import fetch_weights, promote, registered_encoder
+from idl.tracking.runs import start
 
 EXAMPLE = np.random.default_rng(0).random((2, 3, 64, 64), dtype=np.float32)
 

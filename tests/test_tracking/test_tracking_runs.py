@@ -12,8 +12,7 @@ import pytest
 from mlflow.entities import Run
 
 from idl.errors import InputError
-from idl.tracking import Terminated, count_test_readers, start
-from idl.tracking.runs import child
+from idl.tracking.runs import Terminated, child, count_test_readers, start
 
 
 def read(run_id: str) -> Run:
@@ -167,7 +166,7 @@ def started_together(code: str, num: int) -> list[str]:
 def test_sigterm_ends_the_run_as_killed(store: str) -> None:
     code = (
         "import time\n"
-        "from idl.tracking import start\n"
+        "from idl.tracking.runs import start\n"
         "with start('probe') as recorder:\n"
         "    print(recorder.run_id, flush=True)\n"
         "    time.sleep(60)\n"

@@ -18,7 +18,9 @@ from torch import nn
 
 from idl.errors import InputError
 from idl.report import Championship, DatasetInput, ModelVersion, RunReport
-from idl.tracking import fetch_weights, require_reachable, start
+from idl.tracking.registry import fetch_weights
+from idl.tracking.runs import start
+from idl.tracking.store import require_reachable
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def closed_port() -> int:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, idl, idl.tracking; print([n for n in ('mlflow', 'torch') if n in sys.modules])"
+    code = "import sys, idl, idl.tracking.runs; print([n for n in ('mlflow', 'torch') if n in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
 
