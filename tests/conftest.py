@@ -50,6 +50,15 @@ def workplace(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -
     mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.fixture
+def unregistered() -> Iterator[None]:
+    """As `without_registry`."""
+    from command_line import without_registry
+
+    with without_registry():
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -1,16 +1,19 @@
-"""What torchrun starts in the tests: the command line with a small basis, and an encoder that fails on one rank.
+"""What ranks do in the tests: the command line with a small basis, and an encoder that fails on one rank.
 
 IDL_TEST_FAULT, "RANK:IMAGES:HOW": that rank's encoder fails at its first batch after so many images, by "raise",
-"input" (an InputError) or "kill", and leaves the file `fault`, which is as old as that.
+"input" (an InputError) or "kill", and leaves the file HOW.fault, which is as old as that.
 """
 
 import os
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from planted import SmallNetwork
 from torch import Tensor, nn
 
+from idl import cli, features
 from idl.errors import InputError
 
 BASIS_IMAGES = 8
@@ -25,7 +28,7 @@ class FaultyNetwork(SmallNetwork):
         if len(x) > 1 and os.environ.get("RANK", "0") == rank:
             self.num_seen += len(x)
             if self.num_seen > int(images):
-                Path("fault").touch()
+                Path(f"{how}.fault").touch()
                 if how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise InputError("planted bad input") if how == "input" else ValueError("planted fault")
@@ -37,9 +40,12 @@ def network() -> nn.Module:
     return FaultyNetwork() if os.environ.get("IDL_TEST_FAULT") else SmallNetwork()
 
 
-if __name__ == "__main__":
-    from idl import features
-    from idl.cli import run
-
+def main(*arguments: str, program: Callable[[], None] = cli.main) -> None:
+    """Run the command line."""
     features.BASIS_IMAGES = BASIS_IMAGES
-    run()
+    sys.argv = ["idl", *arguments]
+    program()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:], program=cli.run)

@@ -1,6 +1,5 @@
-"""Workers of one study as processes of their own, forked from one that has imported all they need."""
+"""Workers of one study as processes of their own."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -8,11 +7,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-PRELOADED = ("torch", "timm", "optuna", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "idl.cli", __name__)
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*PRELOADED])
+import forked
 
 
 def start(
@@ -29,11 +25,7 @@ def start(
     one, when the study has a trial of it, or "testing" the winner; "": nowhere.
     together: workers that wait for each other, by NAME.training, before they train their first batch.
     """
-    process = CONTEXT.Process(target=_work, args=(name, folder, environment, arguments, hangs_at, together))
-    # The server that processes are forked from is started in a test's folder, and imports what this process can.
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
-        process.start()
-    return process
+    return forked.start(_work, name, folder, environment, arguments, hangs_at, together)
 
 
 def _work(

@@ -10,9 +10,9 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from itertools import dropwhile
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from planted import write_pairs
 from safetensors.torch import save_file
 
 from idl.cli import setup
+from idl.tracking.store import quiet
 
 # Short for these in what follows; `names` adds what it has made.
 SHORT = {
@@ -291,8 +292,11 @@ def test_what_a_message_advises_helps(
         act = _expanded(re.sub(r"/([^/(]*\(.+?\)[^/]*)/", lambda each: re.findall(each[1], message)[0], act), names)
         if act.startswith("$ "):
             step, _, act = act.removeprefix("$ ").partition(" then ")
-            step = re.sub("^mlflow", f"{sys.executable} -W ignore -m mlflow", step)
-            subprocess.run(step, shell=True, check=True, capture_output=True)
+            if step.startswith("mlflow "):
+                with quiet(transfer=True):
+                    import_module("mlflow.cli").cli(shlex.split(step)[1:], standalone_mode=False)
+            else:
+                subprocess.run(step, shell=True, check=True, capture_output=True)
         more, changed = _parsed(act)
         ended, after = said(variables | more, changed[1:] if changed[:1] == ["idl"] else words + changed)
         further = further or "need one each" * bool(re.search(r"\b(ONE|JUDGE)\b", command))

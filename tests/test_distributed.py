@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+import ranks
 import torch
+from command_line import run, working_folder
+from forked import Ended, run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
@@ -19,7 +23,6 @@ from safetensors.torch import load
 
 from idl import cache
 from idl.cache import MapFile
-from idl.cli import main
 from idl.data.preparation import prepare
 from idl.data.splits import split_by_scene
 from idl.distributed import ALONE, World, local_device, this_process
@@ -28,9 +31,9 @@ from idl.features import EncodedDataset
 from idl.protocol import Protocol
 from idl.tracking.store import quiet
 
-NUM_IMAGES = 60
+NUM_IMAGES = 36
 PROBE = ("probe", "--dataset", "folder", "--data", "walk", "--encoder", "ranks:network", "--device", "cpu")
-SMALL = ("--workers", "1", "--batch-size", "4")
+PROBE += ("--workers", "1", "--batch-size", "4")
 FIGURES = ("train_loss", "val_loss", "test_loss", "test_rmse", "test_delta1", "arms/null_test_loss")
 
 
@@ -103,40 +106,41 @@ def test_ranks_with_other_inputs_or_another_cache_are_refused(tmp_path: Path) ->
         EncodedDataset(store, split, network, elsewhere, 4, cpu, world=world)
 
 
-@pytest.fixture
-def folder(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with RGB-D pairs in `walk` and a tracking store, for this process and those it starts."""
-    write_pairs(workplace / "walk", num=NUM_IMAGES)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlflow.db")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(path) for path in (Path(__file__).parent, *sys.path)))
-    # As many as torchrun gives to each of several ranks.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("idl.features.BASIS_IMAGES", BASIS_IMAGES)
-    return workplace
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Path]:
+    """A working folder with RGB-D pairs in `walk` and a tracking store, with what one rank left: the run "one"."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with working_folder(folder, template) as patch:
+        write_pairs(folder / "walk", num=NUM_IMAGES)
+        patch.setattr("idl.features.BASIS_IMAGES", BASIS_IMAGES)
+        one_rank("one")
+        yield folder
 
 
 def one_rank(name: str, experiment: str = "") -> Run:
     """Probe in this process, with the cache `name`; return what it left in MLflow."""
-    before = sys.argv
-    sys.argv = ["idl", *PROBE, *SMALL, "--cache", name, "--experiment", experiment or name]
-    try:
-        main()
-    finally:
-        sys.argv = before
+    assert run(*PROBE, "--cache", name, "--experiment", experiment or name) == 0
     return only_run(experiment or name)
 
 
-def two_ranks(name: str, fault: str = "", experiment: str = "") -> subprocess.CompletedProcess[str]:
-    """Probe in two processes under torchrun. fault: as in `ranks`."""
+def two_ranks(name: str, fault: str = "", experiment: str = "") -> Ended:
+    """Probe in two processes, with the cache `name`. fault: as in `ranks`."""
+    arguments = (*PROBE, "--cache", name, "--experiment", experiment or name)
+    return run_ranks(Path(f"{experiment or name}-logs"), ranks.main, *arguments, fault=fault)
+
+
+def under_torchrun(name: str) -> Ended:
+    """The same by the command that a user types."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ranks")
-    return subprocess.run(
-        [*launcher, *PROBE, *SMALL, "--cache", name, "--experiment", experiment or name],
-        env={**os.environ, "IDL_TEST_FAULT": fault},
+    ended = subprocess.run(
+        [*launcher, *PROBE, "--cache", name, "--experiment", name],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+    return Ended(ended.returncode == 0, ended.stdout, ended.stderr)
 
 
 def only_run(experiment: str) -> Run:
@@ -153,9 +157,9 @@ def same_figures(one: Run, other: Run) -> bool:
 
 @pytest.mark.slow
 def test_two_ranks_give_what_one_gives_and_share_its_cache(folder: Path) -> None:
-    one = one_rank("one")
-    ended = two_ranks("two")
-    assert ended.returncode == 0, ended.stderr
+    one = only_run("one")
+    ended = under_torchrun("two")
+    assert ended.is_done, ended.stderr
     two = only_run("two")
     assert two.info.status == "FINISHED"
     assert two.data.params == one.data.params
@@ -180,7 +184,7 @@ def test_two_ranks_give_what_one_gives_and_share_its_cache(folder: Path) -> None
             assert bytes(found["json"].tolist())[:30] == bytes(expected["json"].tolist())[:30]
 
     again = two_ranks("one", experiment="again")
-    assert again.returncode == 0, again.stderr
+    assert again.is_done, again.stderr
     assert only_run("again").data.metrics["encoded_images"] == 0
     assert same_figures(one, only_run("again"))
 
@@ -191,19 +195,20 @@ def test_two_ranks_give_what_one_gives_and_share_its_cache(folder: Path) -> None
     [
         ("1:8:kill", "another rank has ended. See its error, and torchrun's report."),
         ("0:16:raise", "ValueError: planted fault"),
-        ("1:16:input", "rank 1: planted bad input"),
+        ("1:8:input", "rank 1: planted bad input"),
     ],
 )
 def test_a_rank_that_fails_ends_all_and_one_rank_goes_on(folder: Path, fault: str, line: str) -> None:
     """The command fails with the first rank that does, the one run says why, and nothing is done again."""
-    ended = two_ranks("cache", fault)
-    assert ended.returncode != 0
+    name = fault.rpartition(":")[2]
+    ended = two_ranks(name, fault)
+    assert not ended.is_done
     # Half a minute after SIGTERM, torchrun kills those that did not hear it.
-    assert time.time() - Path("fault").stat().st_mtime < 25
+    assert time.time() - Path(f"{name}.fault").stat().st_mtime < 25
     assert line in ended.stderr
-    failed = only_run("cache")
+    failed = only_run(name)
     assert failed.info.status == "FAILED"
     assert failed.data.tags["idl.error"] == line
-    went_on = one_rank("cache", experiment="on")
+    went_on = one_rank(name, experiment=f"{name} on")
     assert went_on.data.metrics["encoded_images"] <= NUM_IMAGES - 8
-    assert same_figures(went_on, one_rank("whole"))
+    assert same_figures(went_on, only_run("one"))

@@ -293,6 +293,7 @@ def written(root: Path, write: Write) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("unregistered")
 @pytest.mark.parametrize("name", dict.fromkeys((*FIGURES, *REFUSED)))
 def test_the_command_line_comes_to_the_figure(workplace: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
     case = CASES[name]

@@ -50,6 +50,7 @@ def prepared() -> Store:
     return Store.open(path)
 
 
+@pytest.mark.usefixtures("unregistered")
 @pytest.mark.parametrize("beyond", [14.0, 1e10])
 def test_a_depth_out_of_range_enters_no_average(workplace: Path, beyond: float) -> None:
     for number in range(30):

@@ -265,6 +265,7 @@ def test_what_is_lost_is_said_with_the_study_that_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unregistered")
 def test_an_open_range_of_k_ends_where_that_of_the_first_worker_does(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +285,7 @@ def test_an_open_range_of_k_ends_where_that_of_the_first_worker_does(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unregistered")
 def test_a_study_of_another_encoder_is_refused_before_there_is_a_run(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

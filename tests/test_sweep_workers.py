@@ -7,6 +7,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import mlflow
 import optuna
 import postgres
@@ -14,7 +15,6 @@ import pytest
 import sqlalchemy
 import sweep_workers
 from planted import write_pairs
-from sweep_workers import CONTEXT
 from test_cli import SMALL
 from test_sweep import CONFIG, SUBJECT, Swept
 from test_sweep_cli import ENCODER, children, runs
@@ -196,12 +196,8 @@ def test_workers_start_together_on_a_fresh_database(kind: str, tmp_path: Path, r
     urls = [f"sqlite:///{tmp_path / name}.db" for name in names]
     if kind == "postgresql":
         urls = [request.getfixturevalue("server").create(name) for name in names]
-    start, answers = CONTEXT.Barrier(NUM_WORKERS), CONTEXT.Queue()
-    processes = [
-        CONTEXT.Process(target=join_together, args=(urls, tmp_path, start, answers)) for _ in range(NUM_WORKERS)
-    ]
-    for process in processes:
-        process.start()
+    start, answers = forked.CONTEXT.Barrier(NUM_WORKERS), forked.CONTEXT.Queue()
+    processes = [forked.start(join_together, urls, tmp_path, start, answers) for _ in range(NUM_WORKERS)]
     try:
         found = [answers.get(timeout=120) for _ in urls for _ in processes]
         assert sorted(found, key=str) == sorted([*range(NUM_WORKERS)] * len(urls))

@@ -1,8 +1,5 @@
 """The batches that a training sees, whole or in parts: the same whoever reads them."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import training_ranks
+from forked import run_ranks
 from planted_training import SMALL, LabelledReader, small_store, trained, wide_store
 from safetensors.torch import load_file
 from torch import Tensor
@@ -145,19 +143,6 @@ def test_a_batch_in_parts_gives_the_weights_of_a_whole_one(made: tuple[Store, Sp
         close(whole, weights(replace(CONFIG, seed=1), made, tmp_path / "other"))
 
 
-def two_ranks(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    folders = os.pathsep.join(str(path) for path in (Path(__file__).parent, *sys.path))
-    return subprocess.run(
-        [*launcher, "-m", "training_ranks", *arguments],
-        env={**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_two_ranks_give_the_weights_of_one_and_are_interrupted_together(
     made: tuple[Store, Split], tmp_path: Path
@@ -165,12 +150,12 @@ def test_two_ranks_give_the_weights_of_one_and_are_interrupted_together(
     one = str(tmp_path / "one.safetensors")
     training_ranks.main(str(made[0].path), str(tmp_path / "one"), one)
     folder, two = str(tmp_path / "two"), str(tmp_path / "two.safetensors")
-    ended = two_ranks(str(made[0].path), folder, two, "6")
-    assert ended.returncode != 0
+    ended = run_ranks(tmp_path / "cut", training_ranks.main, str(made[0].path), folder, two, "6")
+    assert not ended.is_done
     assert not Path(two).exists()
     # Rank 0 writes after the step in which rank 1 got the signal.
     content, _ = Checkpoints(Path(folder)).newest({})
     assert content["state"]["step"] == 6
-    ended = two_ranks(str(made[0].path), folder, two, "0", "resume")
-    assert ended.returncode == 0, ended.stderr
+    ended = run_ranks(tmp_path / "rest", training_ranks.main, str(made[0].path), folder, two, "0", "resume")
+    assert ended.is_done, ended.stderr
     close(load_file(one), load_file(two))

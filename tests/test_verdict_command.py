@@ -86,6 +86,7 @@ def test_a_verdict_is_one_run_with_its_figures(folder: Path, capfd: pytest.Captu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unregistered")
 def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("main", *SMALL, *FEW, "--encoders", "autoencoder") == 0
     parent = next(each for each in runs() if "mlflow.parentRunId" not in each.data.tags)
@@ -112,6 +113,7 @@ def test_a_study_has_a_run_and_a_child_for_each_encoder(folder: Path, capfd: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unregistered")
 def test_a_matrix_has_a_child_for_each_cell_and_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     features = ("depth", "log-depth")
     asked = ("--tasks", "reconstruction,none", "--feature", ",".join(features))

@@ -1,13 +1,11 @@
-"""What torchrun starts in the tests: a training on a store that is there, whose weights rank 0 writes.
+"""What ranks do in the tests: a training on a store that is there, whose weights rank 0 writes.
 
 Arguments: the store, the folder of checkpoints, the file to write, the step after which rank 1 is interrupted (0:
 none), and whether to resume.
 """
 
-import sys
 from pathlib import Path
 
-import torch
 from planted_training import CPU, Interrupted
 from safetensors.torch import save_file
 
@@ -30,8 +28,3 @@ def main(store_path: str, folder: str, out: str, at: str = "0", resume: str = ""
         train(objective, CONFIG, store, split, Path(folder), CPU, world=world, resume=bool(resume))
         if world.is_first:
             save_file({name: tensor.contiguous() for name, tensor in objective.module.state_dict().items()}, out)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(*sys.argv[1:])
