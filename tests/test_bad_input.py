@@ -55,6 +55,7 @@ ROWS = {
     "database_address": ("STORE=postgresql://me:12@secret@127.0.0.1/idl prepare WALK", "not an address"),
     "file_store": ("STORE=mlruns verdict WALK", "mlflow migrate-filestore"),
     "run_id": (f"MLFLOW_RUN_ID={'0' * 32} compare WALK", "MLFLOW_RUN_ID=0 ... no such run"),
+    "experiment_id": ("MLFLOW_EXPERIMENT_ID=999 probe WALK", "no such experiment at ... pass --experiment"),
     "experiment": ("probe WALK --experiment gone", "experiment gone: is deleted"),
     "cache": ("probe WALK NULL --cache walk/rgb/0000.png", "cache=walk/rgb/0000.png: cannot be made"),
     # Datasets.
@@ -109,6 +110,7 @@ ROWS = {
     "crops_rooms": ("probe --dataset rooms NULL --test-images 5", "test_images=5: rooms has no images larger than"),
     # Encoders and weights.
     "encoder": ("probe WALK --encoder convnxt", "encoder=convnxt: ... Did you mean convnext"),
+    "encoder_prefix": ("probe WALK --encoder tim:resnet18", "Did you mean timm:NAME"),
     "encoder_timm": ("probe WALK --encoder timm:test_convnxt", "timm has no model 'test_convnxt'"),
     "encoder_module": ("probe WALK --encoder no.such:factory", "no.such cannot be imported"),
     "encoder_factory": ("probe WALK --encoder os.path:gone", "no callable 'gone'"),
@@ -118,6 +120,7 @@ ROWS = {
     "stage_none": ("probe WALK NULL --stage 1", "null has one level only"),
     "stride": ("null WALK --stride 7", "36 x 36 cells for 256 x 256 pixels"),
     "encoder_args": ("convnext WALK --encoder-args depth=3", "not a JSON object"),
+    "encoder_args_channels": ("""probe WALK TINY --weights random --encoder-args '{"in_chans": 1}'""", "in_chans"),
     "encoder_args_name": ("""probe WALK --encoder autoencoder --encoder-args '{"hue": 1}'""", "has no hue. It has"),
     "encoder_args_preset": ("""probe WALK --encoder autoencoder --encoder-args '{"preset": "xl"}'""", "small, medium"),
     "std": ("convnext WALK --std 0,1,1", "std=(0.0, 1.0, 1.0): a standard deviation must be above 0"),
@@ -184,6 +187,7 @@ ROWS = {
     "verdict_other_task": ("verdict WALK --encoder autoencoder --task imagenet", "were trained for reconstruction"),
     "verdict_task_typo": ("verdict WALK --task imagnet", "task=imagnet: ... Did you mean imagenet"),
     "verdict_untrained": ("verdict WALK --encoder null", "was not trained for anything"),
+    "verdict_twins": ("verdict WALK --encoder planted:one_weight --task sowing", "without an untrained twin"),
     "verdict_stride": ("verdict WALK --encoder autoencoder --common-stride 7", "divide images of 256 x 256 pixels"),
     "verdict_ks": ("verdict WALK --encoder autoencoder --ks 2,99", "ks=2,99: 99 is no number from 1 to 10"),
     "verdict_no_ks": ("verdict WALK --ks ,", "ks: none given"),

@@ -149,11 +149,6 @@ def test_random_weights_are_said_everywhere(
     assert "RANDOM" in left.data.tags["mlflow.note.content"]
 
 
-def test_a_doubtful_unit_is_a_warning(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(*walk("prepare", "--depth-scale", "5", "--max-depth", "1000")) == 0
-    assert "expected 0.1 to 100 m. Pass depth_scale=" in capfd.readouterr().err
-
-
 def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) -> None:
     """A pool with an idle thread must not keep it; what is registered for the exit must happen."""
     script = (

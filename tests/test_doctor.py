@@ -56,9 +56,10 @@ def scene(seed: int, warm: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndar
     return rgb, depth_m, valid
 
 
-def pictures(
-    change: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple] = lambda *each: each, num: int = 12
-) -> list[Measured]:
+Change = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple]
+
+
+def pictures(change: Change = lambda *each: each, num: int = 12) -> list[Measured]:
     return [measure(f"{seed}", *change(*scene(seed, 0.7))) for seed in range(num)]
 
 
@@ -80,54 +81,58 @@ def longer(maps: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(maps).crop((10, 8, 117, 88)).resize((128, 96), 0))
 
 
+def moved(move: Callable[[np.ndarray], np.ndarray]) -> Change:
+    return lambda rgb, *maps: (rgb, *map(move, maps))
+
+
+def measured(share: float) -> Change:
+    return lambda rgb, depth_m, valid: (rgb, depth_m, np.random.default_rng(0).random(valid.shape) < share)
+
+
+SENSOR = replace(EXPECTED, has_holes=True)
+
+
 @pytest.mark.parametrize(
-    ("move", "words"),
+    ("change", "expected", "check", "level", "words"),
     [
-        (lambda maps: maps[:, ::-1], "when mirrored"),
-        (lambda maps: maps[::-1], "when upside down"),
-        (lambda maps: maps[::-1, ::-1], "when turned by 180 degrees"),
-        (lambda maps: np.roll(maps, (-4, 9), (0, 1)), r"about ([89]|10) pixels left and moved about [345] pixels down"),
-        (longer, "shrunk 1.2 times"),
+        (moved(lambda maps: maps[:, ::-1]), EXPECTED, "registration", "doubt", "when mirrored"),
+        (moved(lambda maps: maps[::-1]), EXPECTED, "registration", "doubt", "when upside down"),
+        (moved(lambda maps: maps[::-1, ::-1]), EXPECTED, "registration", "doubt", "when turned by 180 degrees"),
+        (
+            moved(lambda maps: np.roll(maps, (-4, 9), (0, 1))),
+            EXPECTED,
+            "registration",
+            "doubt",
+            r"about ([89]|10) pixels left and moved about [345] pixels down",
+        ),
+        (moved(longer), EXPECTED, "registration", "doubt", "shrunk 1.2 times"),
         # A pixel is less than what two cameras are registered to.
-        (lambda maps: np.roll(maps, 1, 1), None),
+        (moved(lambda maps: np.roll(maps, 1, 1)), EXPECTED, "registration", "ok", ""),
+        (lambda rgb, *maps: (rgb[..., ::-1], *maps), EXPECTED, "channel order", "doubt", "a guess"),
+        (lambda rgb, *maps: (rgb[..., :1].repeat(3, axis=-1), *maps), EXPECTED, "channel order", "note", ""),
+        (lambda rgb, depth_m, valid: (rgb, depth_m * 1000, valid), EXPECTED, "units", "bad", "Divided by 1000"),
+        (lambda *each: each, replace(EXPECTED, median_m=(20, 100)), "units", "doubt", ""),
+        (measured(1), SENSOR, "holes", "doubt", ""),
+        (measured(1), EXPECTED, "holes", "ok", ""),
+        (measured(0.2), SENSOR, "holes", "doubt", "79.8% of the pixels"),
+        (measured(0), SENSOR, "holes", "doubt", "12 images, the first 0"),
+        (measured(0), SENSOR, "units", "bad", ""),
+        (lambda rgb, *maps: (np.full_like(rgb, 90), *maps), EXPECTED, "images", "doubt", "12 images, the first 0"),
     ],
 )
-def test_depth_that_lies_elsewhere_is_seen_with_what_would_register_it(
-    move: Callable[[np.ndarray], np.ndarray], words: str | None
+def test_what_is_wrong_with_pixels_is_found(
+    change: Change, expected: Expected, check: str, level: str, words: str
 ) -> None:
-    found = findings(pictures(lambda rgb, *maps: (rgb, *map(move, maps))))["registration"]
-    assert found.level == ("doubt" if words else "ok")
-    assert re.search(words or "", found.found)
+    found = findings(pictures(change), expected)
+    assert found[check].level == level
+    assert re.search(words, f"{found[check].found} {found[check].advice}")
+    # Units are doubted once.
+    assert level != "bad" or "depth range" not in found
 
 
 def test_depth_of_another_image_is_not_called_registered() -> None:
     others = [measure(f"{seed}", scene(seed)[0], *scene(seed + 100)[1:]) for seed in range(12)]
     assert findings(others)["registration"].level == "note"
-
-
-def test_bgr_is_doubted_and_grey_is_left_open() -> None:
-    swapped = findings(pictures(lambda rgb, *rest: (rgb[..., ::-1], *rest)))["channel order"]
-    assert (swapped.level, "a guess" in swapped.found) == ("doubt", True)
-    grey = pictures(lambda rgb, *rest: (rgb[..., :1].repeat(3, axis=-1), *rest))
-    assert findings(grey)["channel order"].level == "note"
-
-
-def test_a_doubtful_unit_is_said_once_and_is_bad_where_no_depth_is_in_the_range() -> None:
-    millimetres = pictures(lambda rgb, depth_m, valid: (rgb, depth_m * 1000, valid))
-    assert [each.level for check, each in findings(millimetres).items() if check in ("units", "depth range")] == ["bad"]
-    assert "Divided by 1000" in findings(millimetres)["units"].advice
-    assert findings(pictures(), replace(EXPECTED, median_m=(20, 100)))["units"].level == "doubt"
-
-
-def test_holes() -> None:
-    sensor = replace(EXPECTED, has_holes=True)
-    filled = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.ones_like(valid)))
-    assert [findings(filled, each)["holes"].level for each in (sensor, EXPECTED)] == ["doubt", "ok"]
-    sparse = pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.random.default_rng(0).random(valid.shape) < 0.2))
-    assert "79.8% of the pixels" in findings(sparse, sensor)["holes"].found
-    empty = findings(pictures(lambda rgb, depth_m, valid: (rgb, depth_m, np.zeros_like(valid)), num=3), sensor)
-    assert "3 images, the first 0" in empty["holes"].found
-    assert empty["units"].level == "bad"
 
 
 def test_a_white_frame_is_fine_only_where_the_crop_takes_it_away() -> None:
@@ -145,9 +150,7 @@ def test_a_white_frame_is_fine_only_where_the_crop_takes_it_away() -> None:
     assert without == ["ok", "doubt"]
 
 
-def test_blank_images_several_sizes_and_the_sample() -> None:
-    blank = pictures(lambda rgb, *rest: (np.full_like(rgb, 90), *rest), num=2)
-    assert "2 images, the first 0" in findings(blank)["images"].found
+def test_several_sizes_and_the_sample() -> None:
     several = [*pictures(num=2), measure("small", *(each[:48] for each in scene(0)))]
     assert "96 x 128 (2), 48 x 128 (1)" in findings(several)["resolution"].found
     assert sample_of(100, 5) == (0, 25, 50, 74, 99)

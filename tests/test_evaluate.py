@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from planted import PlantedReader, SmallNetwork
-from planted_frames import FramesReader
 from torch import Tensor
 
 from idl.data.preparation import prepare
@@ -100,13 +99,6 @@ def test_batches_and_ranks_change_nothing(store: Store, wanted: Target) -> None:
         assert [panel.name for panel in one.panels] == [panel.name for panel in other.panels] == list(store.names[:7])
 
 
-def test_a_depth_as_a_field_has_the_error_of_depth(store: Store) -> None:
-    """Predictions of 1 to 2 m are inside the range, so that nothing is clamped."""
-    depth, field = (collected(store, each, [[7]]).sums.summary() for each in (TARGETS[0], Smooth()))
-    for name in ("mse", "rmse", "mae", "mse_pooled", "rmse_pooled", "mae_pooled", "r2"):
-        assert field[name] == pytest.approx(depth[name], rel=1e-6)
-
-
 def by_red(rgb: Tensor) -> Tensor:
     """A prediction with no rule but the red channel, which leaves the range at both ends."""
     return (rgb[:, :1] * 6 - 0.5).clamp(0.001, 4.2)
@@ -165,26 +157,6 @@ def test_panels_show_the_images_that_they_are_named_after_and_keep_no_batch(odd_
         # Views of a batch would let memory grow with the test split, by 30 MB a panel at 256 x 256.
         for array in (panel.rgb, panel.truth, panel.prediction, panel.valid):
             assert array.base is None or array.base.nbytes == array.nbytes
-
-
-def test_images_of_another_shape_are_measured_in_windows_of_the_model_s(tmp_path: Path) -> None:
-    """Of a model that takes one size, here with its own depth for each half: as windows by hand, and at unit length."""
-    wide = Protocol(resolution=48, width=64)
-    frames = prepare(FramesReader(num_scenes=4, views=2, protocol=wide), wide, tmp_path)
-
-    def by_place(rgb: Tensor) -> Tensor:
-        assert rgb.shape[2:] == (48, 48)
-        return rgb[:, :1] + torch.linspace(0.5, 2, 48)
-
-    result = evaluate_model(by_place, frames, range(8), (0,), target("depth"), wide, STRIDE, window=(48, 48))
-    read = frames.read(("rgb", "depth", "valid"), range(8))
-    red, place = read["rgb"][..., 0] / 255, np.linspace(0.5, 2, 48)
-    share = np.minimum(np.arange(48) + 0.5, 47.5 - np.arange(48))
-    first, second = np.zeros((2, 64)), np.zeros((2, 64))
-    first[:, :48], second[:, 16:] = (share, share * place), (share, share * place)
-    prediction = red + ((first[1] + second[1]) / (first[0] + second[0]))
-    errors = [np.mean((p - d)[m] ** 2) for p, d, m in zip(prediction, read["depth"], read["valid"], strict=True)]
-    np.testing.assert_allclose(result.sums.per_image()["mse"], errors, rtol=1e-4)
 
 
 def test_normals_of_two_windows_are_measured_at_unit_length(tmp_path: Path) -> None:
@@ -261,14 +233,6 @@ def test_pictures_are_those_of_each_probe_alone(encoded: EncodedDataset, name: s
             expected = found.movedim(0, -1) if name == "normals" else found[0]
             # Maps are kept in half precision.
             np.testing.assert_allclose(prediction[position], expected.numpy(), rtol=5e-3, atol=1e-2)
-
-
-def test_pictures_of_a_short_split_are_all_of_it(encoded: EncodedDataset) -> None:
-    order = encoded.split.indices["val"]
-    shown = ShownImages.of(encoded, target("depth"), 1000)
-    assert shown.names == tuple(encoded.store.names[index] for index in order)
-    assert ShownImages.of(encoded, target("depth"), 1).names == shown.names[:1]
-    assert shown.predicted([], 64) == []
 
 
 def test_the_range_holds_98_percent_of_the_training_truth_and_is_kept(

@@ -186,12 +186,6 @@ def test_eigenvalues_that_span_eleven_decades() -> None:
             assert mse(weights, rows, truth) == pytest.approx(mse(ridge(rows, truth, floored), rows, truth), rel=1e-4)
 
 
-@pytest.mark.parametrize(("num_fixed", "k"), [(0, 1), (14, 0), (1, 13)])
-def test_sizes_that_do_not_fit_are_refused(num_fixed: int, k: int) -> None:
-    with pytest.raises(ValueError, match="do not fit"):
-        fit(held_out(drawn()), num_fixed=num_fixed, k=k)
-
-
 def beside(seed: int, num_rows: int = 60, num_outputs: int = 1) -> Rows:
     """Rows [bias | pixels | features], all correlated, and a truth that reads both, in noise."""
     return drawn(num_rows, NUM_PIXELS - 1 + NUM_FEATURES, num_outputs, seed, noise=8)

@@ -1,7 +1,5 @@
 """The worked example of a target from outside: its contract, brute force, and the whole main path."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from idl.data.store import Store
 from idl.encoders import Encoder, Origin
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
-from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
 from idl.targets import target
 
@@ -80,23 +77,3 @@ def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
     assert np.mean(np.asarray(table["rmse"], dtype=float)) == pytest.approx(metrics["test_rmse"])
     assert not {"angle_mean_deg", "delta1"} & table.keys()
     assert all(unit in run.report.description for unit in ("px an image", "px²"))
-
-
-def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: Path) -> None:
-    assert run.model.name == "idl-edge-distance-small"
-    assert run.report.tags["target_identity"] == target(NAME).identity
-    assert run.report.tags["target"] == "edge-distance"
-    assert run.model.championship is not None
-    path = tmp_path / "probe.safetensors"
-    path.write_bytes(run.model.files[path.name])
-    card = LinearProbe.load(str(path)).card
-    assert card.target == "edge-distance"
-    assert target(card.target_factory).identity == card.target_identity
-    assert run.model.championship.conditions["target_identity"] == target(NAME).identity
-    assert len(run.report.panels) == len(run.report.tables["per_image.json"]["image"])
-    assert all(key.startswith("edge-distance/") for key in run.report.panels)
-    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    prediction = run.model.module(rgb)
-    assert prediction.shape == (2, 1, 64, 64)
-    assert prediction.min() >= 0
-    assert prediction.max() <= 32

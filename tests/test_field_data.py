@@ -217,7 +217,9 @@ def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) ->
     case, root = CASES[name], tmp_path / "walk"
     for number in range(NUM):
         case.write(root, number, *scene(number))
-    options = {key: str(root / value) if key == "pairs" else value for key, value in case.options.items()}
+    options: dict[str, Any] = {
+        key: str(root / value) if key == "pairs" else value for key, value in case.options.items()
+    }
     found = reader(DatasetConfig("folder", str(root), **options))
     numbers = [number for number in range(NUM) if name != "one without depth" or number != 7]
     assert len(found.groups) == len({group.names for group in found.groups}) == len(numbers)
@@ -235,7 +237,9 @@ def test_the_samples_are_those_of_the_plain_layout(tmp_path: Path, name: str) ->
 def test_rotated_integers_that_were_not_asked_for_are_noted(tmp_path: Path) -> None:
     for number in range(3):
         rotated(tmp_path, number, *scene(number))
-    assert "depth_format=sunrgbd" in " ".join(reader(DatasetConfig("folder", str(tmp_path), max_depth=80.0)).notes)
+    found = reader(DatasetConfig("folder", str(tmp_path), max_depth=80.0))
+    assert isinstance(found, FolderReader)
+    assert "depth_format=sunrgbd" in " ".join(found.notes)
 
 
 OTHER = files("b/color/{n:04d}.png", "b/depth/{n:04d}.png")

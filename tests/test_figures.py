@@ -1,21 +1,14 @@
 """Figures: colours that mean what they say, fixed ranges, and nothing besides values in and pixels out."""
 
 import math
-import subprocess
-import sys
-from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from idl.errors import InputError
 from idl.report import charts, tiles
-from idl.report.canvas import ticks
-from idl.report.charts import spread, squared
 
 SIDE = 256
 RANGE_M = (0.0, 10.0)
@@ -209,34 +202,6 @@ def test_predictions_of_a_trial_have_the_colours_of_the_truth(value: Any, expect
     assert count(draw(-made, "trial 2"), expected) == 2 * side**2
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.08))
-def test_labels_never_touch_and_move_as_little_as_they_must(positions: list[float], gap: float) -> None:
-    moved = spread(positions, gap, 0.0, 1.0)
-    ordered = [moved[i] for i in np.argsort(positions, kind="stable")]
-    assert all(b - a >= gap - 1e-9 for a, b in pairwise(ordered))
-    assert min(moved) >= -1e-9
-    assert max(moved) <= 1 + 1e-9
-    # What is free already stays; what is crowded keeps its mean.
-    apart = [i + 0.5 * each for i, each in enumerate(positions)]
-    assert spread(apart, 0.4, -99, 99) == pytest.approx(apart)
-    assert np.mean(spread(positions, 0.1, -99, 99)) == pytest.approx(np.mean(positions))
-
-
-@given(st.floats(-100, 100), st.floats(1e-3, 1e3), st.integers(3, 8))
-def test_ticks_are_few_and_inside(low: float, span: float, at_most: int) -> None:
-    places = ticks(low, low + span, at_most)
-    assert 1 <= len(places) <= at_most
-    slack = 1.1e-3 * span + 1e-5 * max(abs(low), abs(low + span))
-    assert all(low - slack <= each <= low + span + slack for each in places)
-    # Those of a protocol begin at zero, and zero has no sign.
-    assert ticks(1e-3, 10.0) == [0, 2, 4, 6, 8, 10]
-    assert not np.signbit(ticks(-1.0, 1.0)).tolist()[2]
-
-
-def test_units_are_squared() -> None:
-    assert [squared(unit) for unit in ("m", "ln m", "1/m", "1")] == ["m²", "(ln m)²", "(1/m)²", ""]
-
-
 def test_the_smallest_inputs_can_be_drawn() -> None:
     one: dict[str, Any] = {"k": [1], "train_loss": [1.0], "cv_loss": [1.0], "chosen_k": 1}
     one |= {"arms": {}, "smallest_k_within": 1}
@@ -265,8 +230,3 @@ def test_every_trial_of_a_search_is_seen() -> None:
     plane = charts.search_plane([2, 8, 32, 4], [1e-3, 1e-2, 1e-1, 1.0], [1.0, 2.0, 3.0, math.inf], "loss")
     # The best is dark.
     assert min(count(plane, each) for each in (colour("viridis", 0.0), colour("viridis", 1.0), GREY)) > 10
-
-
-def test_no_state_is_shared_through_pyplot() -> None:
-    code = "import sys, idl.report.charts, idl.report.tiles; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,7 +1,5 @@
 """The report of a study: what the page shows, what the JSON says, and that the two are one."""
 
-import base64
-import io
 import json
 import math
 import re
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pillow
 from planted_losses import PlantedLosses, plain_solution
 
 from idl.data.splits import Split
@@ -26,7 +23,7 @@ from idl.encoders import Origin
 from idl.probe_config import ProbeConfig
 from idl.probes.exact import Curve
 from idl.protocol import Protocol
-from idl.report.tiles import PanelParts, panel
+from idl.report.tiles import panel
 from idl.verdict.baselines import ArmsResult
 from idl.verdict.cues import CueFinding, CueTable, EditLoss, Reading
 from idl.verdict.decision import decide
@@ -313,26 +310,6 @@ def test_the_answers_come_first_and_one_sentence_serves_two_that_are_the_same(
     words = Reader(page({**content, "cells": [first, twice, *others]}, Pictures(panels, {TWO: _noise(9)}))).text
     assert words.count(first["meaning"]) == 1
     assert "3 and all 160 numbers" in words
-
-
-def test_pictures_are_whole_and_have_words(
-    content: dict[str, Any], panels: Panels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few, many = np.zeros((5, 7, 3), dtype=np.uint8), _noise(2, 40)[:30]
-    few[2, 3] = (255, 0, 128)
-    parts = PanelParts(many, few, *(_noise(seed, 20) for seed in range(4)))
-    monkeypatch.setattr("idl.verdict.page.panel_parts", lambda panel: parts)
-    decoded = []
-    for each in Reader(page({**content, "images": content["images"][:1]}, Pictures(panels, {TWO: _noise(9)}))).all(
-        "img"
-    ):
-        assert each["alt"].strip()
-        data = base64.b64decode(each["src"].partition(",")[2])
-        decoded.append(np.asarray(Pillow.open(io.BytesIO(data)).convert("RGB")))
-        assert (each["height"], each["width"]) == tuple(map(str, decoded[-1].shape[:2]))
-    expected = [many, few, *[parts.prediction, parts.error] * 3, parts.value_key, parts.error_key, _noise(9)]
-    for found, pixels in zip(decoded, expected, strict=True):
-        np.testing.assert_array_equal(found, pixels)
 
 
 def test_a_bound_that_is_infinite_is_said_and_cues_that_were_not_measured_are_left_out(

@@ -186,23 +186,6 @@ def test_the_test_split_decides_nothing_and_is_read_last(
     assert "test" in events
 
 
-class NoiseReader(PlantedReader):
-    """Depth that has nothing to do with the picture."""
-
-    def read(self, index: int) -> list:
-        noise = np.random.default_rng(index)
-        return [
-            replace(sample, depth_m=np.where(sample.valid, 2 + noise.random((64, 64)), 0).astype(np.float32))
-            for sample in super().read(index)
-        ]
-
-
-def test_noise_is_not_learned(tmp_path: Path) -> None:
-    made = prepare(NoiseReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
-    metrics = probe(CONFIG, made, encoder(), tmp_path).report.metrics
-    assert metrics["test_loss"] >= 0.998 * metrics["arms/constant_test_loss"]
-
-
 def test_the_registered_model_predicts_what_was_measured(store: Store, tmp_path: Path) -> None:
     run = probe(CONFIG, store, encoder(), tmp_path)
     split = split_by_scene(store.scenes)
@@ -220,15 +203,6 @@ def test_the_registered_model_predicts_what_was_measured(store: Store, tmp_path:
     features = encoder()(rgb)
     torch.testing.assert_close(loaded.predict(features, (64, 64)), run.model.module.probe.predict(features, (64, 64)))  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     assert loaded.card.target == "depth"
-
-
-@pytest.mark.parametrize(("name", "value"), [("k", "9"), ("k", "many"), ("solver", "newton"), ("split", "1:1")])
-def test_bad_settings_end_before_an_image_is_encoded(store: Store, tmp_path: Path, name: str, value: str) -> None:
-    unused = encoder()
-    with pytest.raises(InputError):
-        probe(ProbeConfig(**{name: value}), store, unused, tmp_path)  # pyright: ignore[reportArgumentType]
-    assert unused.num_encoded == 0
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.gpu

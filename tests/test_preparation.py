@@ -23,7 +23,6 @@ from idl.data.datasets import DatasetConfig
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare, store_path
 from idl.data.reader import Sample
-from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
 
@@ -328,14 +327,3 @@ def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:
         assert datasets.open_store(asked, tmp_path).path == path
     with pytest.raises(InputError, match=r"another protocol \(name is idl, not diode-outdoor, max_depth_m is 5.0"):
         datasets.require(replace(config, protocol="diode-outdoor"))
-
-
-def test_bad_stores_are_named(tmp_path: Path) -> None:
-    store = prepare(frames(num_test=2), SMALL, tmp_path)
-    with pytest.raises(InputError, match="no layer 'materials'"):
-        store.read(("materials",), [0])
-    with h5py.File(store.path, "r+") as file:
-        del file["side"]
-        file.create_dataset("side", data=["train", "test"], dtype=h5py.string_dtype())
-    with pytest.raises(InputError, match="side has another length"):
-        Store.open(store.path)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from planted_losses import PlantedLosses, fit, with_fits
 
-from idl.errors import InputError
 from idl.verdict.baselines import Arm
 from idl.verdict.decision import decide
 from idl.verdict.document import plain
@@ -320,12 +319,3 @@ def test_the_digest_is_of_every_rule_and_all_else_that_is_fixed_as_it_is_said() 
     assert config.digest(fixed) == hashlib.sha256(text.encode()).hexdigest()[:16]
     # What the rules' own default is, and what a person types.
     assert StudyConfig().rules == StudyConfig(margin=1.05).rules
-
-
-def test_a_grid_or_a_cell_that_cannot_be_decided_is_refused() -> None:
-    cell = planted()
-    with pytest.raises(InputError, match=r"draws=2000: too few for 20 questions\. Pass 3200 or more"):
-        decide([replace(cell, name=str(number)) for number in range(20)], FEW_DRAWS)
-    for bad in (np.full(240, np.nan), np.full(240, -1.0), np.ones(239)):
-        with pytest.raises(ValueError, match="pixels: errors are not one finite sum of 0 or more an image"):
-            with_errors(cell, {"pixels": bad})
