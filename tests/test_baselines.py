@@ -21,7 +21,7 @@ from idl.data.loading import images_of
 from idl.data.preparation import prepare
 from idl.data.splits import split_by_scene
 from idl.data.store import Store
-from idl.encoders import Encoder, EncoderConfig, build
+from idl.encoders import EncoderConfig, build
 from idl.encoders.null import patches
 from idl.errors import InputError
 from idl.features import MapBatch, MapSource
@@ -170,50 +170,6 @@ def test_a_twin_that_runs_away_on_later_images_is_named(
     assert result.missing[1].startswith(sentence)
     assert set(result.arms[2]) == {*ARMS, "untrained-permuted-1", "untrained-permuted-1+pixels", "common null"}
     assert set(result.curves) == {"trained", "untrained-permuted-1"}
-
-
-def count_encoded(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[int]:
-    """Count images that encoders see, and interrupt once `most` were seen."""
-    seen, forward = [0], Encoder.forward
-
-    def counting(self: Encoder, rgb: Tensor) -> Tensor:
-        if most is not None and seen[0] + len(rgb) > most:
-            raise KeyboardInterrupt
-        seen[0] += len(rgb)
-        return forward(self, rgb)
-
-    monkeypatch.setattr(Encoder, "forward", counting)
-    return seen
-
-
-def numbers(result: ArmsResult) -> list[np.ndarray]:
-    return [arm.squared_error for arms in result.arms.values() for arm in arms.values()]
-
-
-def test_interrupted_it_goes_on_to_the_same_numbers(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("idl.features.BASIS_IMAGES", 8)
-
-    def run(folder: str, most: int | None = None) -> tuple[list[int], ArmsResult]:
-        with monkeypatch.context() as patch:
-            seen = count_encoded(patch, most)
-            return seen, measure(PROBE, TWO_AND_ALL, store, foreign(SmallNetwork(), 8), tmp_path / folder)
-
-    everything, whole = run("whole")
-    # Patches, the encoder, its permuted twin, and the common null.
-    assert everything[0] == 4 * store.num_images
-    for most in (60, 30):
-        with pytest.raises(KeyboardInterrupt):
-            run("parts", most)
-    left, resumed = run("parts")
-    # At most a basis's images are encoded twice at each interruption.
-    assert 0 < left[0] <= everything[0] - 90 + 2 * 8
-    none, again = run("whole")
-    assert none[0] == 0
-    for one, two, three in zip(numbers(whole), numbers(resumed), numbers(again), strict=True):
-        np.testing.assert_array_equal(one, two)
-        np.testing.assert_array_equal(one, three)
 
 
 def test_all_is_fitted_before_the_test_split_is_read(

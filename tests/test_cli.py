@@ -149,10 +149,22 @@ def test_random_weights_are_said_everywhere(
     assert "RANDOM" in left.data.tags["mlflow.note.content"]
 
 
-def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) -> None:
+def ended(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), [(("--version",), 0, "idl"), (("probe", "--dataset", "roms"), 2, "Did you mean")]
+)
+def test_the_program_ends_with_its_exit_code_and_all_its_output(
+    folder: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
     """A pool with an idle thread must not keep it; what is registered for the exit must happen."""
     script = (
-        "import atexit, sys\n"
+        "import atexit\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
         "pool = ThreadPoolExecutor(1)\n"
         "pool.submit(print, 'worked').result()\n"
@@ -160,43 +172,38 @@ def test_the_program_ends_with_its_exit_code_and_all_its_output(folder: Path) ->
         "from idl.cli import run\n"
         "run()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    for arguments, code, said in ((["--version"], 0, "idl"), (["probe", "--dataset", "roms"], 2, "Did you mean rooms")):
-        done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == code, done.stderr
-        assert said in done.stdout + done.stderr or code == 0
-        assert "worked" in done.stdout
-        assert "left" in done.stdout
+    done = ended(script, *arguments)
+    assert done.returncode == code, done.stderr
+    assert all(each in done.stdout + done.stderr for each in (words, "worked", "left"))
 
 
-def test_a_full_disk_while_encoding_is_said_and_resumed(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "arguments", "words"),
+    [
+        (20_000, ("prepare",), "no space left for the prepared dataset"),
+        (1_200_000, ("probe", "--encoder", "null", "--stride", "4"), "no space left for the cache"),
+    ],
+)
+def test_a_full_disk_is_said_and_gone_on_from(folder: Path, limit: int, arguments: list[str], words: str) -> None:
     """A limit on the size of files fails a write as a full disk does."""
     script = (
-        "import resource, signal, sys\n"
+        "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, resource.RLIM_INFINITY))\n"
+        "from idl.tracking import require_reachable\n"
+        "require_reachable('sqlite:///mlflow.db')\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
         "from idl.cli import main\n"
         "main()\n"
     )
-    arguments = walk("probe", "--encoder", "null", "--stride", "4")
-    assert run(*walk("prepare")) == 0
-    prepared = only_run()
-    assert "contact_sheet.png" in artifacts(prepared.info.run_id)
-    assert Path(prepared.data.tags["store"]).is_file()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    if arguments[0] == "probe":
+        assert run(*walk("prepare")) == 0
+        assert "contact_sheet.png" in artifacts(only_run().info.run_id)
+        assert Path(only_run().data.tags["store"]).is_file()
+    done = ended(script, *walk(*arguments))
     assert done.returncode == 2, done.stderr
-    assert "no space left for the cache" in done.stderr
-    assert run(*arguments) == 0
+    assert words in done.stderr
+    assert not list(folder.rglob("*.h5")) or arguments[0] == "probe"
+    assert run(*walk(*arguments)) == 0
 
 
 def test_help_of_every_command_is_complete(capfd: pytest.CaptureFixture[str]) -> None:

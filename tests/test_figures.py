@@ -179,18 +179,6 @@ def test_features_have_a_scale_of_their_own() -> None:
     assert count(constant, colour("PuOr_r", 0.5)) >= 0.99 * 160 * 160
 
 
-def test_a_contact_sheet_grows_by_bands_and_keeps_the_shape_of_the_images() -> None:
-    def sheet(images: int, width: int = 48) -> tuple[int, ...]:
-        rgb, depth = np.zeros((images, 48, width, 3), np.uint8), np.ones((images, 48, width), np.float32)
-        return tiles.contact_sheet(rgb, depth, depth > 0, None, RANGE_M, ["name"] * images).shape
-
-    assert sheet(1)[0] == sheet(6)[0]
-    assert sheet(12)[0] - sheet(6)[0] == sheet(18)[0] - sheet(12)[0] > 0
-    assert sheet(6, 96)[0] == sheet(6)[0]
-    # Six tiles twice as wide as they are high, of 96 pixels or more.
-    assert sheet(6, 96)[1] - sheet(6)[1] >= 6 * 96
-
-
 @pytest.mark.parametrize(
     ("value", "expected"), [(4.0, colour("viridis_r", 0.4)), (np.array([0, 0, -1]), (128, 128, 255))]
 )

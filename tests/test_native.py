@@ -76,26 +76,6 @@ def test_figures_of_a_preset_are_those_by_hand(tmp_path: Path, name: str, space:
             assert value == pytest.approx(expected[average], rel=1e-5)
 
 
-def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path) -> None:
-    """The same grid against frames that differ outside the crop, and beyond the range, only."""
-
-    class Spoilt(FramesReader):
-        def read(self, index: int) -> list:
-            (sample,) = super().read(index)
-            native = sample.layers[NATIVE].copy()
-            native[:6], native[90:], native[:, :11], native[:, 117:] = 0.5, 2.9, 1.1, 0.7
-            native[native > SMALL.max_depth_m] = 77.0
-            return [replace(sample, layers={NATIVE: native})]
-
-    grid = torch.from_numpy(np.random.default_rng(1).uniform(0, 4, (2, 1, 6, 8))).float()
-    found = []
-    for kind in (FramesReader, Spoilt):
-        store = prepare(kind(num_scenes=2, views=1, protocol=SMALL), SMALL, tmp_path / kind.__name__)
-        found.append(Measure(target("depth"), SMALL, 1.0, (1.0,)).native(store, grid, (0, 1), probe=0))
-    np.testing.assert_equal((found[0][0], found[0][1].rows), (found[1][0], found[1][1].rows))
-    assert 0 < found[0][1].num_valid.min() < 84 * 106
-
-
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Store:
     reader = FramesReader(num_scenes=8, views=2, protocol=SMALL, num_test=3)
