@@ -53,7 +53,7 @@ def test_a_frame_is_what_its_files_hold_with_normals_brought_to_our_axes(tree: t
         np.testing.assert_array_equal(sample.depth_m, np.where(seen.mask, seen.depth_m, 0))
         np.testing.assert_allclose(sample.layers["normals"], seen.normals, atol=2e-3)
         assert sample.layers["normals"].dtype == np.float16
-    assert index + 1 > len(MASK_TYPES)
+    assert len(tree[1]) > len(MASK_TYPES)
 
 
 def is_as_assumed(check: Mapping[Axes, float]) -> bool:

@@ -202,17 +202,6 @@ def test_nyu_with_another_checksum_without_its_split_and_with_one_from_0(nyu: Pa
     assert "lists 6 images, 0 to 5; expected each of 1 to 6" in diagnose(config, 1).reason
 
 
-def test_nyu_with_one_depth_in_both_places_or_swapped(planted: Planted, tmp_path: Path) -> None:
-    for name, raw_m, inpainted_m, line in (
-        ("copied", planted.inpainted_m, planted.inpainted_m, "one is a copy of the other"),
-        ("swapped", planted.inpainted_m, planted.raw_m, "Are the two swapped?"),
-    ):
-        changed = few(planted, raw_m=raw_m[:3], inpainted_m=inpainted_m[:3])
-        found = diagnose(DatasetConfig("nyu", str(write_mat(tmp_path / name / MAT, changed))))
-        assert line in text(found, "in-painted depth")
-        assert "was it filled in" in text(found, "holes")
-
-
 def test_nyu_that_cannot_be_read(nyu: Path, planted: Planted, tmp_path: Path) -> None:
     """What the reader refuses is the reason, whatever it is; a file that is cut is too."""
     lacking = write_mat(tmp_path / "lacking.mat", few(planted), leave_out=("rawDepths",))

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from planted import PlantedReader, SmallNetwork
+from planted_features import foreign
 from torch import Tensor
 
 from idl.data.preparation import prepare
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
 from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, predict_whole
 from idl.features import EncodedDataset
 from idl.fitting import PROBE, fit_statistics
@@ -178,9 +178,7 @@ def test_padding_does_not_reach_cells_that_are_whole() -> None:
 
 @pytest.fixture
 def encoded(store: Store, split: Split, tmp_path: Path) -> EncodedDataset:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(SmallNetwork(seed=0), name="small", stride=8, channels=8, origin=origin)
-    encoded = EncodedDataset(store, split, encoder, tmp_path, 4, torch.device("cpu"))
+    encoded = EncodedDataset(store, split, foreign(SmallNetwork(), 8), tmp_path, 4, torch.device("cpu"))
     # Puts every map into the cache.
     fit_statistics(encoded, target("depth"), silent)
     return encoded

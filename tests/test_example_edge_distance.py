@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from planted import small_network
+from planted import SmallNetwork
+from planted_features import foreign
 from target_contract import TargetContract
 
 from examples.edge_distance import EdgeDistance
 from idl.data.preparation import prepare
 from idl.data.rooms import RoomsReader, RoomsRecipe
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
@@ -59,10 +59,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
     config = ProbeConfig(target=NAME, split="4:2:2", batch_size=4)
-    return probe(config, store, encoder, tmp_path_factory.mktemp("cache"))
+    return probe(config, store, foreign(SmallNetwork(), 8), tmp_path_factory.mktemp("cache"))
 
 
 def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:

@@ -249,7 +249,6 @@ OTHER = files("b/color/{n:04d}.png", "b/depth/{n:04d}.png")
     ("first", "second", "layout", "other"),
     [
         (files("a/rgb/{n:04d}.png", "a/depth/{n:04d}.png"), OTHER, "plain", "scannet"),
-        (OTHER, SEVEN, "scannet", "7-scenes"),
         (lambda root, *pair: tum(root / "a", *pair), OTHER, "tum", "scannet"),
         # Both are of the plain layout: all are read, and no depth map is a picture that lacks depth.
         (files("a/rgb/{n:04d}.png", "a/depth/{n:04d}.png"), files("b/{n:04d}.png", "b/{n:04d}_depth.png"), "plain", ""),
@@ -258,19 +257,16 @@ OTHER = files("b/color/{n:04d}.png", "b/depth/{n:04d}.png")
 def test_folders_of_another_layout_beside_those_that_are_read_are_named(
     tmp_path: Path, first: Write, second: Write, layout: str, other: str
 ) -> None:
-    for number in range(12):
-        (first if number < 7 else second)(tmp_path, number, *scene(number))
+    for number in range(5):
+        (first if number < 3 else second)(tmp_path, number, *scene(number))
     found = reader(DatasetConfig("folder", str(tmp_path)))
     assert isinstance(found, FolderReader)
-    assert (found.layout_name, found.alone) == (layout, [])
-    said = [note for note in found.notes if "not read" in note]
-    if not other:
-        assert (len(found.pairs), said) == (12, [])
-        return
-    assert len(found.pairs) == 7
-    assert f"5 pairs of the layout {other} beside them were not read" in said[0]
-    assert f"Pass layout={other}" in said[0]
-    assert len(reader(DatasetConfig("folder", str(tmp_path), layout=other)).groups) == 5
+    assert (found.layout_name, found.alone, len(found.pairs)) == (layout, [], 3 if other else 5)
+    said = " ".join(note for note in found.notes if "not read" in note)
+    assert bool(said) is bool(other)
+    if other:
+        assert f"2 pairs of the layout {other} beside them were not read" in said
+        assert len(reader(DatasetConfig("folder", str(tmp_path), layout=other)).groups) == 2
 
 
 def test_smaller_depth_is_averaged_by_itself(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dense import Images, dense_losses
+from dense import dense_losses, images_of
 from planted import PlantedReader, SmallNetwork
 from torch import Tensor
 
@@ -53,17 +53,6 @@ def encoder(seed: int = 0) -> CountingEncoder:
     return CountingEncoder(network, name="small", stride=8, channels=8, origin=origin)
 
 
-def images(store: Store, indices: Sequence[int], name: str) -> Images:
-    read = store.read(("rgb", "depth", "valid", "normals"), indices)
-    wanted = target(name)
-    encoded, valid = wanted.encode(
-        torch.from_numpy(read["normals" if wanted.layer == "normals" else "depth"]).float(),
-        torch.from_numpy(read["valid"]),
-    )
-    rgb = torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255
-    return Images(rgb, encoded, valid)
-
-
 @pytest.mark.parametrize("name", ["depth", "log-depth", "inverse-depth", "normals"])
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_losses_are_those_of_brute_force(
@@ -72,7 +61,7 @@ def test_losses_are_those_of_brute_force(
     monkeypatch.setattr("idl.fitting.PENALTIES", (penalty,))
     run = probe(replace(CONFIG, target=name, k="all"), store, encoder(), tmp_path)
     split = split_by_scene(store.scenes)
-    parts = {part: images(store, split.indices[part], name) for part in ("train", "val", "test")}
+    parts = {part: images_of(store, split.indices[part], target(name)) for part in ("train", "val", "test")}
     with torch.inference_mode():
         expected = dense_losses(encoder(), parts["train"], [*parts.values()], penalty)
     # Half precision moves a prediction by about 2.8e-4 of its spread; times a residual of a third of it and averaged
@@ -268,7 +257,7 @@ def test_an_encoder_is_described_without_the_test_split(store: Store, monkeypatc
 
     monkeypatch.setattr(Store, "read", guard)
     run = materialise(CONFIG, store, encoder())
-    depth = [images(store, split_by_scene(store.scenes).indices[part], "depth") for part in ("train", "val")]
+    depth = [images_of(store, split_by_scene(store.scenes).indices[part], target("depth")) for part in ("train", "val")]
     mean = depth[0].target[:, 0][depth[0].valid].double().mean()
     expected = (depth[1].target[:, 0][depth[1].valid].double() - mean).square().mean()
     assert run.report.metrics["val_loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import PlantedReader, small_network
+from planted import PlantedReader, SmallNetwork
+from planted_features import foreign
 
 from idl.data.preparation import prepare
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
@@ -122,10 +122,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def probed(store: Store, name: str, folder: Path, **settings: object) -> Run:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
     config = ProbeConfig(target=name, batch_size=4, split="4:2:2", **settings)  # pyright: ignore[reportArgumentType]
-    return probe(config, store, encoder, folder)
+    return probe(config, store, foreign(SmallNetwork(), 8), folder)
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])
