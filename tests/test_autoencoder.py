@@ -104,11 +104,6 @@ def test_weights_are_drawn_as_the_description_says_of_the_seed_alone() -> None:
             assert not torch.equal(tensor, other[name])
 
 
-def test_a_preset_is_a_width() -> None:
-    assert AutoencoderConfig("medium").arguments == AutoencoderConfig(n_hid=128).arguments
-    assert AutoencoderConfig("medium", n_hid=8).n_hid == 8
-
-
 def test_the_squared_error_is_that_of_the_picture() -> None:
     rgb, output = images(2, 16, 24), torch.randn(2, 6, 16, 24, generator=torch.Generator().manual_seed(1))
     sigmoid = 1 / (1 + np.exp(-output[:, :3].double().numpy()))

@@ -113,7 +113,6 @@ def test_the_size_is_in_the_digest_and_goes_with_twins_and_the_origin() -> None:
         (config("timm:inception_v3"), ("stride of 16", "factory")),
         (config(size=100), ("encoder_size", "96")),
         (config("timm:resnet18", size=250), ("encoder_size", "256")),
-        (EncoderConfig("null", stride=7), ("36 x 36", "259")),
         (EncoderConfig("test_field_encoders:Untraceable"), ("torch.export", "another encoder")),
     ],
 )

@@ -18,7 +18,6 @@ from idl.data.images import (
     read_map,
     read_rgb,
     resize_depth,
-    resize_rgb,
     rgb_size,
     truth_mask,
 )
@@ -270,14 +269,6 @@ def test_averages_stay_inside_what_was_measured(height: int, width: int, side: i
     if kept.any():
         assert resized[kept].min() >= depth[valid].min() - 1e-5
         assert resized[kept].max() <= depth[valid].max() + 1e-5
-
-
-def test_rgb_and_depth_show_the_same_place() -> None:
-    ramp = np.tile(np.arange(64, dtype=np.float32), (48, 1))
-    rgb = np.repeat(ramp[..., None].astype(np.uint8), 3, axis=2)
-    colours = resize_rgb(rgb, Protocol(resolution=12))[..., 0]
-    depth, _ = resize_depth(ramp + 1, np.ones(ramp.shape, bool), Protocol(resolution=12))
-    np.testing.assert_allclose(depth[:, 1:-1] - 1, colours[:, 1:-1], atol=1)
 
 
 @pytest.mark.parametrize(

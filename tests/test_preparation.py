@@ -22,7 +22,6 @@ from idl.data import datasets
 from idl.data.datasets import DatasetConfig
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare, store_path
-from idl.data.reader import Sample
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
 
@@ -247,24 +246,6 @@ def test_a_store_knows_sides_and_native_truth(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read[row], np.where(truth <= 3.0, truth, 0))
     # Sides are part of the content.
     assert store.digest != prepare(frames(), SMALL, tmp_path / "without").digest
-
-
-def test_native_truth_must_be_there_and_of_one_size(tmp_path: Path) -> None:
-    class Mixed(FramesReader):
-        def read(self, index: int) -> list[Sample]:
-            other = replace(frames(), frame=(48, 64))
-            return other.read(index) if index == 3 else super().read(index)
-
-    for reader, message in (
-        (frames(has_native=False), "scene_00_0 has no native depth, which small is measured on"),
-        (
-            Mixed(num_scenes=6, views=2, protocol=SMALL),
-            "native_depth has 96 x 128 pixels in one image, 48 x 64 in another",
-        ),
-    ):
-        with pytest.raises(InputError, match=message):
-            prepare(reader, SMALL, tmp_path)
-        assert not list(tmp_path.glob("*.h5"))
 
 
 def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The store reads what h5py reads, gives every image once in batches, and says where a file is damaged."""
 
 import os
-import pickle
 import threading
 from pathlib import Path
 
@@ -72,12 +71,6 @@ def test_a_file_cut_short_after_it_was_opened_is_said(tmp_path: Path) -> None:
     os.truncate(store.path, store.path.stat().st_size // 20)
     with pytest.raises(InputError, match=r"damaged .*idl prepare"):
         store.read(("rgb",), range(NUM_IMAGES))
-
-
-def test_a_store_that_was_read_goes_to_another_process(store: Store) -> None:
-    store.read(("rgb",), [0])
-    twin = pickle.loads(pickle.dumps(store))
-    np.testing.assert_array_equal(twin.read(("rgb",), [3])["rgb"], store.read(("rgb",), [3])["rgb"])
 
 
 @pytest.mark.parametrize(("batch_size", "first"), [(1, 0), (5, 0), (5, 10), (60, 0), (100, 0)])
