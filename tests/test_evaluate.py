@@ -14,15 +14,14 @@ from torch import Tensor
 from idl.data.preparation import prepare
 from idl.data.splits import Split, split_by_scene
 from idl.data.store import Store
-from idl.evaluate import Evaluation, Measure, ShownImages, _collected, _evaluation, evaluate_model, predict_whole
+from idl.evaluate import Evaluation, ShownImages, evaluate_model, predict_whole
 from idl.features import EncodedDataset
-from idl.fitting import PROBE, fit_statistics
+from idl.fitting import fit_statistics
 from idl.progress import silent
 from idl.protocol import Protocol
 from idl.report import views
 from idl.targets import Target, target
 
-ARMS = ("constant", "null+position", PROBE)
 NUM_IMAGES, SIDE, CELLS = 7, 16, 4
 # 56 pixels are no multiple of 16: what pads an image must be gone.
 STRIDE = 16
@@ -55,48 +54,6 @@ class Smooth(Target):
 
     def decode(self, prediction: Tensor) -> Tensor:
         return prediction
-
-
-TARGETS = (target("depth"), target("log-depth"), target("normals"), Smooth())
-
-
-def collected(store: Store, wanted: Target, shares: list[list[int]]) -> Evaluation:
-    """Measure planted images, the third without a valid pixel, by ranks of which each has batches of these sizes."""
-    generator = torch.Generator().manual_seed(5)
-    shape = (NUM_IMAGES, SIDE, SIDE)
-    layer = 1 + 3 * torch.rand(shape, generator=generator)
-    if wanted.layer == "normals":
-        layer = torch.randn(*shape, 3, generator=generator)
-    valid = torch.rand(shape, generator=generator) < 0.8
-    valid[2] = False
-    grid = 1 + torch.rand(NUM_IMAGES, len(ARMS) * wanted.num_outputs, CELLS, CELLS, generator=generator)
-    measure = Measure(wanted, Protocol(resolution=SIDE), 2.5, (2.5,) * wanted.num_outputs)
-    parts, first = [], 0
-    for sizes in shares:
-        batches = []
-        for size in sizes:
-            part = slice(first, first + size)
-            batches.append((first, grid[part], {wanted.layer: layer[part], "valid": valid[part]}))
-            first += size
-        parts.append(_collected(batches, measure, store, range(NUM_IMAGES), ARMS, sum(sizes)))
-    return _evaluation(parts, measure, ARMS)
-
-
-@pytest.mark.parametrize("wanted", TARGETS, ids=lambda each: each.name)
-def test_batches_and_ranks_change_nothing(store: Store, wanted: Target) -> None:
-    """And the probe's error is the same as an arm and in its metrics."""
-    one = collected(store, wanted, [[NUM_IMAGES]])
-    summary = one.sums.summary()
-    for name, value in one.arm_errors[PROBE].items():
-        assert summary[name] == pytest.approx(value, rel=1e-6)
-    for shares in ([[3, 4]], [[2, 1], [4]], [[7], []], [[], [7]]):
-        other = collected(store, wanted, shares)
-        for arm in ARMS:
-            np.testing.assert_array_equal(one.losses[arm], other.losses[arm])
-            assert one.arm_errors[arm] == other.arm_errors[arm]
-        assert repr(summary) == repr(other.sums.summary())
-        np.testing.assert_equal(one.sums.per_image(), other.sums.per_image())
-        assert [panel.name for panel in one.panels] == [panel.name for panel in other.panels] == list(store.names[:7])
 
 
 def by_red(rgb: Tensor) -> Tensor:

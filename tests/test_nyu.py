@@ -7,7 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import scipy.io
 from nyu_files import NATIVE_SIZE, SMALL_SIZE, Planted, plant, write_mat, write_splits
 
 from idl.data.datasets import DatasetConfig, open_store, require
@@ -123,10 +122,6 @@ def cut_short(path: Path, planted: Planted) -> None:
 NATURAL = plant()
 BAD = {
     "cut_short": ("cut short or damaged", cut_short),
-    "older": (
-        r"older version, convert .*save\('bad\.mat', '-struct', 's', '-v7\.3'\)",
-        lambda path, planted: scipy.io.savemat(path, {"images": planted.rgb[0]}),
-    ),
     "no_raw_depth": (
         "no array `rawDepths` .*depths",
         lambda path, planted: write_mat(path, planted, leave_out=("rawDepths",)),
