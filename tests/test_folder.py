@@ -89,9 +89,6 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "mask/a.png").unlink()
     with pytest.raises(InputError, match="does not fit into 24 x 20"):
         FolderReader(tmp_path, Protocol(resolution=16, crop=(0, 21, 0, 20))).read(0)
-    (tmp_path / "depth/a.png").unlink()
-    with pytest.raises(InputError, match="no RGB-D pairs among 1 pictures"):
-        reader(tmp_path).read(0)
 
 
 def test_a_reader_that_has_read_its_layout_goes_to_other_processes(tmp_path: Path) -> None:

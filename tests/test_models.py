@@ -52,11 +52,6 @@ def test_a_filter_keeps_what_fits_in_its_order(filters: dict[str, str], left: li
     assert numbers(selected(ALL, filters)) == left
 
 
-def test_a_filter_that_leaves_nothing_names_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"dataset=nyuu: .* There is: nyu d2d2d2d2, rooms d1d1d1d1\."):
-        selected((WORSE, NYU), {"dataset": "nyuu"})
-
-
 def test_best_is_first_whichever_way_that_is() -> None:
     assert numbers(ranked((WORSE, BETTER), "test_delta1")) == [2, 1]
     assert numbers(ranked((BETTER, WORSE), "k")) == [1, 2]

@@ -161,7 +161,6 @@ def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path, planted: Plant
 
 SPLITS = {
     "from_zero": ("lists 6 images, 0 to 5; expected each of 1 to 6 once", ([0, 1, 2], [3, 4, 5])),
-    "gap": ("lists 6 images, 1 to 7", ([1, 2, 3], [4, 6, 7])),
     "both_sides": ("lists 7 images, 1 to 6", ([1, 2, 3], [3, 4, 5, 6])),
     "twice": ("lists 6 images, 1 to 6", ([1, 2, 2], [4, 5, 6])),
     "one_sided": ("no numbers in a list `trainNdxs`", ([], [1, 2, 3, 4, 5, 6])),

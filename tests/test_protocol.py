@@ -49,19 +49,6 @@ def test_whatever_changes_a_figure_changes_the_digest(change: dict[str, object])
     assert Protocol.from_json(changed.to_json()) == changed
 
 
-def test_what_contradicts_itself_is_refused() -> None:
-    assert preset("nyu-eigen", max_depth_m=5.0) == replace(NATIVE, max_depth_m=5.0)
-    for bad in (
-        lambda: preset("nyu-eigan"),
-        lambda: preset("idl", 4.0, 2.0),
-        lambda: preset("nyu-eigen", 12.0),
-        lambda: Protocol(is_native=True, crop=(0, 1, 0, 1)),
-        lambda: Protocol(native_crop=(0, 1, 0, 1)),
-    ):
-        with pytest.raises(InputError):
-            bad()
-
-
 @pytest.mark.parametrize(
     ("protocol", "frame", "message"),
     [

@@ -156,7 +156,6 @@ def test_two_of_one_name_never_share_what_is_kept(write: Write, store: Store, tm
         (('"1", 1, "field"', '"1", 1, "colour"'), "none of depth, normals, field"),
         (('"1", 1, "field"', '"1", 1, "depth"'), "against layer 'depth'"),
         (("    def decode(self, prediction):\n        return prediction\n", ""), "abstract"),
-        (('"rgb"', '"colour"'), "has no layer 'colour'. It has: depth, normals, rgb, valid"),
         (("[:, None], valid", ", valid"), "expected float32"),
         (("[:, None], valid", "[:, None], valid.float()"), "mask is float32"),
         (("[:, None], valid", "[:, None], torch.ones_like(valid)"), "not valid"),

@@ -133,8 +133,6 @@ def test_files_that_do_not_fit_are_refused(small: tuple[nn.Module, Path], tmp_pa
             from_file(tmp_path / f"{name}.safetensors")
         assert f"{name}.safetensors" in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="not weights of test_resnet"):
-        from_file(small[1], name="timm:test_resnet")
 
 
 def test_files_that_are_no_weights_are_refused(small: tuple[nn.Module, Path], tmp_path: Path) -> None:
@@ -206,14 +204,9 @@ def test_only_auto_falls_back_and_only_for_what_ships() -> None:
         assert (other.origin.weights, other.origin.seed, other.origin.task) == ("random", 0, "none")
         assert "RANDOM" in (other.origin.warning or "")
         assert other.digest == built(name=name, weights="random").digest
-    for changes, message in (
-        ({"weights": "imagenet"}, "weights=imagenet"),
-        ({"weights": "imagenet", "name": "timm:convnext_atto"}, "weights=imagenet"),
-        ({"weights": "absent.safetensors"}, "no such file"),
-        ({"weights": "models:/a/1"}, "registry_file"),
-    ):
-        with pytest.raises(InputError, match=message):
-            built(**changes)
+    for name in ("convnext", "timm:convnext_atto"):
+        with pytest.raises(InputError, match="weights=imagenet"):
+            built(name=name, weights="imagenet")
 
 
 @pytest.mark.parametrize("name", weights.SHIPPED)
