@@ -184,7 +184,6 @@ ROWS = {
     "verdict_other_task": ("verdict WALK --encoder autoencoder --task imagenet", "were trained for reconstruction"),
     "verdict_task_typo": ("verdict WALK --task imagnet", "task=imagnet: ... Did you mean imagenet"),
     "verdict_untrained": ("verdict WALK --encoder null", "was not trained for anything"),
-    "verdict_twins": ("verdict WALK --encoder planted:one_weight --task sowing", "without an untrained twin"),
     "verdict_stride": ("verdict WALK --encoder autoencoder --common-stride 7", "divide images of 256 x 256 pixels"),
     "verdict_ks": ("verdict WALK --encoder autoencoder --ks 2,99", "ks=2,99: 99 is no number from 1 to 10"),
     "verdict_no_ks": ("verdict WALK --ks ,", "ks: none given"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import PlantedReader, SmallNetwork, write_pairs
+from planted import PlantedReader, SmallNetwork, one_weight, write_pairs
 from planted_features import Colours, FoldedReader, Folding, foreign
 from torch import Tensor
 
@@ -281,6 +281,11 @@ def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cach
         InputError, match=r"clusters=block: the scenes of dataset folded are no blocks of frames\. Pass"
     ):
         planned(folded, replace(CONFIG, clusters="block"))
+
+
+def test_an_encoder_without_a_twin_is_refused_before_there_is_a_dataset() -> None:
+    with pytest.raises(InputError, match="no verdict without an untrained twin"):
+        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")], (288, 384))
 
 
 def test_a_task_stands_for_an_encoder_and_the_null_stands_beside_all() -> None:
