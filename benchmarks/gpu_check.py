@@ -28,9 +28,10 @@ except ImportError:
     sys.modules["jaxtyping"] = stand_in
 
 import torch
-import torch.multiprocessing
 from record import record
 from torch import Tensor, nn
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import spawn
 
 from idl.distributed import World
 from idl.encoders import Encoder, EncoderConfig, build
@@ -92,6 +93,7 @@ def equality(encoder: Encoder, device: torch.device, side: int, num_images: int)
     losses: dict[torch.device, Tensor] = {}
     descents: dict[torch.device, Tensor] = {}
     basis: Basis | None = None
+    index: list[int] = []
     for place in (CPU, device):
         network = encoder.to(place)
         parts, images = [], []
@@ -106,9 +108,9 @@ def equality(encoder: Encoder, device: torch.device, side: int, num_images: int)
             cells = columns.assemble(basis.to(place).project(maps, null))
             arguments = (cells, truth.to(place), valid.to(place))
             parts.append((Statistics.empty(columns.total).accumulate(*arguments),))
-            index = torch.tensor(columns.of_arm("probe"))
-            images.append(ImageGrams.of(cells[:, index.to(place)], *arguments[1:]))
-        folds = FoldedStatistics(*parts).subset(torch.tensor(columns.of_arm("probe")))
+            index = columns.of_arm("probe")
+            images.append(ImageGrams.of(cells[:, torch.tensor(index).to(place)], *arguments[1:]))
+        folds = FoldedStatistics(*parts).subset(torch.tensor(index))
         solution = fit(folds, num_fixed=1, k=8, penalties=PENALTIES).solution
         losses[place] = torch.tensor([solution.train_loss, solution.val_loss])
         trials = [Trial(k=8, lr=1e-2, epochs=10, batch_size=8, solver=each) for each in ("adam", "sgd")]
@@ -243,10 +245,9 @@ def two_ranks(encoder: Encoder, device: torch.device, side: int) -> float | None
     if device.type == "cuda" and torch.cuda.device_count() < 2:
         return None
     alone = statistics_of(encoder.to(device), device, side, World())
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
+    results = get_context("spawn").SimpleQueue()
     address = f"tcp://127.0.0.1:{29500 + os.getpid() % 1000}"
-    torch.multiprocessing.spawn(rank, (2, address, encoder.to(CPU), side, results), nprocs=2)
+    spawn(rank, (2, address, encoder.to(CPU), side, results), nprocs=2)
     return relative(torch.from_numpy(results.get()), alone)
 
 

@@ -60,9 +60,9 @@ def fit_statistics(
     for name in ("train", "val"):
         paths = {each.key: source.folder / _file_name(each, name, source.digest) for each in targets}
         for key, path in paths.items():
-            read = source.world.once(partial(cache.read_tensors, path))
+            read, offset = source.world.once(partial(cache.read_tensors, path)), offsets.get(key)
             # The offset is that of the training split's first batch: another batch size gives another one.
-            if read is not None and list(offsets.get(key, read[1]["offset"])) == read[1]["offset"]:
+            if read is not None and (offset is None or list(offset) == read[1]["offset"]):
                 kept[key, name] = read
         missing = [each for each in targets if (each.key, name) not in kept]
         for key, made in (_accumulated(source, name, missing, progress, offsets) if missing else {}).items():

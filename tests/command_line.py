@@ -11,8 +11,8 @@ import mlflow
 import pytest
 
 from idl.cli import main
-from idl.tracking import Recorder
 from idl.tracking.registry import RegisteredVersion
+from idl.tracking.runs import Recorder
 
 
 def run(*arguments: str) -> int:

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idl.data.store import Store
+from idl.targets import Target
+
 
 @dataclass(frozen=True)
 class Images:
@@ -16,6 +19,13 @@ class Images:
     rgb: Tensor
     target: Tensor
     valid: Tensor
+
+
+def images_of(store: Store, indices: Sequence[int], wanted: Target) -> Images:
+    """Read images of a store with their encoded truth."""
+    read = store.read(("rgb", wanted.layer, "valid"), indices)
+    truth, valid = wanted.encode(torch.from_numpy(read[wanted.layer]).float(), torch.from_numpy(read["valid"]))
+    return Images(torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255, truth, valid)
 
 
 def dense_losses(

@@ -1,15 +1,15 @@
 """Images whose depth is told by colour, light and dark, texture and height in the image, in equal parts, and encoders
 that read one of them."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from planted import PlantedReader
 from torch import Tensor, nn
 
-from idl.data.reader import Group, Sample
+from idl.data.reader import Sample
 from idl.encoders import Encoder, Origin
 
 SIDE, BLOCK, STRIDE = 128, 16, 8
@@ -17,7 +17,7 @@ WEIGHTS = np.array([0.2126, 0.7152, 0.0722])
 
 
 @dataclass(frozen=True)
-class CuesReader:
+class CuesReader(PlantedReader):
     """Blocks of 16 pixels, each with a colour, a brightness and an amplitude of its texture drawn for itself.
 
     beside: how much depth goes with the colour half an image away. spread_m: of what each cue tells. noise_m: of depth.
@@ -25,34 +25,10 @@ class CuesReader:
 
     num_scenes: int = 32
     views: int = 2
-    seed: int = 0
     beside: float = 0.0
     spread_m: float = 0.6
     noise_m: float = 0.06
     name: str = "planted-cues"
-    source: str = "made by the tests"
-    is_deterministic: bool = True
-    is_sequential: bool = False
-    plausible_median_m: tuple[float, float] = (0.1, 100.0)
-
-    @property
-    def recipe(self) -> Mapping[str, object]:
-        return {
-            "reader": "planted-cues",
-            "seed": self.seed,
-            "size": [self.num_scenes, self.views, self.beside, self.spread_m, self.noise_m],
-        }
-
-    @property
-    def groups(self) -> Sequence[Group]:
-        return tuple(
-            Group(f"scene_{scene:02d}", tuple(f"scene_{scene:02d}_{view}" for view in range(self.views)))
-            for scene in range(self.num_scenes)
-        )
-
-    def read(self, index: int) -> list[Sample]:
-        generator = np.random.default_rng([self.seed, index])
-        return [self._sample(self.groups[index].scene, name, generator) for name in self.groups[index].names]
 
     def _sample(self, scene: str, name: str, generator: np.random.Generator) -> Sample:
         def blocks() -> np.ndarray:

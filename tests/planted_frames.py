@@ -23,7 +23,6 @@ class FramesReader(PlantedReader):
     frame: tuple[int, int] = (96, 128)
     scale_m: float = 3.0
     num_test: int = 0
-    has_native: bool = True
 
     def _sample(self, scene: str, name: str, generator: np.random.Generator) -> Sample:
         height, width = self.frame
@@ -35,7 +34,7 @@ class FramesReader(PlantedReader):
         depth_m = np.where(valid, depth_m, np.nan).astype(np.float32)
         resized_m, kept = resize_depth(depth_m, truth_mask(depth_m, valid, self.protocol), self.protocol)
         layers = {}
-        if self.protocol.is_native and self.has_native:
+        if self.protocol.is_native:
             layers[NATIVE] = np.where(valid, depth_m, np.float32(0))
         side = "test" if int(scene.removeprefix("scene_")) >= self.num_scenes - self.num_test else "train"
         return Sample(

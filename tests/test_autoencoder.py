@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from idl.encoders.autoencoder import (
     picture,
     reconstruction_loss,
 )
-from idl.errors import InputError
 
 TINY = AutoencoderConfig(n_hid=4, latent_channels=3, n_init=6)
 Arrays = Mapping[str, np.ndarray]
@@ -103,25 +102,6 @@ def test_weights_are_drawn_as_the_description_says_of_the_seed_alone() -> None:
             assert abs(float(unit.std()) - 1) < 4 / math.sqrt(2 * unit.numel()), name
             assert abs(float(unit.mean())) < 4 / math.sqrt(unit.numel()), name
             assert not torch.equal(tensor, other[name])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("n_hid", -4, "n_hid=-4"),
-        ("n_hid", 32.0, "whole number"),
-        ("num_blocks", True, "whole number"),
-        ("loss", "l1", "l2, logit-laplace"),
-    ],
-)
-def test_what_cannot_be_had_names_what_can(name: str, value: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        AutoencoderConfig(**{name: value})
-
-
-def test_a_preset_is_a_width() -> None:
-    assert AutoencoderConfig("medium").arguments == AutoencoderConfig(n_hid=128).arguments
-    assert AutoencoderConfig("medium", n_hid=8).n_hid == 8
 
 
 def test_the_squared_error_is_that_of_the_picture() -> None:

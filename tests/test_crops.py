@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from nyu_files import SMALL_SIZE, plant, write_mat
 from PIL import Image
 from planted import PlantedReader, SmallNetwork
+from planted_features import foreign
 
-from idl.data.crops import CroppedStore, CropRecipe, _native, draw, with_crops
+from idl.data.crops import CroppedStore, CropRecipe, draw, with_crops
 from idl.data.datasets import DatasetConfig, native_reader
 from idl.data.diode import DiodeReader, normals_by_depth, rays
 from idl.data.folder import FolderReader
@@ -23,7 +24,7 @@ from idl.data.preparation import prepare
 from idl.data.reader import Native, NativeReader, Sample
 from idl.data.splits import split_store
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
+from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.pipeline import probe
 from idl.probe_config import ProbeConfig
@@ -220,18 +221,6 @@ def test_every_crop_is_of_a_test_scene_and_nothing_else_is_tested(made: tuple[St
         split_store(store, "auto", 1)
 
 
-def test_crops_of_one_image_are_made_of_one_reading(made: tuple[Store, LargeReader]) -> None:
-    store = cropped(made)
-    reads = made[1].reads
-    reads.clear()
-    _native.cache_clear()
-    batches = [store.read(ALL, store.crops[first : first + 3]) for first in range(0, 20, 3)]
-    assert len(reads) == len(set(reads)) == 2
-    together = store.read(("depth", "rgb"), store.crops)
-    for layer in ("depth", "rgb"):
-        np.testing.assert_array_equal(np.concatenate([batch[layer] for batch in batches]), together[layer])
-
-
 def test_whole_images_and_crops_are_read_in_any_order_and_elsewhere(made: tuple[Store, LargeReader]) -> None:
     store = cropped(made)
     order = (store.crops[7], 0, store.crops[1], 3, store.crops[7])
@@ -247,8 +236,7 @@ def test_whole_images_and_crops_are_read_in_any_order_and_elsewhere(made: tuple[
 
 
 def encoder() -> Encoder:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    return Encoder(SmallNetwork(), name="small", stride=8, channels=8, origin=origin)
+    return foreign(SmallNetwork(), 8, "small")
 
 
 CONFIG = ProbeConfig(batch_size=4, k="4")
@@ -308,13 +296,9 @@ def test_a_crop_of_an_image_that_was_trained_on_is_found(tmp_path: Path) -> None
     assert {name for name in tested if any(f"(image {name})" in each for each in found)} == set(tested)
 
 
-def test_what_cannot_be_cropped_is_said(made: tuple[Store, LargeReader], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^test_images=5: .* has no images larger than"):
-        native_reader(DatasetConfig(dataset=str(made[0].path)), 5)
+def test_what_cannot_be_cropped_is_said(made: tuple[Store, LargeReader]) -> None:
+    """What the commands refuse is in test_bad_input.py."""
     with pytest.raises(InputError, match="protocol=nyu-eigen measures whole native frames"):
         native_reader(DatasetConfig(dataset="nyu", protocol="nyu-eigen"), 5)
-    large = prepare(made[1], Protocol(resolution=96), tmp_path)
-    with pytest.raises(InputError, match="has 80 x 80 pixels; crops of at least 96 x 96 do not fit"):
-        cropped((replace(large, protocol=Protocol(resolution=96)), made[1]))
     with pytest.raises(InputError, match="which its source has not"):
         cropped((made[0], LargeReader(num_scenes=1)))

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,7 @@ from idl.errors import InputError
 from idl.protocol import Protocol
 
 PROTOCOL = Protocol(resolution=16, max_depth_m=350.0)
+FULL = Protocol(resolution=48, width=64, max_depth_m=350.0)
 NATIVE = Protocol(resolution=12, width=16, max_depth_m=350.0, is_native=True)
 
 
@@ -43,40 +45,15 @@ def test_the_disk_is_believed_not_the_metadata(tree: tuple[Path, dict[str, View]
     assert store.sides == tuple({"train": "train", "val": "test"}[name.split("/")[0]] for name in tree[1])
 
 
-def test_a_cell_is_the_mean_of_its_valid_pixels(tree: tuple[Path, dict[str, View]]) -> None:
-    """48 x 64 to 16 x 16: a cell is three by three pixels of the middle, whatever the type of its mask."""
-    store = stored(tree[0])
-    assert store.num_images > len(MASK_TYPES)
-    read = store.read(("depth", "valid"), range(store.num_images))
+def test_a_frame_is_what_its_files_hold_with_normals_brought_to_our_axes(tree: tuple[Path, dict[str, View]]) -> None:
+    """At the size of the frames, where nothing is averaged; masks are of all types, some normals turned away."""
     for index, seen in enumerate(tree[1].values()):
-        for row in range(16):
-            for column in range(16):
-                rows, columns = slice(3 * row, 3 * row + 3), slice(8 + 3 * column, 11 + 3 * column)
-                measured = seen.depth_m[rows, columns][seen.mask[rows, columns]]
-                enough = len(measured) >= 5
-                assert read["valid"][index, row, column] == enough
-                expected = measured.astype(float).mean() if enough else 0.0
-                assert read["depth"][index, row, column] == pytest.approx(expected, rel=1e-6)
-
-
-def test_normals_are_brought_to_our_axes(tree: tuple[Path, dict[str, View]]) -> None:
-    """Where a cell lies in one plane, its normal is that plane's; a surface that is seen faces the camera."""
-    store = stored(tree[0])
-    (normals,) = store.read(("normals",), range(store.num_images)).values()
-    assert normals.dtype == np.float16
-    length = np.linalg.norm(normals.astype(np.float64), axis=-1)
-    assert np.all((length == 0) | (np.abs(length - 1) < 2e-3))
-    num_seen = 0
-    for index, seen in enumerate(tree[1].values()):
-        for row in range(16):
-            for column in range(16):
-                cell = seen.normals[3 * row : 3 * row + 3, 8 + 3 * column : 11 + 3 * column].reshape(9, 3)
-                if not cell.any():
-                    assert not normals[index, row, column].any()
-                elif (cell == cell[0]).all():
-                    np.testing.assert_allclose(normals[index, row, column], cell[0], atol=2e-3)
-                    num_seen += 1
-    assert num_seen > 1000
+        (sample,) = tree_reader(tree[0], FULL).read(index)
+        np.testing.assert_array_equal(sample.valid, seen.mask)
+        np.testing.assert_array_equal(sample.depth_m, np.where(seen.mask, seen.depth_m, 0))
+        np.testing.assert_allclose(sample.layers["normals"], seen.normals, atol=2e-3)
+        assert sample.layers["normals"].dtype == np.float16
+    assert len(tree[1]) > len(MASK_TYPES)
 
 
 def is_as_assumed(check: Mapping[Axes, float]) -> bool:
@@ -125,17 +102,13 @@ def test_erosion_takes_spurious_returns_away(tree: tuple[Path, dict[str, View]])
     spurious = seen.mask[:, column] & (np.abs(np.diff(seen.depth_m[:, column - 1 : column + 2])) > 0.5).all(axis=1)
     assert spurious.sum() > 10
     assert jumping[spurious, column].all()
-    # At the protocol's full size nothing is averaged, and each pixel can be looked at.
-    full = Protocol(resolution=48, width=64, max_depth_m=350.0, erosion=1)
-    (sample,) = tree_reader(tree[0], full).read(0)
+    (sample,) = tree_reader(tree[0], replace(FULL, erosion=1)).read(0)
     assert not sample.valid[spurious, column].any()
     assert not sample.layers["normals"][~sample.valid].any()
     for row, place in np.argwhere(sample.valid):
         around = np.s_[max(row - 1, 0) : row + 2, max(place - 1, 0) : place + 2]
         assert seen.mask[around].all()
         assert not jumping[around].any()
-    (plain,) = tree_reader(tree[0], Protocol(resolution=48, width=64, max_depth_m=350.0)).read(0)
-    np.testing.assert_array_equal(plain.valid, seen.mask)
 
 
 def test_a_slanted_floor_is_no_jump() -> None:
@@ -262,11 +235,10 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path, kind: str) -> None:
 
 def test_bad_requests_are_found_before_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for place in ("d", "again/one", "again/two", "moved"):
+    for place in ("again/one", "again/two", "moved"):
         write_tree(tmp_path / place, SCANS[:1], per_scan=1)
     shutil.copytree(tmp_path / "moved/train", tmp_path / "moved/val")
     for config, expected in (
-        (DatasetConfig("diode", "d", subset=","), "subset=,: no such part of d"),
         (DatasetConfig("diode", "again"), "is there twice"),
         (DatasetConfig("diode", "moved"), "has the name of train/indoors/scene_00000/scan_00000/00000_00000_indoors"),
     ):

@@ -1,22 +1,11 @@
-"""The worked example of a target from outside: its contract, brute force, and the whole main path."""
-
-from pathlib import Path
+"""The worked example of a target from outside: its contract, and brute force."""
 
 import numpy as np
 import pytest
 import torch
-from planted import small_network
 from target_contract import TargetContract
 
 from examples.edge_distance import EdgeDistance
-from idl.data.preparation import prepare
-from idl.data.rooms import RoomsReader, RoomsRecipe
-from idl.data.store import Store
-from idl.encoders import Encoder, Origin
-from idl.pipeline import Run, probe
-from idl.probe_config import ProbeConfig
-from idl.probes.linear_probe import LinearProbe
-from idl.protocol import Protocol
 from idl.targets import target
 
 NAME = "examples.edge_distance:target"
@@ -52,51 +41,3 @@ def test_equals_brute_force(cap: int, block: int) -> None:
     found, defined = EdgeDistance(cap).encode(torch.from_numpy(objects)[None], torch.from_numpy(valid)[None])
     np.testing.assert_allclose(found[0, 0].numpy(), brute_force(objects, valid, cap), rtol=1e-6)
     assert torch.equal(defined[0], torch.from_numpy(valid))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    reader = RoomsReader(RoomsRecipe(num_scenes=8, views=2, resolution=64))
-    return prepare(reader, Protocol(resolution=64), tmp_path_factory.mktemp("rooms"))
-
-
-@pytest.fixture(scope="module")
-def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
-    config = ProbeConfig(target=NAME, split="4:2:2", batch_size=4)
-    return probe(config, store, encoder, tmp_path_factory.mktemp("cache"))
-
-
-def test_a_run_is_measured_in_pixels(run: Run, store: Store) -> None:
-    """R2 by its definition, from the losses of the constant arm, whose weights are the training mean."""
-    metrics = run.report.metrics
-    # What cannot occur is clamped; equal but for rounding where nothing was.
-    assert metrics["test_mse_pooled"] <= metrics["test_loss"] * (1 + 1e-6)
-    expected = 1 - metrics["test_mse_pooled"] / metrics["arms/constant_test_loss"]
-    assert metrics["test_r2"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert metrics["test_rmse_pooled"] == pytest.approx(np.sqrt(metrics["test_mse_pooled"]))
-    table = run.report.tables["per_image.json"]
-    assert np.mean(np.asarray(table["rmse"], dtype=float)) == pytest.approx(metrics["test_rmse"])
-    assert not {"angle_mean_deg", "delta1"} & table.keys()
-    assert all(unit in run.report.description for unit in ("px an image", "px²"))
-
-
-def test_a_run_shows_the_field_and_registers_a_model_of_it(run: Run, tmp_path: Path) -> None:
-    assert run.model.name == "idl-edge-distance-small"
-    assert run.report.tags["target_identity"] == target(NAME).identity
-    assert run.report.tags["target"] == "edge-distance"
-    assert run.model.championship is not None
-    path = tmp_path / "probe.safetensors"
-    path.write_bytes(run.model.files[path.name])
-    card = LinearProbe.load(str(path)).card
-    assert card.target == "edge-distance"
-    assert target(card.target_factory).identity == card.target_identity
-    assert run.model.championship.conditions["target_identity"] == target(NAME).identity
-    assert len(run.report.panels) == len(run.report.tables["per_image.json"]["image"])
-    assert all(key.startswith("edge-distance/") for key in run.report.panels)
-    rgb = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    prediction = run.model.module(rgb)
-    assert prediction.shape == (2, 1, 64, 64)
-    assert prediction.min() >= 0
-    assert prediction.max() <= 32

@@ -66,26 +66,17 @@ def test_a_depth_out_of_range_enters_no_average(workplace: Path, beyond: float) 
     assert metrics()["test_loss"] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("share", "line"),
-    [
-        (0.16, "9.8 % of the cells keep a depth, of 16 % of the pixels: sparse depth?"),
-        (0.045, "0.89 % of the cells keep a depth, of 4.5 % of the pixels: sparse depth?"),
-    ],
-)
-def test_sparse_depth_is_said_and_can_be_kept(
-    workplace: Path, capfd: pytest.CaptureFixture[str], share: float, line: str
-) -> None:
+def test_sparse_depth_is_said_and_can_be_kept(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     random = default_rng(0)
     for number in range(30):
-        keep = random.uniform(size=(375, 1242)) < 1.5 * share
+        keep = random.uniform(size=(375, 1242)) < 0.24
         keep[:125] = False
         rgb = np.full((375, 1242, 3), number, np.uint8)
         rgb[:, : 40 * number] += 100
         write(workplace / "data", f"{number:04d}", rgb, np.where(keep, 256 * (4 + number), 0), ".jpg")
     lidar = ("--depth-scale", "256", "--max-depth", "80")
     assert probe("data", *lidar) == 0
-    assert line in capfd.readouterr().err
+    assert "9.8 % of the cells keep a depth, of 16 % of the pixels: sparse depth?" in capfd.readouterr().err
     half = prepared()
     # The remedy that the line names.
     Path("cache/datasets").rename("before")
@@ -93,9 +84,7 @@ def test_sparse_depth_is_said_and_can_be_kept(
     assert "sparse depth" not in capfd.readouterr().err
     touched = prepared()
     assert touched.protocol.digest != half.protocol.digest
-    assert touched.read(("valid",), range(30))["valid"].mean() == pytest.approx(
-        {0.16: 0.529, 0.045: 0.225}[share], abs=0.01
-    )
+    assert touched.read(("valid",), range(30))["valid"].mean() == pytest.approx(0.529, abs=0.01)
 
 
 LONG = "x" * 245
@@ -121,24 +110,3 @@ def test_odd_scene_names_are_only_names(workplace: Path, as_folder: bool) -> Non
     assert np.isfinite(metrics()["test_loss"])
     pages = [path.read_text() for path in workplace.rglob("*.html")]
     assert not any("<script>alert(1)<" in page for page in pages)
-
-
-@pytest.mark.parametrize("value", ["999", "another's"])
-def test_an_experiment_of_another_store_is_one_line(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], value: str
-) -> None:
-    write_scenes(workplace / "data")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", value)
-    assert probe("data") == 2
-    (line,) = capfd.readouterr().err.strip().splitlines()
-    assert f"MLFLOW_EXPERIMENT_ID={value}: no such experiment at sqlite:///" in line
-    assert "Unset it, or pass --experiment, or set MLFLOW_TRACKING_URI" in line
-    assert probe("data", "--experiment", "mine") == 0
-    assert metrics()["test_loss"] == pytest.approx(0.45203, abs=1e-5)
-
-
-def test_relative_data_is_named_by_the_path_that_was_tried(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    write_scenes(workplace / "elsewhere" / "walk")
-    assert probe("walk") == 2
-    assert f"{workplace}/walk: no such" in capfd.readouterr().err
-    assert probe(workplace / "elsewhere" / "walk") == 0

@@ -36,33 +36,6 @@ def plain(value: float, dtype: type = np.uint16, size: tuple[int, int] = (20, 24
     return np.full(size, value, dtype)
 
 
-@pytest.mark.parametrize("missing", [0, 65535])
-def test_missing_integers_are_not_valid(tmp_path: Path, missing: int) -> None:
-    values = plain(2000)
-    values[:, :12] = missing
-    rgb(tmp_path / "rgb/a.png")
-    depth(tmp_path / "depth/a.png", values)
-    (sample,) = reader(tmp_path).read(0)
-    assert not sample.valid[:, :7].any()
-    assert sample.valid[:, 9:].all()
-    np.testing.assert_allclose(sample.depth_m[sample.valid], 2.0)
-
-
-def test_float_maps_are_metres_and_not_finite_or_not_positive_is_missing(tmp_path: Path) -> None:
-    values = plain(3.0, np.float64)
-    values[0:4], values[4:8], values[8:12], values[12:15] = np.nan, np.inf, -1.0, 0.0
-    rgb(tmp_path / "a.jpg")
-    depth(tmp_path / "a_depth.npy", values[..., None])
-    (sample,) = reader(tmp_path).read(0)
-    np.testing.assert_allclose(sample.depth_m[sample.valid], 3.0)
-    # A scale that is given is one of floats, too, and makes another store.
-    (scaled,) = reader(tmp_path, depth_scale=7.0).read(0)
-    np.testing.assert_allclose(scaled.depth_m[sample.valid], 3.0 / 7.0, rtol=1e-6)
-    assert reader(tmp_path, depth_scale=1000.0).recipe != reader(tmp_path).recipe
-    assert sample.valid.any()
-    assert not sample.valid[: 15 * 16 // 20 - 1].any()
-
-
 def test_a_mask_takes_pixels_out(tmp_path: Path) -> None:
     mask = plain(255, np.uint8)
     mask[:, 12:] = 0
@@ -116,9 +89,6 @@ def test_a_pair_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "mask/a.png").unlink()
     with pytest.raises(InputError, match="does not fit into 24 x 20"):
         FolderReader(tmp_path, Protocol(resolution=16, crop=(0, 21, 0, 20))).read(0)
-    (tmp_path / "depth/a.png").unlink()
-    with pytest.raises(InputError, match="no RGB-D pairs among 1 pictures"):
-        reader(tmp_path).read(0)
 
 
 def test_a_reader_that_has_read_its_layout_goes_to_other_processes(tmp_path: Path) -> None:

@@ -120,11 +120,6 @@ def test_what_would_not_stay_the_same_is_returned_as_it_is(kind: str) -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_a_network_without_batch_norms_is_returned_as_it_is() -> None:
-    network = build(EncoderConfig("timm:convnext_atto", weights="random"), CPU).network
-    assert folded(network, FED) is network
-
-
 def test_other_weights_are_folded_anew() -> None:
     encoder = trained("encoder_contract:PatchMean")
     rgb = images(2)

@@ -17,29 +17,14 @@ from idl.data.images import (
     metres,
     read_map,
     read_rgb,
-    repeats,
     resize_depth,
-    resize_rgb,
     rgb_size,
     truth_mask,
 )
 from idl.errors import InputError
-from idl.progress import silent
 from idl.protocol import Protocol
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "LA", "RGBA", "YCbCr"])
-def test_the_mode_of_a_picture_does_not_matter(tmp_path: Path, mode: str) -> None:
-    image = Image.new(mode, (30, 20), "white" if mode in ("1", "L", "LA", "P") else (90, 90, 90)).convert(mode)
-    path = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
-    image.save(path, quality=95)
-    read = read_rgb(path)
-    assert read.shape == (20, 30, 3)
-    assert read.dtype == np.uint8
-    expected = np.asarray(image.convert("RGB")).astype(int)
-    assert np.abs(read - expected).max() <= (3 if path.suffix == ".jpg" else 0)
 
 
 @pytest.mark.parametrize("mode", ["uint16", "float32"])
@@ -88,8 +73,8 @@ def test_a_turned_picture_is_upright_and_of_the_size_that_its_head_says(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "I;16", "RGBA", "CMYK"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["RGB", "I;16", "RGBA"])
 def test_a_turned_tiff_is_upright_once(tmp_path: Path, mode: str, compression: str | None, orientation: int) -> None:
     image = Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 257 if mode == "I;16" else COLOURS)
     image = image if mode == "I;16" else image.convert(mode)
@@ -179,13 +164,13 @@ def test_numbers_of_every_kind_are_the_same_metres(tmp_path: Path, kind: str) ->
 
 
 def _png_of_16_bits(path: Path, values: np.ndarray) -> None:
-    """Write what Pillow does not: type 2 is RGB, 4 grey with alpha, 6 RGB with alpha."""
+    """Write what Pillow does not: type 2 is RGB, 4 grey with alpha."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     height, width, channels = values.shape
-    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2}[channels], 0, 0, 0)
     rows = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in values))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
 
@@ -198,11 +183,6 @@ GREY = np.repeat(COLOURS[..., :1], 3, axis=2)
 FULL = np.full((20, 30, 1), 65535, np.uint16)
 PICTURES: dict[str, tuple[str, Callable[[Path], object], np.ndarray]] = {
     "16 bits": ("png", lambda path: _png_of_16_bits(path, COLOURS.astype(np.uint16) * 257), COLOURS),
-    "16 bits, alpha": (
-        "png",
-        lambda path: _png_of_16_bits(path, np.dstack([COLOURS.astype(np.uint16) * 257, FULL])),
-        COLOURS,
-    ),
     "16 bits, grey": (
         "png",
         lambda path: _png_of_16_bits(path, np.dstack([COLOURS[..., :1].astype(np.uint16) * 257, FULL])),
@@ -213,6 +193,8 @@ PICTURES: dict[str, tuple[str, Callable[[Path], object], np.ndarray]] = {
     # Of several, the first.
     "animated": ("png", _frames, COLOURS),
     "pages": ("tif", _frames, COLOURS),
+    "palette": ("png", lambda path: Image.fromarray(COLOURS[..., 0]).convert("P").save(path), GREY),
+    "grey, alpha": ("png", lambda path: Image.fromarray(COLOURS[..., 0]).convert("LA").save(path), GREY),
     "CMYK": ("tif", lambda path: Image.fromarray(COLOURS).convert("CMYK").save(path), COLOURS),
     "misnamed": ("jpg", lambda path: Image.fromarray(COLOURS).save(path, format="PNG"), COLOURS),
 }
@@ -251,22 +233,21 @@ def test_a_pfm_is_of_either_order_of_bytes(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(read_map(tmp_path / "a.pfm"), depth_m)
 
 
-def test_pixels_that_repeat_are_found() -> None:
-    images = [COLOURS, COLOURS[::-1], COLOURS, np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), None]
-    assert list(repeats(lambda index: images[index], range(6), silent, "repeats")) == [(2, 0)]
-
-
-@pytest.mark.parametrize(("height", "width", "factor"), [(32, 32, 4), (32, 48, 4), (20, 16, 2)])
-def test_whole_factors_average_blocks_of_the_centre(height: int, width: int, factor: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "factor", "size"),
+    [(32, 32, 4, (8, 8)), (32, 48, 4, (8, 8)), (20, 16, 2, (8, 8)), (24, 40, 4, (6, 8)), (30, 24, 2, (9, 12))],
+)
+def test_whole_factors_average_blocks_of_the_centre(
+    height: int, width: int, factor: int, size: tuple[int, int]
+) -> None:
     generator = np.random.default_rng(0)
     depth = generator.random((height, width)).astype(np.float32) + 1
     valid = generator.random((height, width)) > 0.3
-    side = min(height, width)
-    out = side // factor
-    resized, kept = resize_depth(depth, valid, Protocol(resolution=out))
-    top, left = (height - side) // 2, (width - side) // 2
-    for row in range(out):
-        for column in range(out):
+    resized, kept = resize_depth(depth, valid, Protocol(resolution=size[0], width=size[1]))
+    assert resized.shape == kept.shape == size
+    top, left = (height - size[0] * factor) // 2, (width - size[1] * factor) // 2
+    for row in range(size[0]):
+        for column in range(size[1]):
             block = np.s_[
                 top + row * factor : top + (row + 1) * factor, left + column * factor : left + (column + 1) * factor
             ]
@@ -290,46 +271,22 @@ def test_averages_stay_inside_what_was_measured(height: int, width: int, side: i
         assert resized[kept].max() <= depth[valid].max() + 1e-5
 
 
-def test_the_crop_is_cut_first() -> None:
-    assert centred_box(480, 640, (45, 471, 41, 601)) == (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)
-    rgb = np.zeros((20, 30, 3), np.uint8)
-    rgb[5:15, 10:20] = 200
-    assert (resize_rgb(rgb, Protocol(resolution=5, crop=(5, 15, 10, 20))) == 200).all()
-
-
-def test_rgb_and_depth_show_the_same_place() -> None:
-    ramp = np.tile(np.arange(64, dtype=np.float32), (48, 1))
-    rgb = np.repeat(ramp[..., None].astype(np.uint8), 3, axis=2)
-    colours = resize_rgb(rgb, Protocol(resolution=12))[..., 0]
-    depth, _ = resize_depth(ramp + 1, np.ones(ramp.shape, bool), Protocol(resolution=12))
-    np.testing.assert_allclose(depth[:, 1:-1] - 1, colours[:, 1:-1], atol=1)
-
-
-def test_a_frame_of_the_same_shape_is_kept_whole_and_another_cut_in_the_middle() -> None:
-    for height, width in ((480, 640), (768, 1024), (288, 384), (3, 4)):
-        assert centred_box(height, width, None, (288, 384)) == (0, 0, width, height)
-    assert centred_box(100, 300, None, (2, 4)) == (50, 0, 250, 100)
-    assert centred_box(300, 100, None, (2, 4)) == (0, 125, 100, 175)
-    assert centred_box(100, 300, (10, 60, 0, 300), (2, 4)) == (100, 10, 200, 60)
-
-
-@given(st.integers(8, 40), st.integers(8, 40), st.integers(4, 12), st.integers(4, 12), st.integers(0, 9))
-@settings(deadline=None)
-def test_a_rectangle_is_the_average_under_each_cell(height: int, width: int, out: int, wide: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    depth = generator.uniform(1, 5, (height, width)).astype(np.float32)
-    resized, kept = resize_depth(depth, np.ones(depth.shape, bool), Protocol(resolution=out, width=wide))
-    assert resized.shape == kept.shape == (out, wide)
-    assert kept.all()
-    left, top, right, bottom = centred_box(height, width, None, (out, wide))
-    # Fine samples of the box, cell by cell.
-    rows = (top + (np.arange(out * 60) + 0.5) * (bottom - top) / (out * 60)).astype(int)
-    columns = (left + (np.arange(wide * 60) + 0.5) * (right - left) / (wide * 60)).astype(int)
-    sampled = depth[np.ix_(rows, columns)].reshape(out, 60, wide, 60).mean(axis=(1, 3))
-    np.testing.assert_allclose(resized, sampled, atol=0.1)
-    rgb = resize_rgb(np.full((height, width, 3), 77, np.uint8), Protocol(resolution=out, width=wide))
-    assert rgb.shape == (out, wide, 3)
-    assert (rgb == 77).all()
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "size", "box"),
+    [
+        # One of the same shape is kept whole, another cut in the middle, and the crop is cut first.
+        (480, 640, None, (288, 384), (0, 0, 640, 480)),
+        (3, 4, None, (288, 384), (0, 0, 4, 3)),
+        (100, 300, None, (2, 4), (50, 0, 250, 100)),
+        (300, 100, None, (2, 4), (0, 125, 100, 175)),
+        (100, 300, (10, 60, 0, 300), (2, 4), (100, 10, 200, 60)),
+        (480, 640, (45, 471, 41, 601), (1, 1), (41 + (560 - 426) / 2, 45, 41 + (560 + 426) / 2, 471)),
+    ],
+)
+def test_which_part_of_a_frame_is_kept(
+    height: int, width: int, crop: tuple[int, int, int, int] | None, size: tuple[int, int], box: tuple[float, ...]
+) -> None:
+    assert centred_box(height, width, crop, size) == box
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 12), st.integers(0, 20))

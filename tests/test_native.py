@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dense import Images, dense_losses
+from dense import dense_losses, images_of
 from planted import SmallNetwork
+from planted_features import foreign
 from planted_frames import FramesReader, metrics_by_hand, upsampled
 
 from idl.data.preparation import prepare
 from idl.data.reader import Sample
 from idl.data.splits import split_store
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
+from idl.encoders import Encoder
 from idl.errors import InputError
 from idl.evaluate import Measure, evaluate_model, is_native
 from idl.pipeline import probe
@@ -38,8 +39,7 @@ INVERSE = {"depth": lambda p: p, "inverse-depth": lambda p: np.where(p > 0, 1 / 
 
 
 def encoder() -> Encoder:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    return Encoder(SmallNetwork(), name="small", stride=8, channels=8, origin=origin)
+    return foreign(SmallNetwork(), 8, "small")
 
 
 def close(found: Mapping[str, float], expected: Mapping[str, float], rel: float, share: float) -> None:
@@ -76,26 +76,6 @@ def test_figures_of_a_preset_are_those_by_hand(tmp_path: Path, name: str, space:
             assert value == pytest.approx(expected[average], rel=1e-5)
 
 
-def test_what_lies_outside_the_crop_or_the_range_is_not_looked_at(tmp_path: Path) -> None:
-    """The same grid against frames that differ outside the crop, and beyond the range, only."""
-
-    class Spoilt(FramesReader):
-        def read(self, index: int) -> list:
-            (sample,) = super().read(index)
-            native = sample.layers[NATIVE].copy()
-            native[:6], native[90:], native[:, :11], native[:, 117:] = 0.5, 2.9, 1.1, 0.7
-            native[native > SMALL.max_depth_m] = 77.0
-            return [replace(sample, layers={NATIVE: native})]
-
-    grid = torch.from_numpy(np.random.default_rng(1).uniform(0, 4, (2, 1, 6, 8))).float()
-    found = []
-    for kind in (FramesReader, Spoilt):
-        store = prepare(kind(num_scenes=2, views=1, protocol=SMALL), SMALL, tmp_path / kind.__name__)
-        found.append(Measure(target("depth"), SMALL, 1.0, (1.0,)).native(store, grid, (0, 1), probe=0))
-    np.testing.assert_equal((found[0][0], found[0][1].rows), (found[1][0], found[1][1].rows))
-    assert 0 < found[0][1].num_valid.min() < 84 * 106
-
-
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Store:
     reader = FramesReader(num_scenes=8, views=2, protocol=SMALL, num_test=3)
@@ -112,14 +92,8 @@ def test_a_rectangle_goes_through_the_main_path(
     split = split_store(frames, "auto", 0)
     assert set(split.scenes["test"]) == {"scene_05", "scene_06", "scene_07"}
 
-    def images(part: str) -> Images:
-        read = frames.read(("rgb", "depth", "valid"), split.indices[part])
-        assert read["rgb"].shape[1:] == (48, 64, 3)
-        truth, valid = target(space).encode(torch.from_numpy(read["depth"]), torch.from_numpy(read["valid"]))
-        return Images(torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255, truth, valid)
-
     with torch.inference_mode():
-        parts = {part: images(part) for part in ("train", "val", "test")}
+        parts = {part: images_of(frames, split.indices[part], target(space)) for part in ("train", "val", "test")}
         expected = dense_losses(encoder(), parts["train"], [*parts.values()], 0.1)
         assert [run.report.metrics[f"{part}_loss"] for part in parts] == pytest.approx(expected, rel=1e-3)
         path = tmp_path / "probe.safetensors"

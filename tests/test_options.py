@@ -1,6 +1,5 @@
 """Options made of dataclass fields: a field with its help is all that an option costs."""
 
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -67,23 +66,6 @@ def test_what_is_given_is_read_and_can_be_given_again(
     again = [word for name, text in given.items() for word in (f"--{name}", text)]
     assert read(*again)[0] == expected
     assert ("--title" in line, "--inner-rate" in line) == (False, "rate" in inner)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("--level -1", "is below 0, nor auto"),
-        ("--inner-rate -0.1", "'-0.1' is below 0"),
-        ("--kind two", ""),
-        ("--internal x", ""),
-    ],
-)
-def test_what_cannot_be_is_refused(arguments: str, words: str) -> None:
-    """What the commands refuse themselves is in test_bad_input.py."""
-    option = arguments.split()[0]
-    with pytest.raises(click.UsageError) as caught:
-        read(*arguments.split())
-    assert re.search(f"{option}.*{words}", caught.value.format_message())
 
 
 def test_passwords_are_not_logged_and_the_help_has_every_option_with_its_default() -> None:

@@ -22,8 +22,6 @@ from idl.data import datasets
 from idl.data.datasets import DatasetConfig
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare, store_path
-from idl.data.reader import Sample
-from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
 
@@ -95,9 +93,6 @@ def test_images_without_a_valid_pixel_are_left_out_and_counted(tmp_path: Path) -
     assert not set(store.names) & set(blank)
     assert any("5 of 24 images have no valid pixel" in note for note in store.notes)
     assert store.read(("rgb",), range(19))["rgb"].any(axis=(1, 2, 3)).all()
-    with pytest.raises(InputError, match="none of 24 images has a pixel with a depth between 50 and 60 m"):
-        prepare(PlantedReader(), Protocol(resolution=64, min_depth_m=50, max_depth_m=60), tmp_path / "far")
-    assert not list((tmp_path / "far").glob("*.h5"))
 
 
 def test_a_doubtful_unit_is_said(tmp_path: Path) -> None:
@@ -106,25 +101,15 @@ def test_a_doubtful_unit_is_said(tmp_path: Path) -> None:
     assert not prepare(PlantedReader(), PROTOCOL, tmp_path / "near").notes
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["none", "log cut off", "image changed", "file cut off", "file gone", "concluded"])
+def test_what_an_interruption_left_is_checked(tmp_path: Path, damage: str) -> None:
+    """A line that is not whole is left out; a file that is not as the log says is made anew."""
     log = tmp_path / "log"
     blank = ("scene_01_1", *(f"scene_02_{view}" for view in range(3)))
     whole = prepare(PlantedReader(blank=blank), PROTOCOL, tmp_path / "whole")
     with pytest.raises(InputError, match="scene_05: cannot be read"):
-        prepare(PlantedReader(blank=blank, broken=5, log=log), PROTOCOL, tmp_path / "parts")
+        prepare(PlantedReader(blank=blank, broken=5), PROTOCOL, tmp_path / "parts")
     assert not list((tmp_path / "parts").glob("*.h5"))
-    again = prepare(PlantedReader(blank=blank, log=log), PROTOCOL, tmp_path / "parts")
-    assert_same(whole.path, again.path)
-    assert [int(line) for line in log.read_text().split()] == list(range(8))
-
-
-@pytest.mark.parametrize("damage", ["log cut off", "image changed", "file cut off", "file gone", "concluded"])
-def test_what_an_interruption_left_is_checked(tmp_path: Path, damage: str) -> None:
-    """A line that is not whole is left out; a file that is not as the log says is made anew."""
-    log = tmp_path / "log"
-    whole = prepare(PlantedReader(), PROTOCOL, tmp_path / "whole")
-    with pytest.raises(InputError):
-        prepare(PlantedReader(broken=5), PROTOCOL, tmp_path / "parts")
     (unfinished,), (lines,) = (list((tmp_path / "parts").glob(f"*{suffix}")) for suffix in (".unfinished", ".log"))
     if damage == "log cut off":
         lines.write_text(lines.read_text()[:-20])
@@ -132,15 +117,15 @@ def test_what_an_interruption_left_is_checked(tmp_path: Path, damage: str) -> No
         os.truncate(unfinished, unfinished.stat().st_size // 2)
     elif damage == "file gone":
         unfinished.unlink()
-    else:
+    elif damage != "none":
         with h5py.File(unfinished, "r+") as file:
             if damage == "concluded":
                 file.create_dataset("scene", data=["a"], dtype=h5py.string_dtype())
             else:
                 file["depth"][7, 0, 0] = 77.0  # pyright: ignore[reportIndexIssue]
-    again = prepare(PlantedReader(log=log), PROTOCOL, tmp_path / "parts")
+    again = prepare(PlantedReader(blank=blank, log=log), PROTOCOL, tmp_path / "parts")
     assert_same(whole.path, again.path)
-    first = {"log cut off": 4, "concluded": 5}.get(damage, 0)
+    first = {"none": 5, "log cut off": 4, "concluded": 5}.get(damage, 0)
     assert [int(line) for line in log.read_text().split()] == list(range(first, 8))
 
 
@@ -198,23 +183,13 @@ def test_killed_with_its_processes_at_work_it_goes_on_to_the_same_store(mat: Pat
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not path.exists()
-    num_done = log.read_text().count("\n")
-    assert 12 <= num_done < 48
+    assert 12 <= log.read_text().count("\n") < 48
     # Nobody is left who waits for work from a parent that is gone.
     assert len(workers) >= 2
     while any(is_alive(int(worker)) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(is_alive(int(worker)) for worker in workers)
-
-    read: list[int] = []
-
-    class Noted(NyuReader):
-        def read(self, index: int) -> list[Sample]:
-            read.append(index)
-            return super().read(index)
-
-    again = prepare(Noted(mat, WHOLE, size=SMALL_SIZE), WHOLE, folder)
-    assert read == list(range(num_done, 48))
+    again = prepare(nyu(mat), WHOLE, folder)
     assert_same(prepare(nyu(mat), WHOLE, tmp_path / "whole").path, again.path)
     assert [each for each in folder.iterdir() if each.suffix != ".lock"] == [path]
 
@@ -225,36 +200,6 @@ def is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-FULL = """
-import resource, signal, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from planted import PlantedReader
-from idl.data.preparation import prepare
-from idl.errors import InputError
-from idl.protocol import Protocol
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-try:
-    prepare(PlantedReader(), Protocol(resolution=64), Path({folder!r}))
-except InputError as error:
-    sys.exit(f"said: {{error}}")
-"""
-
-
-@pytest.mark.parametrize("limit", [20_000, 700_000])
-def test_a_full_disk_is_said_and_gone_on_from(tmp_path: Path, limit: int) -> None:
-    """A limit on the size of files fails a write as a full disk does."""
-    script = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path), limit=limit)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "said:" in done.stderr, done.stderr
-    assert "no space left for the prepared dataset" in done.stderr
-    assert not list(tmp_path.glob("*.h5"))
-    again = prepare(PlantedReader(), PROTOCOL, tmp_path)
-    assert_same(prepare(PlantedReader(), PROTOCOL, tmp_path / "whole").path, again.path)
 
 
 PEAK = """
@@ -303,24 +248,6 @@ def test_a_store_knows_sides_and_native_truth(tmp_path: Path) -> None:
     assert store.digest != prepare(frames(), SMALL, tmp_path / "without").digest
 
 
-def test_native_truth_must_be_there_and_of_one_size(tmp_path: Path) -> None:
-    class Mixed(FramesReader):
-        def read(self, index: int) -> list[Sample]:
-            other = replace(frames(), frame=(48, 64))
-            return other.read(index) if index == 3 else super().read(index)
-
-    for reader, message in (
-        (frames(has_native=False), "scene_00_0 has no native depth, which small is measured on"),
-        (
-            Mixed(num_scenes=6, views=2, protocol=SMALL),
-            "native_depth has 96 x 128 pixels in one image, 48 x 64 in another",
-        ),
-    ):
-        with pytest.raises(InputError, match=message):
-            prepare(reader, SMALL, tmp_path)
-        assert not list(tmp_path.glob("*.h5"))
-
-
 def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:
     path = prepare(PlantedReader(num_scenes=3), Protocol(resolution=64, max_depth_m=5.0), tmp_path).path
     config = DatasetConfig(dataset=str(path))
@@ -328,14 +255,3 @@ def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:
         assert datasets.open_store(asked, tmp_path).path == path
     with pytest.raises(InputError, match=r"another protocol \(name is idl, not diode-outdoor, max_depth_m is 5.0"):
         datasets.require(replace(config, protocol="diode-outdoor"))
-
-
-def test_bad_stores_are_named(tmp_path: Path) -> None:
-    store = prepare(frames(num_test=2), SMALL, tmp_path)
-    with pytest.raises(InputError, match="no layer 'materials'"):
-        store.read(("materials",), [0])
-    with h5py.File(store.path, "r+") as file:
-        del file["side"]
-        file.create_dataset("side", data=["train", "test"], dtype=h5py.string_dtype())
-    with pytest.raises(InputError, match="side has another length"):
-        Store.open(store.path)

@@ -50,46 +50,6 @@ def test_whatever_changes_a_figure_changes_the_digest(change: dict[str, object])
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "native", "crop", "range_m"),
-    [
-        ("idl", (256, 256), None, None, (1e-3, 10)),
-        ("nyu-eigen", (288, 384), (480, 640), (45, 471, 41, 601), (1e-3, 10)),
-        ("diode-devkit", (288, 384), (768, 1024), None, (0.6, 350)),
-        ("diode-indoor", (288, 384), (768, 1024), None, (1e-3, 10)),
-        ("diode-outdoor", (288, 384), (768, 1024), None, (1e-3, 80)),
-    ],
-)
-def test_presets_are_what_was_published(
-    name: str,
-    size: tuple[int, int],
-    native: tuple[int, int] | None,
-    crop: tuple[int, int, int, int] | None,
-    range_m: tuple[float, float],
-) -> None:
-    found = preset(name)
-    assert (found.name, found.size, found.native_size, found.native_crop) == (name, size, native, crop)
-    assert (found.min_depth_m, found.max_depth_m) == range_m
-    assert found.is_native == (native is not None)
-    assert (found.mask, found.alignment) == ("sensor", "none")
-    assert Protocol.from_json(found.to_json()) == found
-    if native is not None:
-        found.require_frame(*native, where="frame")
-
-
-def test_what_contradicts_itself_is_refused() -> None:
-    assert preset("nyu-eigen", max_depth_m=5.0) == replace(NATIVE, max_depth_m=5.0)
-    for bad in (
-        lambda: preset("nyu-eigan"),
-        lambda: preset("idl", 4.0, 2.0),
-        lambda: preset("nyu-eigen", 12.0),
-        lambda: Protocol(is_native=True, crop=(0, 1, 0, 1)),
-        lambda: Protocol(native_crop=(0, 1, 0, 1)),
-    ):
-        with pytest.raises(InputError):
-            bad()
-
-
-@pytest.mark.parametrize(
     ("protocol", "frame", "message"),
     [
         (NATIVE, (768, 1024), "about frames of 480 x 640"),

@@ -134,21 +134,6 @@ def test_features_share_the_maps_and_the_family_and_nothing_else(
     assert one.plan.digest != three.plan.digest
 
 
-def test_every_condition_has_words(found: Study) -> None:
-    """Whatever fails is said without the method's own names."""
-    answer = found.answers[0]
-    gates = answer.verdict.gates
-    assert all(gate.passed for gate in gates)
-    sentences = set()
-    for failed in gates:
-        other = tuple(replace(gate, passed=gate is not failed) for gate in gates)
-        invalid = replace(answer.verdict, outcome=Outcome.INVALID, gates=other)
-        said = meaning(found.plan, replace(answer, verdict=invalid))
-        assert failed.name not in said
-        sentences.add(said)
-    assert len(sentences) == len(gates) == 7
-
-
 def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
     given = Provenance("idl compare", "today", 4)
     encoders = [subject.encoder for subject in found.plan.subjects]
@@ -303,19 +288,9 @@ def test_one_walk_is_invalid_unless_its_blocks_are_asked_for(folded: Store, cach
         planned(folded, replace(CONFIG, clusters="block"))
 
 
-def test_what_cannot_be_had_is_refused_before_there_is_a_dataset() -> None:
-    subject = Subject(foreign(Colours(), 3), "planting")
-    for config, subjects, message in (
-        (CONFIG, [Subject(foreign(one_weight(), 3), "planting")], "no verdict without an untrained twin"),
-        (replace(CONFIG, ks="2,auto"), [subject], "ks=2,auto: auto is no number"),
-        (CONFIG, [subject, replace(subject, task="sowing")], "encoders=foreign,foreign: one is there twice"),
-        (replace(CONFIG, common_stride=7), [subject], r"divide images of 288 x 384 pixels\. Pass one of 2, 3, 4, 6, 8"),
-    ):
-        with pytest.raises(InputError, match=message):
-            check(PROBE, config, subjects, (288, 384))
-    check(PROBE, replace(CONFIG, common_stride=6), [subject], (288, 384))
-    with pytest.raises(InputError, match="margin=nan"):
-        replace(CONFIG, margin=float("nan"))
+def test_an_encoder_without_a_twin_is_refused_before_there_is_a_dataset() -> None:
+    with pytest.raises(InputError, match="no verdict without an untrained twin"):
+        check(PROBE, CONFIG, [Subject(foreign(one_weight(), 3), "planting")], (288, 384))
 
 
 def test_a_task_stands_for_an_encoder_and_weights_are_of_those_that_take_any() -> None:

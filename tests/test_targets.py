@@ -2,13 +2,11 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from target_contract import TargetContract
 
-from idl.errors import InputError
 from idl.targets import TARGETS, target
 
 
@@ -81,8 +79,3 @@ class TestNormals(BuiltInContract):
 
 def test_every_target_is_under_contract():
     assert {each.instance.name for each in BuiltInContract.__subclasses__()} == set(TARGETS)
-
-
-def test_unknown_name_says_the_nearest():
-    with pytest.raises(InputError, match=r"'logdepth'.*mean 'log-depth'"):
-        target("logdepth")

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import PlantedReader, small_network
+from planted import PlantedReader, SmallNetwork
+from planted_features import foreign
 
 from idl.data.preparation import prepare
 from idl.data.store import Store
-from idl.encoders import Encoder, Origin
 from idl.errors import InputError
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
-from idl.targets import TARGETS, Target, target
+from idl.targets import TARGETS, target
 
 HEAD = """
 import torch
@@ -122,10 +122,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def probed(store: Store, name: str, folder: Path, **settings: object) -> Run:
-    origin = Origin("small", "custom", "digest", "none", 0, "tests")
-    encoder = Encoder(small_network(), name="small", stride=8, channels=8, origin=origin)
     config = ProbeConfig(target=name, batch_size=4, split="4:2:2", **settings)  # pyright: ignore[reportArgumentType]
-    return probe(config, store, encoder, folder)
+    return probe(config, store, foreign(SmallNetwork(), 8), folder)
 
 
 @pytest.mark.parametrize("solver", ["exact", "adam"])
@@ -158,7 +156,6 @@ def test_two_of_one_name_never_share_what_is_kept(write: Write, store: Store, tm
         (('"1", 1, "field"', '"1", 1, "colour"'), "none of depth, normals, field"),
         (('"1", 1, "field"', '"1", 1, "depth"'), "against layer 'depth'"),
         (("    def decode(self, prediction):\n        return prediction\n", ""), "abstract"),
-        (('"rgb"', '"colour"'), "has no layer 'colour'. It has: depth, normals, rgb, valid"),
         (("[:, None], valid", ", valid"), "expected float32"),
         (("[:, None], valid", "[:, None], valid.float()"), "mask is float32"),
         (("[:, None], valid", "[:, None], torch.ones_like(valid)"), "not valid"),
@@ -186,29 +183,3 @@ def test_the_factory_s_own_instance_is_left_alone(write: Write) -> None:
     assert found.identity
     assert sys.modules["my_red"].ONE.identity == ""
     assert all(each.identity == "" for each in TARGETS.values())
-
-
-class Sides(Target):
-    """Two outputs, the second ten times the first."""
-
-    name, layer, unit, num_outputs, kind = "sides", "depth", "m", 2, "field"
-
-    def encode(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        first = torch.where(valid, values, 0.0)
-        return torch.stack([first, 10 * first], dim=1), valid
-
-    def decode(self, prediction: torch.Tensor) -> torch.Tensor:
-        return prediction
-
-
-def sides() -> Target:
-    return Sides()
-
-
-def test_several_outputs_are_fitted_and_shown(store: Store, tmp_path: Path) -> None:
-    """Each output alone is depth, or ten times depth: the mean of their losses is 50.5 times the first's."""
-    both = probed(store, "test_targets_custom:sides", tmp_path, k="all").report
-    alone = probed(store, "depth", tmp_path, k="all").report
-    assert both.metrics["test_loss"] == pytest.approx(50.5 * alone.metrics["test_loss"], rel=1e-3)
-    assert both.metrics["test_r2"] == pytest.approx(alone.metrics["test_r2"], rel=1e-2)
-    assert both.panels.keys() == {key.replace("depth/", "sides/") for key in alone.panels}

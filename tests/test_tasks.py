@@ -5,12 +5,9 @@ from dataclasses import replace
 import pytest
 from encoder_contract import CPU
 
-from idl.encoders import ALIASES, TASKS, Origin, build, encoder_for_task, task_name, task_of
+from idl.encoders import ALIASES, TASKS, build, encoder_for_task, task_name, task_of
 from idl.encoders.weights import SHIPPED, shipped_for
-from idl.errors import InputError
 from idl.training.objectives import OBJECTIVES, Autoencoding
-
-ORIGIN = Origin("small", "file", "digest", "unknown", None, "weights.pth")
 
 
 def test_what_trainings_write_is_known() -> None:
@@ -44,26 +41,3 @@ def test_case_and_other_names_do_not_matter(text: str, name: str) -> None:
     assert task_name(text) == task_name(task_name(text)) == name
     assert set(ALIASES.values()) <= TASKS.keys()
     assert not ALIASES.keys() & TASKS.keys()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("autoencodr", "Did you mean reconstruction"),
-        ("unknown", "reconstruction, rooms-recognition, imagenet, none"),
-    ],
-)
-def test_a_task_without_an_encoder_names_others(text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        encoder_for_task(text)
-
-
-def test_what_the_weights_record_is_not_overruled_and_what_they_do_not_must_be_named() -> None:
-    imagenet = replace(ORIGIN, task="imagenet")
-    assert task_of(imagenet) == task_of(imagenet, "ImageNet") == "imagenet"
-    with pytest.raises(InputError, match="trained for imagenet"):
-        task_of(imagenet, "reconstruction")
-    for nothing in ("unknown", "", "Unknown"):
-        with pytest.raises(InputError, match=r"weights\.pth.*Name the task: --task"):
-            task_of(replace(ORIGIN, task=nothing))
-    assert task_of(ORIGIN, "Depth estimation") == "depth-estimation"

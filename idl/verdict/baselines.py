@@ -259,7 +259,14 @@ class _Runs:
         with source.locked():
             statistics = fit_statistics(source, self.targets, progress, offsets)
         fitted = [
-            fit_all(folds, source.columns, ks, names, pixels=pixels and pixels[at], planted_effect=planted_effect)
+            fit_all(
+                folds,
+                source.columns,
+                ks,
+                names,
+                pixels=None if pixels is None else pixels[at],
+                planted_effect=planted_effect,
+            )
             for at, folds in enumerate(statistics)
         ]
         keys = [each.key for each in self.targets]

@@ -125,7 +125,8 @@ def squared_errors(
     Raises InputError where no pixel of the split is valid.
     """
     num_images = len(source.share(name))
-    made = [(np.empty(num_images), *np.empty((2, len(each), num_images))) for each in arms]
+    shapes = [(len(each), num_images) for each in arms]
+    made: list[Errors] = [(np.empty(num_images), np.empty(shape), np.empty(shape)) for shape in shapes]
     weights = [source.columns.side_by_side(each) for each in arms]
     widths = [each.shape[1] for each in weights]
     together = torch.cat(weights, dim=1).to(source.device)
