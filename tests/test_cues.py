@@ -125,7 +125,7 @@ def fitted(store: Store, encoder: Encoder, folder: Path, config: ProbeConfig = P
 def measured(store: Store, cue: str, folder: Path) -> CueTable:
     encoder = one_cue(cue)
     _, linear, split = fitted(store, encoder, folder)
-    return cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
+    return cues(store, split, encoder, [(linear, DEPTH)], CONFIG, 4)[0]
 
 
 @pytest.mark.parametrize("cue", ["colour", "brightness", "texture", "position"])
@@ -162,7 +162,7 @@ def test_an_encoder_that_looks_elsewhere_reads_layout_and_a_weak_one_is_named_to
 def test_losses_are_those_of_the_whole_model_on_edited_images(store: Store, tmp_path: Path) -> None:
     encoder = one_cue("brightness")
     run, linear, split = fitted(store, encoder, tmp_path)
-    table = cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
+    (table,) = cues(store, split, encoder, [(linear, DEPTH)], CONFIG, 4)
     assert table.clean_loss == pytest.approx(run.report.metrics["test_loss"], rel=1e-4)
     read = store.read(("rgb", "depth", "valid"), split.indices["test"])
     rgb, depth_m, valid = (torch.from_numpy(read[name]) for name in ("rgb", "depth", "valid"))
@@ -198,10 +198,10 @@ def test_batches_do_not_count_and_images_are_spread(
 ) -> None:
     encoder = one_cue("layout")
     _, linear, split = fitted(store, encoder, tmp_path)
-    one, other = (cues(store, split, encoder, linear, DEPTH, CONFIG, size) for size in (3, 16))
+    one, other = (cues(store, split, encoder, [(linear, DEPTH)], CONFIG, size)[0] for size in (3, 16))
     np.testing.assert_allclose([each.loss for each in one.edits], [each.loss for each in other.edits], rtol=1e-6)
     monkeypatch.setattr("idl.verdict.cues.MAX_IMAGES", 8)
-    fewer = cues(store, split, encoder, linear, DEPTH, CONFIG, 4)
+    (fewer,) = cues(store, split, encoder, [(linear, DEPTH)], CONFIG, 4)
     assert (fewer.num_images, one.num_images) == (8, 16)
     assert len({example.name for example in fewer.examples}) == 2
     assert fewer.examples[0].rgb.shape == (7, 128, 128, 3)
@@ -216,7 +216,7 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     encoder = one_cue("colour")
     _, linear, split = fitted(store, encoder, tmp_path)
     same = ["a walk"] * len(split.indices["test"])
-    table = cues(store, split, encoder, linear, DEPTH, CONFIG, 4, clusters=same)
+    (table,) = cues(store, split, encoder, [(linear, DEPTH)], CONFIG, 4, clusters=same)
     assert {finding.reading for finding in table.findings} == {Reading.UNDECIDED}
     # There is no lead to take shares of, and nothing is known of any cue: least of all that none is read.
     assert "%" not in table.sentences[1]
@@ -226,11 +226,15 @@ def test_one_cluster_leaves_everything_open(store: Store, tmp_path: Path) -> Non
     assert report.metrics["cues/hue_rotated_ratio_high"] == math.inf
 
 
-def test_normals_and_a_strided_grid(tmp_path: Path) -> None:
+def test_normals_and_a_strided_grid_beside_another_probe(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
     encoder = one_cue("colour")
     _, linear, split = fitted(store, encoder, tmp_path, replace(PROBE, target="normals"))
-    table = cues(store, split, encoder, linear, target("normals"), CONFIG, 4)
+    _, of_depth, _ = fitted(store, encoder, tmp_path, PROBE)
+    table, beside = cues(store, split, encoder, [(linear, target("normals")), (of_depth, DEPTH)], CONFIG, 4)
+    (alone,) = cues(store, split, encoder, [(of_depth, DEPTH)], CONFIG, 4)
+    assert (beside.clean_loss, beside.edits, beside.correlations) == (alone.clean_loss, alone.edits, alone.correlations)
+    assert [each.name for each in beside.examples] == [each.name for each in alone.examples]
     assert not table.correlations
     # A tile of 64 pixels would be the whole image: it is of whole cells, and of single cells nothing is lost.
     assert {edit.name: edit.ratio.estimate for edit in table.edits}["tiles"] == pytest.approx(1, rel=1e-6)

@@ -20,7 +20,7 @@ from idl.errors import InputError
 from idl.probe_config import ProbeConfig
 from idl.protocol import Protocol
 from idl.verdict.document import Provenance, meaning
-from idl.verdict.report import encoder_run, markdown, probe_run, summary, whole_report
+from idl.verdict.report import encoder_runs, markdown, probe_run, summary, whole_report
 from idl.verdict.result import Outcome, StudyConfig
 from idl.verdict.study import (
     Study,
@@ -138,7 +138,7 @@ def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
     given = Provenance("idl compare", "today", 4)
     encoders = [subject.encoder for subject in found.plan.subjects]
     null = probe_run(found, encoders[1], cache).report.panels
-    runs = [encoder_run(found, encoder, null, given, cache) for encoder in encoders]
+    runs = [run for encoder in encoders for run in encoder_runs(found, encoder, {"depth": null}, given, cache)]
     report = whole_report(found, {"depth": null}, runs, given)
     document = json.loads(report.texts["verdict.json"])
     assert document["digest"] == found.plan.digest == report.tags["verdict_digest"]

@@ -19,7 +19,7 @@ from idl.settings import setting
 from idl.tracking import runs
 from idl.verdict.baselines import NULL
 from idl.verdict.document import EncoderRun, Provenance
-from idl.verdict.report import encoder_run, overview, probe_run, summary, whole_report
+from idl.verdict.report import encoder_runs, overview, probe_run, summary, whole_report
 from idl.verdict.result import StudyConfig
 from idl.verdict.study import (
     UNTRAINED_TASK,
@@ -106,8 +106,8 @@ def verdict(settings: VerdictSettings) -> None:
     ):
         answers, given, null, _ = _answer(recorder, settings, [(chosen, settings.task)])
         (subject,) = answers.plan.subjects
-        panels = probe_run(answers, null, cache, progress=progress).report.panels
-        judged = encoder_run(answers, subject.encoder, panels, given, cache, progress=progress)
+        panels = {settings.feature: probe_run(answers, null, cache, progress=progress).report.panels}
+        (judged,) = encoder_runs(answers, subject.encoder, panels, given, cache, progress=progress)
         setup.finish(recorder, judged.run, subject.encoder, settings)
         click.echo(f"\n{summary(answers, [judged])}")
 
@@ -138,23 +138,26 @@ def _compare(entry_point: str, settings: CompareSettings) -> None:
         _named(target="feature", encoder="tasks" if by_task else "encoders", task="tasks"),
     ):
         answers, given, null, others = _answer(recorder, settings, requested, is_by_task=bool(by_task))
-        panels, made = {}, []
-        for feature in answers.plan.features:
-            of_feature = answers.part(feature=feature)
+        by_feature = {feature: answers.part(feature=feature) for feature in answers.plan.features}
 
-            def plain_run(encoder: Encoder, k: str, study: Study = of_feature) -> Run:
-                with runs.child(recorder, f"{encoder.name} {study.plan.probe.target}") as child:
-                    run = probe_run(study, encoder, cache, k=k, progress=progress)
-                    setup.finish(child, run, encoder, settings)
-                return run
+        def plain_run(encoder: Encoder, feature: str, k: str) -> Run:
+            with runs.child(recorder, f"{encoder.name} {feature}") as child:
+                run = probe_run(by_feature[feature], encoder, cache, k=k, progress=progress)
+                setup.finish(child, run, encoder, settings)
+            return run
 
-            panels[feature] = plain_run(null, "auto").report.panels
-            for encoder in [subject.encoder for subject in answers.plan.subjects]:
-                with runs.child(recorder, f"{encoder.name} {feature}") as child:
-                    each = encoder_run(of_feature, encoder, panels[feature], given, cache, progress=progress)
-                    made.append(each)
+        panels = {feature: plain_run(null, feature, "auto").report.panels for feature in by_feature}
+        made = []
+        for encoder in [subject.encoder for subject in answers.plan.subjects]:
+            for each in encoder_runs(answers, encoder, panels, given, cache, progress=progress):
+                made.append(each)
+                with runs.child(recorder, f"{each.encoder} {each.feature}") as child:
                     setup.finish(child, each.run, encoder, settings)
-            made += [EncoderRun(each.name, feature, plain_run(each, "all")) for each in others]
+        made += [
+            EncoderRun(encoder.name, feature, plain_run(encoder, feature, "all"))
+            for encoder in others
+            for feature in by_feature
+        ]
         setup.log_report(recorder, whole_report(answers, panels, made, given), settings)
         click.echo(f"\n{summary(answers, made)}")
         if len(answers.plan.features) > 1 or others:

@@ -114,6 +114,10 @@ def measure(
 
     beside = run.patches(encoder, max(ks))
     encoded = run.encoded(TRAINED, encoder)
+    if len(targets) > 1:
+        # Of the ordinary probes, which read no patches: here for all features at once.
+        with cache.locked(encoded.folder):
+            fit_statistics(encoded, targets, prefixed(progress, TRAINED))
     trained = run.fit(TRAINED, (encoded, beside), ARMS, ks, planted_effect=config.log_margin)
     shuffled, missing = None, []
     lenders = {

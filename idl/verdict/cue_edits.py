@@ -24,6 +24,7 @@ from torch import Tensor
 from idl.data.loading import batches, images_of
 from idl.data.store import Store
 from idl.encoders import Encoder
+from idl.encoders.base import Size
 from idl.fitting import read_target
 from idl.probes.grid import upsample
 from idl.probes.linear_probe import LinearProbe
@@ -157,71 +158,102 @@ class CuePredictions:
     examples: tuple[CueExample, ...]
 
 
+class _Measured:
+    """What is collected of one probe, batch by batch."""
+
+    def __init__(self, probe: LinearProbe, target: Target, device: torch.device) -> None:
+        self.probe, self.target = copy.deepcopy(probe).to(device), target
+        self.errors, self.sums = defaultdict[str, list[np.ndarray]](list), defaultdict[str, list[np.ndarray]](list)
+        self.moments: list[list[Tensor]] = []
+        self.examples: list[CueExample] = []
+
+    def begin(self, layers: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take a batch's truth."""
+        self.truth, self.valid = (each.to(device) for each in read_target(self.target, layers))
+        y = torch.where(self.valid[:, None], self.truth, 0).double()
+        of_truth = (y.sum(dim=(2, 3)), y.square().sum(dim=(2, 3)), self.valid.sum(dim=(1, 2)).double()[:, None])
+        self.moments.append([each.cpu() for each in of_truth])
+        self.values: list[np.ndarray] = []
+
+    def add(self, name: str, maps: Maps, back: Callable[[Maps], Maps], rgb: Images, held: list[int], fed: Size) -> None:
+        """Measure the batch under an edit.
+
+        maps: the encoder's, of images of size `fed`. back: brings a prediction on the grid to where the clean image has
+        it. held: images whose prediction is kept, as the picture stands.
+        """
+        on_grid = self.probe(maps)
+        prediction = upsample(back(on_grid).contiguous(), *self.truth.shape[2:])
+        error = torch.where(self.valid[:, None], prediction - self.truth, 0).square_()
+        self.errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
+        if held:
+            decoded = self.target.decode(upsample(on_grid[held].contiguous(), *fed))
+            self.values.append(decoded.float().cpu().numpy())
+        if name == CLEAN and self.target.num_outputs == 1:
+            for whose, each in (("predicted", prediction), ("true", self.truth)):
+                self.sums[whose].append(pixel_sums(each, luminance(rgb), self.valid))
+
+    def finish(self) -> CuePredictions:
+        """Return all of it, and the errors of the best constant."""
+        total, squares, num_valid = (torch.cat(parts) for parts in zip(*self.moments, strict=True))
+        mean = total.sum(dim=0) / num_valid.sum().clamp(min=1)
+        of_constant = (squares - 2 * mean * total + num_valid * mean**2).clamp(min=0).sum(dim=1)
+        return CuePredictions(
+            num_valid[:, 0].numpy(),
+            {**{name: np.concatenate(parts) for name, parts in self.errors.items()}, CONSTANT: of_constant.numpy()},
+            {whose: np.concatenate(parts) for whose, parts in self.sums.items()},
+            tuple(self.examples),
+        )
+
+
 def predict(
     store: Store,
     indices: Sequence[int],
     encoder: Encoder,
-    probe: LinearProbe,
-    target: Target,
+    probes: Sequence[tuple[LinearProbe, Target]],
     batch_size: int,
     progress: Progress,
-) -> CuePredictions:
-    """Predict every image clean and under every edit, and measure that image by image."""
-    probe = copy.deepcopy(probe).to(encoder.device)
-    height, width = store.protocol.size
-    grid = encoder.grid(height, width)
+) -> list[CuePredictions]:
+    """Predict every image clean and under every edit, and measure that image by image, for each probe.
+
+    An edited image is encoded once for all of them. batch_size: images encoded at once.
+    """
+    device = encoder.device
+    grid = encoder.grid(*store.protocol.size)
     # Whole cells, and at least two tiles along each side where there are two cells.
     cells = max(1, min(round(TILE / encoder.stride), min(grid) // 2))
     num_tiles = (grid[0] // cells) * (grid[1] // cells)
     count = min(NUM_EXAMPLES, len(indices))
     shown = {indices[int((part + 0.5) * len(indices) / NUM_EXAMPLES)] for part in range(count)}
-    errors, sums = defaultdict[str, list[np.ndarray]](list), defaultdict[str, list[np.ndarray]](list)
-    moments, examples = [], []
+    measured = [_Measured(*each, device) for each in probes]
     remaining = iter(indices)
-    layers = tuple(dict.fromkeys(("rgb", target.layer, "valid")))
+    layers = tuple(dict.fromkeys(("rgb", *(target.layer for _, target in probes), "valid")))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
         for read in batches(store, layers, indices, batch_size):
-            truth, valid = (each.to(encoder.device) for each in read_target(target, read))
-            rgb = images_of(read["rgb"].to(encoder.device))
+            for each in measured:
+                each.begin(read, device)
+            rgb = images_of(read["rgb"].to(device))
             # Tiles are whole cells of what the network is fed.
             fed = encoder.resized(rgb)
             of_batch = list(itertools.islice(remaining, len(rgb)))
             names = [store.names[index] for index in of_batch]
             held = [row for row, index in enumerate(of_batch) if index in shown]
-            pictures, values = [], []
+            pictures = []
             orders = tile_orders(num_tiles, [_seed(name) for name in names])
             edits = {**_EDITS, TILES: partial(shuffled, orders=orders, tile=cells * encoder.stride)}
-            # What brings a prediction on the grid to where the clean image has it.
             backs = {TURNED: edits[TURNED], TILES: partial(shuffled, orders=orders.argsort(dim=1), tile=cells)}
             for name in (CLEAN, *REMOVED):
                 edited = edits[name](fed)
-                on_grid = probe(encoder(edited))
-                prediction = upsample(backs.get(name, edits[CLEAN])(on_grid).contiguous(), height, width)
-                error = torch.where(valid[:, None], prediction - truth, 0).square_()
-                errors[name].append(error.sum(dim=(1, 2, 3), dtype=torch.float64).cpu().numpy())
+                maps = encoder(edited)
                 if held:
                     pictures.append((edited[held] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-                    decoded = target.decode(upsample(on_grid[held].contiguous(), *edited.shape[2:]))
-                    values.append(decoded.float().cpu().numpy())
-                if name == CLEAN and target.num_outputs == 1:
-                    for whose, each in (("predicted", prediction), ("true", truth)):
-                        sums[whose].append(pixel_sums(each, luminance(rgb), valid))
+                for each in measured:
+                    size = (edited.shape[2], edited.shape[3])
+                    each.add(name, maps, backs.get(name, edits[CLEAN]), rgb, held, size)
                 advance(len(rgb))
-            y = torch.where(valid[:, None], truth, 0).double()
-            of_truth = (y.sum(dim=(2, 3)), y.square().sum(dim=(2, 3)), valid.sum(dim=(1, 2)).double()[:, None])
-            moments.append([each.cpu() for each in of_truth])
-            for place, row in enumerate(held):
-                stacks = (np.stack([each[place] for each in of_edits]) for of_edits in (pictures, values))
-                examples.append(CueExample(names[row], *stacks))
-    total, squares, num_valid = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    mean = total.sum(dim=0) / num_valid.sum().clamp(min=1)
-    of_constant = (squares - 2 * mean * total + num_valid * mean**2).clamp(min=0).sum(dim=1)
-    return CuePredictions(
-        num_valid[:, 0].numpy(),
-        {**{name: np.concatenate(parts) for name, parts in errors.items()}, CONSTANT: of_constant.numpy()},
-        {whose: np.concatenate(parts) for whose, parts in sums.items()},
-        tuple(examples),
-    )
+            for each, (place, row) in itertools.product(measured, enumerate(held)):
+                stacks = (np.stack([one[place] for one in of_edits]) for of_edits in (pictures, each.values))
+                each.examples.append(CueExample(names[row], *stacks))
+    return [each.finish() for each in measured]
 
 
 def _seed(name: str) -> int:

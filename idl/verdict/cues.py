@@ -38,6 +38,7 @@ from idl.verdict.cue_edits import (
     TILES,
     TURNED,
     CueExample,
+    CuePredictions,
     predict,
 )
 from idl.verdict.intervals import Interval, Series, interval, log_ratio, resample, resampled_sums
@@ -227,19 +228,19 @@ def cues(
     store: Store,
     split: Split,
     encoder: Encoder,
-    probe: LinearProbe,
-    target: Target,
+    probes: Sequence[tuple[LinearProbe, Target]],
     config: StudyConfig,
     batch_size: int,
     *,
     clusters: Sequence[str] | None = None,
     progress: Progress = silent,
-) -> CueTable:
-    """Measure the frozen `probe` on test images with one cue removed at a time, against the clean truth.
+) -> list[CueTable]:
+    """Measure frozen probes on test images with one cue removed at a time, against the clean truth.
 
     A prediction for tiles that were shuffled, or for an image upside down, is mapped back on the encoder's grid,
     before it is upsampled: a probe of single cells that the edit does not touch keeps its loss exactly.
-    config: its level, draws and seed are those of the intervals over clusters. batch_size: images encoded at once.
+    probes: each with what it predicts. config: its level, draws and seed are those of the intervals over clusters.
+    batch_size: images encoded at once.
     clusters: what each test image belongs to, in the split's order; None: scenes.
     Raises InputError where no test image has a valid pixel.
     """
@@ -247,12 +248,21 @@ def cues(
     spread = np.linspace(0, len(order) - 1, min(MAX_IMAGES, len(order)))
     chosen: list[int] = np.unique(spread.round().astype(int)).tolist()
     of_image: Sequence[str] = [store.scenes[index] for index in order] if clusters is None else clusters
-    made = predict(store, [order[position] for position in chosen], encoder, probe, target, batch_size, progress)
+    labels = [of_image[position] for position in chosen]
+    indices = [order[position] for position in chosen]
+    made = predict(store, indices, encoder, probes, batch_size, progress)
+    for each, (_, target) in zip(made, probes, strict=True):
+        if not each.num_valid.any():
+            raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
+    return [_table(each, encoder.name, target, labels, config) for each, (_, target) in zip(made, probes, strict=True)]
 
+
+def _table(
+    made: CuePredictions, encoder: str, target: Target, of_image: Sequence[str], config: StudyConfig
+) -> CueTable:
+    """Return what is said of one probe. of_image: the cluster of each image that was measured."""
     keep = made.num_valid > 0
-    if not keep.any():
-        raise InputError(f"{store.path}: no pixel of the test split has a valid {target.name}.")
-    labels = [of_image[position] for position, kept in zip(chosen, keep, strict=True) if kept]
+    labels = [cluster for cluster, kept in zip(of_image, keep, strict=True) if kept]
     losses = {name: errors[keep] for name, errors in made.errors.items()}
     losses[_THRESHOLD] = (1 - READ_SHARE) * losses[CLEAN] + READ_SHARE * losses[CONSTANT]
     for cue in CUES.values():
@@ -281,7 +291,7 @@ def cues(
         for where, of_images in (("within", _within(sums[keep])), ("overall", sums[keep]))
     }
     return CueTable(
-        encoder=encoder.name,
+        encoder=encoder,
         target=target.name,
         unit=target.unit,
         kind=target.kind,
@@ -290,7 +300,7 @@ def cues(
         edits=tuple(by_name.values()),
         findings=find(by_name, lambda a, b: between(f"{a} > {b}", f"{b} < {a}"), leads=constant.log_ratio.low > 0),
         correlations=correlations,
-        num_images=len(chosen),
+        num_images=len(of_image),
         examples=made.examples,
     )
 

@@ -35,41 +35,66 @@ def probe_run(
     return probe(config, study.plan.store, encoder, cache_folder, progress=progress, shown_names=shown)
 
 
-def encoder_run(
+def encoder_runs(
     study: Study,
     encoder: Encoder,
-    null_panels: Panels,
+    null_panels: Mapping[str, Panels],
     given: Provenance,
     cache_folder: Path,
     *,
     progress: Progress = silent,
-) -> EncoderRun:
-    """Run the probe that an encoder's answers rest on, at its largest k, and put answers, cues and a page beside it.
+) -> list[EncoderRun]:
+    """Run the probes that an encoder's answers rest on, one a feature, with answers, cues and a page beside each.
 
-    The model carries the answer at the k that it reads.
-    study: of one feature. null_panels: of the null's `probe_run`. given: where the figures come from.
+    A probe reads its feature's largest k, and the model carries the answer at that k.
+    null_panels: by feature, of the null's `probe_run`. given: where the figures come from.
     """
-    alone, plan = study.part(encoder.name), study.plan
-    answer = alone.answers[-1]
-    run = probe_run(study, encoder, cache_folder, k=str(answer.k), progress=progress)
-    report, table = with_answers(run.report, alone, given.test_reads), None
-    model, feature = run.model.module, target(plan.probe.target)
-    if plan.config.cues and isinstance(model, DepthModel):
-        table = cues(
+    plan, parts, runs = study.plan, dict[str, Study](), dict[str, Run]()
+    for feature in plan.features:
+        parts[feature] = study.part(encoder.name, feature)
+        # All encoders show the same images.
+        of_all, k = study.part(feature=feature), parts[feature].answers[-1].k
+        runs[feature] = probe_run(of_all, encoder, cache_folder, k=str(k), progress=progress)
+    models = {feature: run.model.module for feature, run in runs.items()}
+    probes = {
+        feature: (model.probe, target(feature)) for feature, model in models.items() if isinstance(model, DepthModel)
+    }
+    tables: dict[str, CueTable] = {}
+    if plan.config.cues and probes:
+        made = cues(
             plan.store,
             plan.split,
             encoder,
-            model.probe,
-            feature,
+            list(probes.values()),
             plan.config,
             plan.probe.batch_size,
             clusters=plan.clusters.of_image,
             progress=prefixed(progress, encoder.name),
         )
-        report = with_cues(report, table, shown_range(plan.store, plan.split, feature, cache_folder / "ranges"))
-    tags = {**run.model.tags, "verdict": str(answer.verdict.outcome), "verdict_digest": plan.digest}
-    own = EncoderRun(encoder.name, plan.probe.target, Run(report, replace(run.model, tags=tags)), table)
-    texts = {**report.texts, **_texts(alone, {plan.probe.target: null_panels}, [own], given)}
+        tables = dict(zip(probes, made, strict=True))
+    return [
+        _encoder_run(parts[feature], encoder.name, run, tables.get(feature), null_panels[feature], given, cache_folder)
+        for feature, run in runs.items()
+    ]
+
+
+def _encoder_run(
+    study: Study,
+    encoder: str,
+    run: Run,
+    table: CueTable | None,
+    null_panels: Panels,
+    given: Provenance,
+    cache_folder: Path,
+) -> EncoderRun:
+    """Put answers, cues and a page beside a probe's run. study: of this encoder and feature."""
+    plan, (feature,) = study.plan, study.plan.features
+    report = with_answers(run.report, study, given.test_reads)
+    if table is not None:
+        report = with_cues(report, table, shown_range(plan.store, plan.split, target(feature), cache_folder / "ranges"))
+    tags = {**run.model.tags, "verdict": str(study.answers[-1].verdict.outcome), "verdict_digest": plan.digest}
+    own = EncoderRun(encoder, feature, Run(report, replace(run.model, tags=tags)), table)
+    texts = {**report.texts, **_texts(study, {feature: null_panels}, [own], given)}
     return replace(own, run=replace(own.run, report=replace(report, texts=texts)))
 
 
