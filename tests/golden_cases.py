@@ -119,7 +119,7 @@ NYU = f"--dataset nyu --data nyu {CPU}"
 DIODE = f"--dataset diode --data diode {CPU}"
 NULL = "--encoder null --stride 16"
 # bfloat16 is another arithmetic on another processor.
-CONVNEXT = "--encoder convnext --weights shipped --arithmetic float32"
+CONVNEXT = "--encoder convnext --weights shipped:rooms-recognition --arithmetic float32"
 AUTOENCODER = "--encoder autoencoder --weights shipped --arithmetic float32"
 ADAM, SGD = (f"--solver {name} --epochs 5 --step-images 4" for name in ("adam", "sgd"))
 MODEL = "--model models:/idl-depth-{}/1"
@@ -153,7 +153,7 @@ CASES: Mapping[str, Case] = {
     "folder_convnext": Case(
         write_walk,
         {
-            "convnext": f"convnext {WALK} --weights shipped --arithmetic float32",
+            "convnext": f"convnext {WALK} --weights shipped:rooms-recognition --arithmetic float32",
             "depth": f"probe {WALK} {CONVNEXT} --k 8",
             "log_depth": f"probe {WALK} {CONVNEXT} --k 8 --target log-depth",
             "predict": f"predict walk/scene_00/rgb {MODEL.format('convnext')} --out maps --format npy",

@@ -15,7 +15,7 @@ from idl.encoders.autoencoder import Autoencoder, AutoencoderConfig
 SIZE = AutoencoderConfig(n_hid=8, latent_channels=4, n_init=6)
 # Narrow, and away from every default, so that no other architecture and no other arguments take its weights.
 ATTO: Mapping[str, Any] = {"dims": [8, 8, 16, 16], "depths": [1, 1, 2, 1], "ls_init_value": 0.1}
-ATTO_SUMMARY = "convnext_atto, trained to name the kinds of things and the materials in rendered rooms"
+ATTO_SUMMARY = "convnext_atto, trained to say which kind of thing each pixel of rendered rooms shows"
 
 
 def save_half(path: Path, model: nn.Module, architecture: str, config: Mapping[str, object], task: str) -> None:
@@ -49,7 +49,7 @@ def ship(folder: Path) -> Path:
     """Fill a folder as the package's is, and return it."""
     folder.mkdir()
     save_half(folder / "autoencoder_small.safetensors", autoencoder(), "dvae", SIZE.arguments, "reconstruction")
-    save_half(folder / "convnext_atto_rooms.safetensors", convnext_atto(), "convnext_atto", ATTO, "rooms-recognition")
+    save_half(folder / "convnext_atto_segmentation.safetensors", convnext_atto(), "convnext_atto", ATTO, "segmentation")
     (folder / "autoencoder_small.json").write_text(json.dumps({"summary": "a small autoencoder"}))
-    (folder / "convnext_atto_rooms.json").write_text(json.dumps({"summary": ATTO_SUMMARY}))
+    (folder / "convnext_atto_segmentation.json").write_text(json.dumps({"summary": ATTO_SUMMARY}))
     return folder

@@ -129,6 +129,7 @@ ROWS = {
     "weights_damaged": ("probe WALK TINY --weights page.bin", "page.bin: cannot be read as weights"),
     "weights_other": ("probe WALK TINY --weights other.safetensors", "not weights of test_convnext ... conv.weight"),
     "weights_none": ("probe WALK NULL --weights random", "the null encoder has none"),
+    "weights_shipped_task": ("probe WALK --encoder convnext --weights shipped:dreams", "but shipped:segmentation and"),
     "weights_shipped": ("probe WALK TINY --weights shipped", "weights=shipped for timm:test_convnext"),
     "weights_hub": ("HF_HUB_OFFLINE=1 HF_HOME=hub probe WALK TINY --weights imagenet", "Pass weights=PATH"),
     "weights_name": ("probe WALK --weights models:/gone/1", "models:/gone/1: no registered model gone"),

@@ -119,14 +119,14 @@ def test_a_matrix_has_a_child_for_each_cell_and_a_table(folder: Path, capfd: pyt
     asked = ("--tasks", "reconstruction,none", "--feature", ",".join(features))
     assert run("compare", *SMALL, *FEW, *asked) == 0
     found = {each.info.run_name: each for each in runs()}
-    names = ("null", "autoencoder-reconstruction", "convnext-none")
+    names = ("null", "autoencoder-reconstruction", "convnext_atto-none")
     assert set(found) == {"compare depth,log-depth"} | {f"{name} {each}" for name in names for each in features}
     parent = found["compare depth,log-depth"]
     assert parent.data.tags["verdict autoencoder-reconstruction log-depth k2"] == "INVALID"
     rows = list(csv.DictReader(load_text(f"runs:/{parent.info.run_id}/matrix.csv").splitlines()))
     assert [(row["encoder"], row["feature"], row["k"], row["answer"]) for row in rows] == [
         *(("autoencoder-reconstruction", each, k, "INVALID") for each in features for k in ("2", "10")),
-        *(("convnext-none", each, rows[-1]["k"], "untrained") for each in features),
+        *(("convnext_atto-none", each, rows[-1]["k"], "untrained") for each in features),
     ]
     for row in rows:
         # At its largest k an encoder's own run has the same loss, by the ordinary path.
@@ -138,7 +138,7 @@ def test_a_matrix_has_a_child_for_each_cell_and_a_table(folder: Path, capfd: pyt
     assert [part["feature"] for part in document["features"]] == list(features)
     assert [target["name"] for target in document["fixed"]["targets"]] == list(features)
     left = [f"untrained {float(row['loss_over_null']):.3f}" for row in rows if row["answer"] == "untrained"]
-    (line,) = [each for each in capfd.readouterr().out.splitlines() if each.startswith("convnext-none")]
+    (line,) = [each for each in capfd.readouterr().out.splitlines() if each.startswith("convnext_atto-none")]
     assert re.split(" {2,}", line)[1:] == left
 
 

@@ -185,7 +185,8 @@ def _answer(
     for each, task in requested:
         encoder = settings.build_encoder(each)
         task_found = task_of(encoder.origin, task)
-        subjects.append(Subject(encoder.named(f"{each.name}-{task_found}") if is_by_task else encoder, task_found))
+        named = encoder.named(f"{each.name.removeprefix('timm:')}-{task_found}") if is_by_task else encoder
+        subjects.append(Subject(named, task_found))
     others = [each for each in subjects if is_by_task and each.task == UNTRAINED_TASK]
     subjects = [each for each in subjects if each not in others]
     check(settings.probe, config, subjects, settings.image_size(), settings.features)

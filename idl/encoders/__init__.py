@@ -23,13 +23,15 @@ UNKNOWN = "unknown"
 # silently be one on another.
 TASKS: Mapping[str, EncoderConfig] = {
     "reconstruction": EncoderConfig(name="autoencoder", weights="shipped"),
-    "rooms-recognition": EncoderConfig(name="convnext", weights="shipped"),
+    "segmentation": EncoderConfig(name="convnext", weights="shipped:segmentation"),
+    "rooms-recognition": EncoderConfig(name="convnext", weights="shipped:rooms-recognition"),
     "imagenet": EncoderConfig(name="convnext", weights="imagenet"),
-    "none": EncoderConfig(name="convnext", weights="random"),
+    # The architecture of those that ship, so that they differ in nothing but the task.
+    "none": EncoderConfig(name="timm:convnext_atto", weights="random"),
 }
 ALIASES = {
     **dict.fromkeys(("autoencoder", "autoencoding"), "reconstruction"),
-    **dict.fromkeys(("rooms", "rooms-kinds", "rooms-kinds-materials"), "rooms-recognition"),
+    **dict.fromkeys(("recognition", "rooms", "rooms-kinds", "rooms-kinds-materials"), "rooms-recognition"),
     **dict.fromkeys(("rooms-kinds-and-materials", "multi-label"), "rooms-recognition"),
     **dict.fromkeys(("imagenet-1k", "imagenet1k", "in1k"), "imagenet"),
     **dict.fromkeys(("random", "untrained"), "none"),

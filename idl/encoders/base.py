@@ -59,7 +59,7 @@ class EncoderConfig:
         "convnext", "null, autoencoder, convnext, timm:NAME, or package.module:factory.", option="encoder"
     )
     stage: int | None = setting(None, "Feature level of the network; auto: the deepest with a stride of at most 16.")
-    weights: str = setting("auto", "auto, imagenet, shipped, random, a file, or models:/NAME/VERSION.")
+    weights: str = setting("auto", "auto, imagenet, shipped, shipped:TASK, random, a file, or models:/NAME/VERSION.")
     encoder_args: str = setting(
         "{}", "JSON object for timm's create_model, the factory, or the autoencoder (preset, n_hid, ...)."
     )

@@ -22,11 +22,13 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Without a network timm retries for 50 s before it gives up.
 HUB_TIMEOUT_S = 3.0
 SHIPPED_FOLDER = Path(__file__).with_name("shipped_weights")
-# By the encoder's name on the command line. A ConvNeXt of any other size, or with a tag of timm's, has nothing here.
-SHIPPED = {
-    "autoencoder": "autoencoder_small",
-    "convnext": "convnext_atto_rooms",
-    "timm:convnext_atto": "convnext_atto_rooms",
+_CONVNEXT = {"segmentation": "convnext_atto_segmentation", "rooms-recognition": "convnext_atto_rooms"}
+# Files by the encoder's name on the command line and what they were trained for; the first is what "shipped" means. A
+# ConvNeXt of any other size, or with a tag of timm's, has nothing here.
+SHIPPED: Mapping[str, Mapping[str, str]] = {
+    "autoencoder": {"reconstruction": "autoencoder_small"},
+    "convnext": _CONVNEXT,
+    "timm:convnext_atto": _CONVNEXT,
 }
 
 
@@ -108,17 +110,18 @@ def locate(
 ) -> Source:
     """Return the weights that `config` asks for by one of `names`, by a path or by a URI of the registry.
 
-    names: "random", "shipped", "auto", and "imagenet" where there may be some on the hub: then `repository` and `files`
-      are as of `fetch`, or empty.
+    names: "random", "shipped" (which may name a task after a colon), "auto", and "imagenet" where there may be some on
+      the hub: then `repository` and `files` are as of `fetch`, or empty.
     Raises InputError where they cannot be had. Only "auto" falls back, with a warning: to weights that come with
     the package for this encoder's name, which may be of another architecture, else to random ones.
     """
-    if config.weights not in names:
+    kind, _, task = config.weights.partition(":")
+    if config.weights not in names and kind != "shipped":
         return from_file(config, names)
     if config.weights == "random":
         return Source("random", f"random, seed {config.seed}")
     fault = ""
-    if config.weights != "shipped" and "imagenet" in names:
+    if kind != "shipped" and "imagenet" in names:
         try:
             return _read("imagenet", fetch(repository, files), f"hf-hub:{repository}")
         except HubUnavailableError as error:
@@ -128,7 +131,7 @@ def locate(
                 f"weights=imagenet for {architecture}: {fault}. "
                 "Pass weights=PATH (a .safetensors file of it), weights=random or weights=auto."
             )
-    shipped = shipped_for(config.name)
+    shipped = shipped_for(config.name, task)
     if shipped is not None:
         path, card = shipped
         warning = (
@@ -137,10 +140,15 @@ def locate(
         )
         return _read("shipped", path, f"{path.name} of the package", warning if fault else None)
     missing = f"nothing ships for it, but for {', '.join(SHIPPED)}"
-    if config.name in SHIPPED:
+    tasks = SHIPPED.get(config.name, {})
+    if task and tasks and task not in tasks:
+        missing = f"nothing that was trained for that ships, but shipped:{' and shipped:'.join(tasks)}"
+    elif tasks:
         missing = "the files that ship with the package are missing from this installation"
-    if config.weights == "shipped":
-        raise InputError(f"weights=shipped for {config.name}: {missing}. Pass weights=random, or weights=PATH.")
+    if kind == "shipped":
+        raise InputError(
+            f"weights={config.weights} for {config.name}: {missing}. Pass weights=random, or weights=PATH."
+        )
     warning = (
         f"{architecture} runs with RANDOM weights, which have learned nothing: {fault or missing}. "
         "Pass weights=PATH (a .safetensors file of it) for trained ones."
@@ -163,12 +171,14 @@ def from_file(config: EncoderConfig, names: Sequence[str]) -> Source:
     return _read("file", path, str(path))
 
 
-def shipped_for(encoder: str) -> tuple[Path, Mapping[str, object]] | None:
+def shipped_for(encoder: str, task: str = "") -> tuple[Path, Mapping[str, object]] | None:
     """Return what ships for an encoder's name: the file, and the card that says how it was trained.
 
+    task: what it was trained for; "": whatever "shipped" means.
     None where nothing ships, or the installation lacks either. Raises InputError where the card is damaged.
     """
-    path = SHIPPED_FOLDER / f"{SHIPPED.get(encoder, '')}.safetensors"
+    files = SHIPPED.get(encoder, {})
+    path = SHIPPED_FOLDER / f"{files.get(task or next(iter(files), ''), '')}.safetensors"
     card = path.with_suffix(".json")
     if not (path.is_file() and card.is_file()):
         return None
