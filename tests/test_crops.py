@@ -15,7 +15,7 @@ from PIL import Image
 from planted import PlantedReader, SmallNetwork
 from planted_features import foreign
 
-from idl.data.crops import CroppedStore, CropRecipe, draw, with_crops
+from idl.data.crops import CroppedStore, CropRecipe, _native, draw, with_crops
 from idl.data.datasets import DatasetConfig, native_reader
 from idl.data.diode import DiodeReader, normals_by_depth, rays
 from idl.data.folder import FolderReader
@@ -219,6 +219,16 @@ def test_every_crop_is_of_a_test_scene_and_nothing_else_is_tested(made: tuple[St
     assert split.digest != plain.digest == split.scenes_digest
     with pytest.raises(InputError, match="crops are of scenes that are not tested under it"):
         split_store(store, "auto", 1)
+
+
+def test_crops_of_one_image_are_made_of_one_reading(made: tuple[Store, LargeReader]) -> None:
+    store = cropped(made)
+    reads = made[1].reads
+    reads.clear()
+    _native.cache_clear()
+    for first in range(0, 20, 3):
+        store.read(ALL, store.crops[first : first + 3])
+    assert len(reads) == len(set(reads)) == 2
 
 
 def test_whole_images_and_crops_are_read_in_any_order_and_elsewhere(made: tuple[Store, LargeReader]) -> None:

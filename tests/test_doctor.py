@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import run
-from diode_files import write_tree
+from diode_files import SCANS, view, write_frame, write_tree
 from nyu_files import Planted, plant, write_mat, write_splits
 from PIL import Image
 from planted import write_pairs
@@ -200,6 +200,17 @@ def test_nyu_with_another_checksum_without_its_split_and_with_one_from_0(nyu: Pa
     assert "lists 6 images, 0 to 5; expected each of 1 to 6" in diagnose(config, 1).reason
 
 
+def test_nyu_with_one_depth_in_both_places_or_swapped(planted: Planted, tmp_path: Path) -> None:
+    for name, raw_m, inpainted_m, line in (
+        ("copied", planted.inpainted_m, planted.inpainted_m, "one is a copy of the other"),
+        ("swapped", planted.inpainted_m, planted.raw_m, "Are the two swapped?"),
+    ):
+        changed = few(planted, raw_m=raw_m[:3], inpainted_m=inpainted_m[:3])
+        found = diagnose(DatasetConfig("nyu", str(write_mat(tmp_path / name / MAT, changed))))
+        assert line in text(found, "in-painted depth")
+        assert "was it filled in" in text(found, "holes")
+
+
 def test_nyu_that_cannot_be_read(nyu: Path, planted: Planted, tmp_path: Path) -> None:
     """What the reader refuses is the reason, whatever it is; a file that is cut is too."""
     lacking = write_mat(tmp_path / "lacking.mat", few(planted), leave_out=("rawDepths",))
@@ -246,6 +257,9 @@ def test_diode_with_frames_that_are_not_whole(tree: Path) -> None:
     found = diode(tree)
     assert "not whole" in text(found, "file sizes")
     assert found.reason
+    normals = min(tree.rglob("*_normal.npy"))
+    normals.write_bytes(normals.read_bytes()[:500])
+    assert "normals files" in text(diode(tree), "file sizes") or str(normals) in text(diode(tree), "file sizes")
     second.unlink()
     found = diode(tree)
     assert "(no depth)" in found.reason
@@ -264,6 +278,22 @@ def test_diode_with_odd_masks_and_normals(tree: Path) -> None:
     assert told["mask values"] == told["normals' axes"] == "doubt"
     assert "of 1 of 7 frames" in text(found, "normals")
     assert not found.reason
+
+
+def test_diode_of_which_the_metadata_file_listed_the_frames(tmp_path: Path) -> None:
+    """612 of 771: made of links to one frame."""
+    for place, scan, count in (("indoors", SCANS[5], 300), ("outdoor", SCANS[6], 312)):
+        made = write_frame(tmp_path / "one", scan, 0, view(0, (24, 32)))
+        folder = tmp_path / "many" / scan
+        folder.mkdir(parents=True)
+        for number in range(count):
+            for suffix in (".png", "_depth.npy", "_depth_mask.npy"):
+                os.link(f"{made}{suffix}", folder / f"{made.name[:11]}_{place}_{number:03d}_000{suffix}")
+    found = diode(tmp_path / "many", sample=2)
+    assert levels(found)["val/indoors"] == levels(found)["val/outdoor"] == "doubt"
+    assert "612 in val, as the metadata file lists" in text(found, "val/indoors")
+    # Two scenes cannot be divided by three.
+    assert levels(found)["split"] == "bad"
 
 
 # Folders, stores, rooms.
@@ -308,6 +338,16 @@ def test_doctor_says_of_units_what_the_run_says(
             assert each in text(found, "units")
             assert each in str(refused.value)
         assert "depth range" not in levels(found)
+
+
+def test_depth_beyond_the_range_is_fine_in_a_wider_one(tmp_path: Path) -> None:
+    """Of a street, 20 to 60 m."""
+    write_pairs(tmp_path / "street", num=30, scale=20_000)
+    config = DatasetConfig("folder", str(tmp_path / "street"), max_depth=60)
+    further = diagnose(config)
+    assert not further.reason
+    assert levels(further)["units"] == levels(further)["depth range"] == "ok"
+    assert "max_depth" not in text(diagnose(replace(config, max_depth=1e4, depth_scale=1.0)), "units")
 
 
 @pytest.mark.parametrize(
@@ -388,6 +428,16 @@ def test_rooms() -> None:
     found = diagnose(DatasetConfig("rooms", num_scenes=20, views=1), 1)
     assert not found.reason
     assert found.num_looked_at == 1
+
+
+def test_the_table_fits_into_80_columns(nyu: Path, tree: Path) -> None:
+    for found in (diagnose(DatasetConfig("nyu", str(nyu)), 1), diode(tree, 1)):
+        told = found.lines(80)
+        # A path that is longer than a line stands in one of its own.
+        assert [line for line in told if len(line) > 80 and "/" not in line] == []
+        assert told[-1].startswith("probing can go ahead")
+        for finding in found.findings:
+            assert any(line.startswith(f"{finding.level} ") and finding.check in line for line in told)
 
 
 # The table and the exit code.

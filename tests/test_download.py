@@ -6,7 +6,8 @@ import shutil
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -196,6 +197,14 @@ def test_no_network_is_one_line(tmp_path: Path, site: Site) -> None:
         fetch(closed, tmp_path, **QUICK)
 
 
+def test_a_silent_server_is_given_up(site: Site, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=True) as mute:
+        # Listens, and never accepts.
+        url = f"http://127.0.0.1:{mute.server_address[1]}/a.bin"
+        with pytest.raises(InputError, match=r"cannot be reached \(timed out\), 2 attempts"):
+            fetch(Remote("a.bin", url, None, ""), tmp_path, timeout_s=0.1, attempts=2, wait_s=0.01)
+
+
 def test_a_disk_too_small_is_said_before_the_first_byte(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +213,33 @@ def test_a_disk_too_small_is_said_before_the_first_byte(
     with pytest.raises(InputError, match=r"no space left for a.bin: 3 MB are missing, 1 MB are free"):
         fetch(remote(site), tmp_path, **QUICK)
     assert names(tmp_path) == set()
+
+
+def test_proxies_are_used(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{site.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    # A proxy is asked for the whole address.
+    site.files = {"http://nowhere.invalid/a.bin": CONTENT}
+    fetch(replace(remote(site), url="http://nowhere.invalid/a.bin"), tmp_path, **QUICK)
+    assert names(tmp_path) == {"a.bin"}
+
+
+def test_progress_counts_from_what_was_there(site: Site, tmp_path: Path) -> None:
+    content = CONTENT * 4
+    site.files["/a.bin"], site.cuts = content, [5_000_000, 0]
+    with pytest.raises(InputError):
+        fetch(remote(site, content), tmp_path, **QUICK)
+    site.cuts = []
+    shown: list[tuple[str, int, int]] = []
+    counts: list[int] = []
+
+    def counting(label: str, total: int, done: int = 0, unit: str = "img") -> nullcontext:
+        shown.append((label, total, done))
+        return nullcontext(counts.append)
+
+    fetch(remote(site, content), tmp_path, counting, **QUICK)
+    assert shown == [("fetch a.bin", 12, 5), ("check a.bin", 12, 0)]
+    assert sum(counts) == 7 + 12
 
 
 def test_what_is_wanted_by_name(tmp_path: Path) -> None:

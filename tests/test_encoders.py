@@ -169,6 +169,29 @@ def test_the_exported_same_convolution_is_timms(stride: int, kernel: int, dilati
         torch.testing.assert_close(network(x), theirs(x))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("timm:resnet18.nonsense", {"weights": "random"}, "nonsense"),
+        ("timm:resnet18", {"weights": "random", "stage": 7}, r"0 \(stride 2, 64 channels\)"),
+        ("timm:resnet18", {"weights": "random", "encoder_args": '{"nonsense": 1}'}, "nonsense"),
+        ("convnext", {"mean": (1.0, float("nan"), 1.0)}, "finite"),
+        ("autoencoder", {"weights": "imagenet"}, "Pass shipped, random, auto, the path"),
+        ("autoencoder", {"encoder_args": '{"n_hid": "8"}', "weights": "random"}, "whole number"),
+        ("autoencoder", {"encoder_args": '{"n_hid": -4}', "weights": "random"}, "n_hid=-4"),
+        ("autoencoder", {"encoder_args": '{"loss": "l1"}', "weights": "random"}, "l2, logit-laplace"),
+        (FACTORY, {"encoder_args": '{"colour": 1}'}, "colour"),
+        (FACTORY, {"encoder_args": '{"stride": 5}'}, "12 x 12"),
+        (FACTORY, {"weights": "imagenet"}, "no such file"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(name: str, changes: dict[str, Any], message: str) -> None:
+    """More of it is in test_bad_input.py."""
+    with pytest.raises(InputError, match=message) as caught:
+        build(EncoderConfig(name, **changes), CPU)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_network_of_another_image_size_is_found_before_work_starts() -> None:
     fixed = build(EncoderConfig(name="timm:vit_tiny_patch16_224", weights="random"), CPU)
     with pytest.raises(InputError, match="fails on 256 x 256"):

@@ -186,6 +186,12 @@ def test_eigenvalues_that_span_eleven_decades() -> None:
             assert mse(weights, rows, truth) == pytest.approx(mse(ridge(rows, truth, floored), rows, truth), rel=1e-4)
 
 
+@pytest.mark.parametrize(("num_fixed", "k"), [(0, 1), (14, 0), (1, 13)])
+def test_sizes_that_do_not_fit_are_refused(num_fixed: int, k: int) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        fit(held_out(drawn()), num_fixed=num_fixed, k=k)
+
+
 def beside(seed: int, num_rows: int = 60, num_outputs: int = 1) -> Rows:
     """Rows [bias | pixels | features], all correlated, and a truth that reads both, in noise."""
     return drawn(num_rows, NUM_PIXELS - 1 + NUM_FEATURES, num_outputs, seed, noise=8)
@@ -229,6 +235,19 @@ def test_a_joint_arm_is_never_worse_than_its_parts(seed: int) -> None:
             part = fit(folds.subset(read), num_fixed=1, k=len(read) - 1, penalties=(penalty,)).solution
             penalised = [each.train_loss + penalty * float(each.weights[1:].square().sum()) for each in (both, part)]
             assert penalised[0] <= penalised[1] * (1 + 1e-9)
+
+
+def test_features_that_mislead_are_left_out() -> None:
+    rows, truth = beside(0)
+    other, other_truth = beside(1)
+    train = (rows, truth + 5 * rows[:, -1:])
+    # What they say in training is turned round in validation.
+    other[:, NUM_PIXELS:] *= -1
+    folds = held_out(train, (other, other_truth - 5 * other[:, -1:]))
+    misled = fit_joint(folds, num_pixels=NUM_PIXELS, parts=(1e-3, 1e-3))
+    assert misled.features_penalty == max(PENALTIES)
+    assert float(misled.weights[NUM_PIXELS:].abs().max()) < 1e-6
+    assert fit_joint(held_out(train), num_pixels=NUM_PIXELS, parts=(1.0, 1.0)).features_penalty < 1e-3
 
 
 def test_features_that_the_pixels_hold_change_nothing() -> None:

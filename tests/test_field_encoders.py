@@ -23,6 +23,7 @@ from idl.protocol import Protocol
 from idl.verdict.cue_edits import predict
 
 VIT = "timm:vit_tiny_patch16_224"
+NAMES = ("swin_s3_tiny_224", "swinv2_tiny_window8_256", "lambda_resnet26t", "maxvit_tiny_tf_224", "haloregnetz_b")
 
 
 def config(name: str = VIT, size: int | None = None, **arguments: object) -> EncoderConfig:
@@ -89,6 +90,15 @@ def test_what_torch_cannot_solve_of_sizes_is_kept_off_the_terminal(capfd: pytest
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_families_of_fixed_sizes_and_odd_kernels_are_fed_what_they_take(name: str) -> None:
+    encoder = build(config(f"timm:{name}"), CPU, (256, 256))
+    features = encoder(images(1, 256, 256))
+    assert features.shape[2:] == encoder.grid(256, 256)
+    assert not export_fault(encoder)
+
+
 @pytest.mark.parametrize("asked", [small(img_size=56), EncoderConfig("null"), EncoderConfig("autoencoder")])
 def test_at_its_own_size_nothing_is_resized_and_the_digest_is_that_without_a_size(asked: EncoderConfig) -> None:
     plain, fitted = build(asked, CPU), build(asked, CPU, (56, 56))
@@ -125,11 +135,18 @@ def test_what_cannot_be_used_is_refused_in_one_line_that_helps(asked: EncoderCon
     assert "img_size" not in message
 
 
-def test_cues_are_measured_at_its_size(tmp_path: Path) -> None:
+def test_the_registered_model_predicts_what_the_probe_was_measured_by(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=12), Protocol(resolution=64), tmp_path / "store")
     encoder = build(small(img_size=56), CPU, store.protocol.size)
     result = pipeline.probe(ProbeConfig(batch_size=4), store, encoder, tmp_path)
     indices = pipeline.split_of(ProbeConfig(), store, pipeline.target("depth")).indices["test"]
+    read = store.read(("rgb", "depth", "valid"), indices)
+    rgb = torch.from_numpy(read["rgb"]).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        predicted = result.model.module(rgb)[:, 0].numpy()
+    errors = (predicted - read["depth"]) ** 2
+    rmse = [np.sqrt(error[valid].mean()) for error, valid in zip(errors, read["valid"], strict=True)]
+    np.testing.assert_allclose(np.array(result.report.tables["per_image.json"]["rmse"]), rmse, rtol=1e-4)
     probe: Any = result.model.module.probe
     cues = predict(store, indices, encoder, probe, pipeline.target("depth"), 32, pipeline.silent)
     assert all(np.isfinite(each).all() for each in cues.errors.values())

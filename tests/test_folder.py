@@ -47,6 +47,21 @@ def test_a_mask_takes_pixels_out(tmp_path: Path) -> None:
     assert not sample.valid[:, 9:].any()
 
 
+def test_integers_that_mean_missing_are_0_and_65535_unless_others_are_given(tmp_path: Path) -> None:
+    values = plain(2000)
+    values[:10, :12], values[10:, :12] = 0, 65535
+    rgb(tmp_path / "rgb/a.png")
+    depth(tmp_path / "depth/a.png", values)
+    (sample,) = reader(tmp_path).read(0)
+    assert not sample.valid[:, :7].any()
+    assert sample.valid[:, 9:].all()
+    np.testing.assert_allclose(sample.depth_m[sample.valid], 2.0)
+    (other,) = reader(tmp_path, invalid_values=(2000,), depth_scale=65535.0).read(0)
+    assert not other.valid[:, 9:].any()
+    np.testing.assert_allclose(other.depth_m[10:, :7], 1.0)
+    assert reader(tmp_path, depth_scale=5000.0).recipe != reader(tmp_path).recipe
+
+
 def test_scenes_are_folders_where_there_are_some(tmp_path: Path) -> None:
     for scene in ("attic", "cellar", "hall"):
         for name in ("1", "2"):

@@ -1,17 +1,20 @@
 """Gradient descent against torch's own optimisers on upsampled pixels, against the exact solver, and its laws."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from idl.errors import InputError
 from idl.probes import gradient_fit
 from idl.probes.exact import fit
 from idl.probes.gradient_fit import WARMUP, Solver, TrainResult, Trial, fit_by_gradient, rate_at
-from idl.probes.image_statistics import ImageGrams, ImageMaps
+from idl.probes.image_statistics import ImageGrams, ImageMaps, Minibatch
 from idl.probes.statistics import FoldedStatistics, Statistics
 
 K = 6
@@ -62,6 +65,17 @@ def upsampled(data: Data) -> tuple[Tensor, Tensor]:
     columns, truth, valid = data
     rows = F.interpolate(columns.double(), size=truth.shape[2:], mode="bilinear", align_corners=False)
     return rows.movedim(1, -1)[valid], truth.double().movedim(1, -1)[valid]
+
+
+BAD = "k=-1 lr=0.0 lr=nan weight_decay=-0.1 batch_size=0 epochs=0 patience=0 seed=-1 solver=x"
+
+
+@pytest.mark.parametrize("bad", BAD.split())
+def test_a_trial_that_cannot_be_is_refused(bad: str) -> None:
+    name, text = bad.split("=")
+    value = text if text == "x" else float(text)
+    with pytest.raises(InputError, match=f"{name}={value}: expected"):
+        Trial(**({"k": 3} | {name: value}))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
@@ -227,6 +241,63 @@ def test_targets_that_never_vary() -> None:
     # The perfect fit of nothing has no excess.
     (result,) = trained((columns, torch.zeros_like(truth), valid), [Trial(k=K)])
     assert (result.train_loss, result.excess_loss) == (0, 0)
+
+
+class Watched(ImageGrams):
+    """Notes with how many threads each gradient is taken, and of how many rows."""
+
+    taken: list[tuple[int, int]]
+
+    def minibatches(self, order: Tensor, batch_size: int) -> Iterator[Minibatch]:
+        def gradient(weights: Tensor, *, out: Tensor, minibatch: Minibatch) -> Tensor:
+            self.taken.append((torch.get_num_threads(), len(weights)))
+            if weights.isnan().any():
+                raise RuntimeError("planted")
+            return minibatch.gradient(weights, out=out)
+
+        for minibatch in super().minibatches(order, batch_size):
+            assert torch.get_num_threads() == 2
+            yield replace(minibatch, gradient=partial(gradient, minibatch=minibatch))
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Watched]]:
+    monkeypatch.setattr(Watched, "taken", [], raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield Watched
+    torch.set_num_threads(before)
+
+
+def test_a_trial_that_has_ended_is_no_longer_computed(watched: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_fit, "MIN_GAIN", 0.9)
+    data = drawn(num_outputs=2)
+    sgd = Trial(k=2, solver="sgd", lr=1e3, epochs=4, batch_size=24, patience=4)
+    trials = [sgd, Trial(k=3, epochs=4, batch_size=24, patience=2), replace(sgd, k=4, lr=0.01)]
+    results = fit_by_gradient(watched.of(*data), splits(data), [*trials, replace(sgd, k=K, lr=0.01)])
+    assert [result.outcome for result in results] == ["diverged", "converged", "finished", "finished"]
+    rows = [2 * sum(len(result.val_losses) > epoch for result in results) for epoch in range(4)]
+    assert [rows for _, rows in watched.taken] == rows
+    assert rows[0] == 8
+    assert rows[-1] == 4
+
+
+@pytest.mark.parametrize(("limit", "threads"), [(2 * (1 + K) ** 2, 2), (2 * (1 + K) ** 2 + 1, 1)])
+def test_only_small_steps_are_taken_on_one_thread(
+    watched: type[Watched], monkeypatch: pytest.MonkeyPatch, limit: int, threads: int
+) -> None:
+    """Of two trials, whose product has twice the square of the columns as multiplications; one that fails, too."""
+    monkeypatch.setattr(gradient_fit, "MULTIPLICATIONS_PER_THREAD", limit)
+    data, two = drawn(), [Trial(k=K, epochs=2, batch_size=5, lr=lr) for lr in (0.01, 0.1)]
+    fit_by_gradient(watched.of(*data), splits(data), two)
+    assert watched.taken == [(threads, 2)] * 10
+    assert torch.get_num_threads() == 2
+    monkeypatch.setattr(gradient_fit, "_step_of_adam", lambda weights, *_, **__: weights.fill_(math.nan))
+    with pytest.raises(RuntimeError, match="planted") as caught:
+        fit_by_gradient(watched.of(*data), splits(data), two)
+    # Its frames are still there: nobody but the step itself has tidied up.
+    assert caught.tb is not None
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.gpu

@@ -46,6 +46,11 @@ def test_upsampling_is_that_of_torch(cells: int, pixels: int) -> None:
     torch.testing.assert_close(upsample(grid, pixels, 11), explicit(grid, pixels, 11))
 
 
+def test_a_grid_finer_than_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="finer"):
+        upsampling(5, 4)
+
+
 def test_position_columns_are_quadratic_in_the_centre_and_standardised() -> None:
     columns = position_columns(5, 8).double()
     x = torch.linspace(-1, 1, 8).repeat(5, 1).double()

@@ -174,3 +174,22 @@ def test_a_plan_keeps_to_its_budget(num_images: int, side: int, components: int,
     more = plan(num_images, (side, side), components, num_outputs, budget=2 * budget)
     assert more.is_streamed <= found.is_streamed
     assert plan(num_images, (side, side), components, num_outputs, budget=budget, k=10).k_max == min(10, components)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "side", "components", "budget", "k", "expected"),
+    [
+        (1200, 16, 64, 10**9, None, (ImageGrams, 64, False)),
+        (1200, 8, 768, 10**10, None, (ImageMaps, 768, False)),
+        (1200, 16, 768, 10**9, None, (ImageMaps, 768, False)),
+        (500_000, 16, 768, 10**10, None, (ImageGrams, 97, False)),
+        (500_000, 16, 768, 10**10, 768, (ImageMaps, 768, True)),
+    ],
+)
+def test_a_plan_goes_by_the_sizes(
+    num_images: int, side: int, components: int, budget: int, k: int | None, expected: tuple[type, int, bool]
+) -> None:
+    found = plan(num_images, (side, side), components, 1, budget=budget, k=k)
+    assert (found.form, found.k_max, found.is_streamed) == expected
+    assert f"{num_images:,} images, {expected[1]} of {components} components" in found.sentence
+    assert ("read again in every epoch" in found.sentence) == expected[2]

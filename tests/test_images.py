@@ -18,6 +18,8 @@ from idl.data.images import (
     read_map,
     read_rgb,
     resize_depth,
+    resize_normals,
+    resize_rgb,
     rgb_size,
     truth_mask,
 )
@@ -244,7 +246,9 @@ def test_whole_factors_average_blocks_of_the_centre(
     depth = generator.random((height, width)).astype(np.float32) + 1
     valid = generator.random((height, width)) > 0.3
     resized, kept = resize_depth(depth, valid, Protocol(resolution=size[0], width=size[1]))
-    assert resized.shape == kept.shape == size
+    normals = generator.normal(size=(height, width, 3)).astype(np.float32)
+    directions = resize_normals(normals, valid, Protocol(resolution=size[0], width=size[1]))
+    assert resized.shape == kept.shape == directions.shape[:2] == size
     top, left = (height - size[0] * factor) // 2, (width - size[1] * factor) // 2
     for row in range(size[0]):
         for column in range(size[1]):
@@ -254,6 +258,8 @@ def test_whole_factors_average_blocks_of_the_centre(
             assert kept[row, column] == (valid[block].mean() >= 0.5)
             expected = depth[block][valid[block]].mean() if kept[row, column] else 0
             assert resized[row, column] == pytest.approx(expected, rel=1e-6)
+            total = normals[block][valid[block]].sum(axis=0) * kept[row, column]
+            np.testing.assert_allclose(directions[row, column], total / (np.linalg.norm(total) or 1), atol=2e-3)
 
 
 @settings(deadline=None)
@@ -269,6 +275,40 @@ def test_averages_stay_inside_what_was_measured(height: int, width: int, side: i
     if kept.any():
         assert resized[kept].min() >= depth[valid].min() - 1e-5
         assert resized[kept].max() <= depth[valid].max() + 1e-5
+
+
+def test_the_crop_is_cut_first() -> None:
+    """No pixel beyond it is read: NYU has a white border there."""
+    rgb = np.zeros((20, 30, 3), np.uint8)
+    rgb[5:15, 10:20] = 200
+    assert (resize_rgb(rgb, Protocol(resolution=5, crop=(5, 15, 10, 20))) == 200).all()
+
+
+def test_rgb_and_depth_show_the_same_place() -> None:
+    ramp = np.tile(np.arange(64, dtype=np.float32), (48, 1))
+    rgb = np.repeat(ramp[..., None].astype(np.uint8), 3, axis=2)
+    colours = resize_rgb(rgb, Protocol(resolution=12))[..., 0]
+    depth, _ = resize_depth(ramp + 1, np.ones(ramp.shape, bool), Protocol(resolution=12))
+    np.testing.assert_allclose(depth[:, 1:-1] - 1, colours[:, 1:-1], atol=1)
+
+
+@given(st.integers(8, 40), st.integers(8, 40), st.integers(4, 12), st.integers(4, 12), st.integers(0, 9))
+@settings(deadline=None)
+def test_a_rectangle_is_the_average_under_each_cell(height: int, width: int, out: int, wide: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    depth = generator.uniform(1, 5, (height, width)).astype(np.float32)
+    resized, kept = resize_depth(depth, np.ones(depth.shape, bool), Protocol(resolution=out, width=wide))
+    assert resized.shape == kept.shape == (out, wide)
+    assert kept.all()
+    left, top, right, bottom = centred_box(height, width, None, (out, wide))
+    # Fine samples of the box, cell by cell.
+    rows = (top + (np.arange(out * 60) + 0.5) * (bottom - top) / (out * 60)).astype(int)
+    columns = (left + (np.arange(wide * 60) + 0.5) * (right - left) / (wide * 60)).astype(int)
+    sampled = depth[np.ix_(rows, columns)].reshape(out, 60, wide, 60).mean(axis=(1, 3))
+    np.testing.assert_allclose(resized, sampled, atol=0.1)
+    rgb = resize_rgb(np.full((height, width, 3), 77, np.uint8), Protocol(resolution=out, width=wide))
+    assert rgb.shape == (out, wide, 3)
+    assert (rgb == 77).all()
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,14 @@ def test_truth_outside_the_range_does_not_count() -> None:
     assert of_depth(prediction, outside, valid).summary() == of_depth(prediction, truth, masked).summary()
 
 
+@pytest.mark.parametrize("near_far", [(0.0, 10.0), (2.0, 1.0), (1.0, math.inf)])
+def test_a_range_without_logarithms_is_refused(near_far: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="depth range"):
+        depth_metrics(*depths(), Protocol(min_depth_m=near_far[0], max_depth_m=near_far[1]), TRAIN_MEAN_M)
+    with pytest.raises(InputError, match="mean depth"):
+        depth_metrics(*depths(), Protocol(), math.nan)
+
+
 def test_affine_is_the_least_squares_of_numpy() -> None:
     prediction, truth, valid = depths(10)
     aligned = align(prediction, truth, valid, "affine")
@@ -261,6 +269,16 @@ def test_alignment_is_fitted_on_valid_pixels_with_a_finite_prediction(alignment:
     reference = align(2 * truth, truth, without, alignment)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(aligned[without], reference[without])
     assert not aligned[0, 0, :3].isfinite().any()
+
+
+def test_known_angles() -> None:
+    """Rotations in a plane by known angles, exact at 0 and at 180 degrees."""
+    for angle in (0.0, 5.1, 60.0, 90.0, 180.0):
+        turned = torch.tensor([math.sin(math.radians(angle)), 0.0, math.cos(math.radians(angle))]).reshape(1, 3, 1, 1)
+        truth = torch.tensor([0.0, 0.0, 1.0]).reshape(1, 3, 1, 1)
+        summary = normals_metrics(turned, truth, torch.ones(1, 1, 1, dtype=torch.bool)).summary()
+        assert summary["angle_median_deg"] == pytest.approx(angle, abs=1e-5)
+        assert summary["angle_median_deg_pooled"] == pytest.approx(angle, abs=0.00501)
 
 
 @given(st.lists(st.floats(0, 180), min_size=1, max_size=30))

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from idl.cli import cli
-from idl.cli.models import ranked, selected
+from idl.cli.models import ranked, selected, table
 from idl.errors import InputError
 from idl.tracking.registry import RegisteredVersion
 
@@ -84,3 +84,14 @@ def test_a_digest_is_no_figure_though_it_looks_like_one(monkeypatch: pytest.Monk
     (listed,) = json.loads(CliRunner().invoke(cli, ["models", "--json"]).output)
     assert {name: listed[name] for name in digests} == digests
     assert (listed["k"], listed["test_rmse"]) == (64, 0.9)
+
+
+def test_the_table_has_a_head_for_each_set_of_conditions() -> None:
+    tags = {"task": "a-task-with-a-name-that-is-as-long-as-a-line", "target": "inverse-depth"}
+    long = version(11, ("champion", "champion-rooms"), **tags, test_rmse="0.87654")
+    lines = table((long, BETTER, NYU), "")
+    text = "\n".join(lines)
+    assert all(words in text for words in (tags["task"], "inverse-depth-convnext/11", "0.8765 m"))
+    assert "  @champion @champion-rooms" in text
+    assert sum(line.startswith("dataset ") for line in lines) == 2
+    assert any("test_delta1" in line for line in table((BETTER,), "test_delta1"))

@@ -1,5 +1,6 @@
 """NYU Depth V2: what stands in the file comes out upright, masked and on its side; files that are not it are named."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,14 @@ def test_chunks_of_several_images_and_no_chunks_read_the_same(mat: Path, tmp_pat
         (one,), (two,) = reader(mat).read(index), reader(other).read(index)
         np.testing.assert_array_equal(one.depth_m, two.depth_m)
         np.testing.assert_array_equal(one.rgb, two.rgb)
+
+
+def test_a_reader_that_has_read_goes_to_another_process(mat: Path) -> None:
+    found = reader(mat)
+    before = found.read(2)
+    again = pickle.loads(pickle.dumps(found))
+    assert again == found
+    np.testing.assert_array_equal(again.read(2)[0].rgb, before[0].rgb)
 
 
 def test_sides_come_from_the_splits_beside_the_file(tmp_path: Path) -> None:

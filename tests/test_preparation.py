@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from idl.data import datasets
 from idl.data.datasets import DatasetConfig
 from idl.data.nyu import NyuReader
 from idl.data.preparation import prepare, store_path
+from idl.data.reader import Sample
+from idl.data.store import Store
 from idl.errors import InputError
 from idl.protocol import NATIVE, Protocol
 
@@ -183,13 +186,23 @@ def test_killed_with_its_processes_at_work_it_goes_on_to_the_same_store(mat: Pat
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not path.exists()
-    assert 12 <= log.read_text().count("\n") < 48
+    num_done = log.read_text().count("\n")
+    assert 12 <= num_done < 48
     # Nobody is left who waits for work from a parent that is gone.
     assert len(workers) >= 2
     while any(is_alive(int(worker)) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(is_alive(int(worker)) for worker in workers)
-    again = prepare(nyu(mat), WHOLE, folder)
+
+    read: list[int] = []
+
+    class Noted(NyuReader):
+        def read(self, index: int) -> list[Sample]:
+            read.append(index)
+            return super().read(index)
+
+    again = prepare(Noted(mat, WHOLE, size=SMALL_SIZE), WHOLE, folder)
+    assert read == list(range(num_done, 48))
     assert_same(prepare(nyu(mat), WHOLE, tmp_path / "whole").path, again.path)
     assert [each for each in folder.iterdir() if each.suffix != ".lock"] == [path]
 
@@ -200,6 +213,22 @@ def is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("limit", [20_000, 700_000])
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files fails a write as a full disk does."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(InputError, match="no space left for the prepared dataset"):
+            prepare(PlantedReader(), PROTOCOL, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.glob("*.h5"))
+    again = prepare(PlantedReader(), PROTOCOL, tmp_path)
+    assert_same(prepare(PlantedReader(), PROTOCOL, tmp_path / "whole").path, again.path)
 
 
 PEAK = """
@@ -248,6 +277,27 @@ def test_a_store_knows_sides_and_native_truth(tmp_path: Path) -> None:
     assert store.digest != prepare(frames(), SMALL, tmp_path / "without").digest
 
 
+def test_native_truth_must_be_there_and_of_one_size(tmp_path: Path) -> None:
+    class Mixed(FramesReader):
+        def read(self, index: int) -> list[Sample]:
+            other = replace(frames(), frame=(48, 64))
+            return other.read(index) if index == 3 else super().read(index)
+
+    for reader, message in (
+        (
+            frames(protocol=replace(SMALL, is_native=False)),
+            "scene_00_0 has no native depth, which small is measured on",
+        ),
+        (
+            Mixed(num_scenes=6, views=2, protocol=SMALL),
+            "native_depth has 96 x 128 pixels in one image, 48 x 64 in another",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare(reader, SMALL, tmp_path)
+        assert not list(tmp_path.glob("*.h5"))
+
+
 def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:
     path = prepare(PlantedReader(num_scenes=3), Protocol(resolution=64, max_depth_m=5.0), tmp_path).path
     config = DatasetConfig(dataset=str(path))
@@ -255,3 +305,12 @@ def test_a_store_of_another_protocol_is_refused(tmp_path: Path) -> None:
         assert datasets.open_store(asked, tmp_path).path == path
     with pytest.raises(InputError, match=r"another protocol \(name is idl, not diode-outdoor, max_depth_m is 5.0"):
         datasets.require(replace(config, protocol="diode-outdoor"))
+
+
+def test_a_store_whose_sides_are_not_of_its_images_is_refused(tmp_path: Path) -> None:
+    store = prepare(frames(num_test=2), SMALL, tmp_path)
+    with h5py.File(store.path, "r+") as file:
+        del file["side"]
+        file.create_dataset("side", data=["train", "test"], dtype=h5py.string_dtype())
+    with pytest.raises(InputError, match="side has another length"):
+        Store.open(store.path)

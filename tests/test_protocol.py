@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from idl.errors import InputError
-from idl.protocol import Protocol, preset
+from idl.protocol import PRESETS, Protocol, preset
 
 # What stores, caches and champions were made under before there were native protocols.
 DIGESTS = {
@@ -47,6 +47,23 @@ def test_whatever_changes_a_figure_changes_the_digest(change: dict[str, object])
     changed = replace(NATIVE, **change)  # pyright: ignore[reportArgumentType]
     assert changed.digest != NATIVE.digest
     assert Protocol.from_json(changed.to_json()) == changed
+
+
+def test_presets_are_measured_on_the_sensor_s_own_depth_as_it_was_predicted() -> None:
+    """Their frames, crops and ranges are held to what was published in test_native.py."""
+    assert {(each.mask, each.alignment) for each in PRESETS.values()} == {("sensor", "none")}
+    assert PRESETS["idl"] == Protocol()
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    assert preset("nyu-eigen", max_depth_m=5.0) == replace(NATIVE, max_depth_m=5.0)
+    for bad in (
+        lambda: preset("nyu-eigen", 12.0),
+        lambda: Protocol(is_native=True, crop=(0, 1, 0, 1)),
+        lambda: Protocol(native_crop=(0, 1, 0, 1)),
+    ):
+        with pytest.raises(InputError):
+            bad()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from idl.data.reader import Sample
 from idl.data.rooms import KINDS, MATERIALS, RoomsReader, RoomsRecipe, render_scene
+from idl.errors import InputError
 
 SMALL = RoomsRecipe(num_scenes=12, views=2, resolution=48)
 
@@ -108,3 +109,9 @@ def test_different_rooms_views_and_seeds_differ(scenes: list[list[Sample]]):
     for one, other in combinations(samples, 2):
         assert np.abs(one.depth_m - other.depth_m).mean() > 0.05
         assert np.abs(one.rgb.astype(float) - other.rgb).mean() > 1.0
+
+
+@pytest.mark.parametrize("bad", [{"views": 0}, {"views": 2.5}, {"views": True}, {"resolution": 1}, {"seed": 2**32}])
+def test_a_bad_recipe_is_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        RoomsRecipe(**bad)

@@ -134,6 +134,14 @@ def test_a_scene_on_both_sides_is_named() -> None:
             split_by_scene(SCENES, sides=sides)
 
 
+def test_a_file_decides(tmp_path: Path) -> None:
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["s001", "s002"], "val": ["s003"], "test": ["s004"]}))
+    split = split_by_scene(SCENES, str(file))
+    assert {SCENES[index] for index in split.indices["train"]} == {"s001", "s002"}
+    assert [SCENES[index] for index in split.indices["test"]] == ["s004"] * 6
+
+
 def test_a_bad_rule_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     for content, message in (
@@ -143,7 +151,7 @@ def test_a_bad_rule_is_refused(tmp_path: Path) -> None:
         file.write_text(json.dumps(content))
         with pytest.raises(InputError, match=message):
             split_by_scene(SCENES, str(file))
-    for rule in ("1:0:1", "", "inf:1:1"):
+    for rule in ("a:b:c", "1:0:1", "", "inf:1:1"):
         with pytest.raises(InputError, match="expected shares"):
             require_rule(rule)
 

@@ -57,6 +57,22 @@ def test_strips_are_rows_of_the_images(wide: Store, data: st.DataObject, height:
             np.testing.assert_array_equal(strips[layer], np.reshape(expected, strips[layer].shape))
 
 
+def test_a_layer_of_another_height_is_read_whole(wide: Store) -> None:
+    read = wide.read(("rgb", "tall"), [5, 2])
+    with h5py.File(wide.path, "r") as file:
+        for layer, shape in (("rgb", (2, 24, 40, 3)), ("tall", (2, 48, 6))):
+            assert read[layer].shape == shape
+            np.testing.assert_array_equal(read[layer], dataset_of(file, layer)[:][[5, 2]])
+
+
+@pytest.mark.parametrize("layer", ["rgb", "red"])
+@pytest.mark.parametrize(("top", "height"), [(-1, 5), (20, 5), (0, 25)])
+def test_a_strip_beyond_its_image_is_refused(wide: Store, layer: str, top: int, height: int) -> None:
+    """The next image would begin there."""
+    with pytest.raises(ValueError, match=f"rows {top} to {top + height} of images of 24 rows"):
+        wide.read((layer,), [0, 1], [0, top], height)
+
+
 def test_a_file_cut_short_after_it_was_opened_is_said(tmp_path: Path) -> None:
     store = prepare(PlantedReader(num_scenes=20), Protocol(resolution=64), tmp_path)
     store.read(("rgb",), [0])

@@ -134,6 +134,21 @@ def test_features_share_the_maps_and_the_family_and_nothing_else(
     assert one.plan.digest != three.plan.digest
 
 
+def test_every_condition_has_words(found: Study) -> None:
+    """Whatever fails is said without the method's own names."""
+    answer = found.answers[0]
+    gates = answer.verdict.gates
+    assert all(gate.passed for gate in gates)
+    sentences = set()
+    for failed in gates:
+        other = tuple(replace(gate, passed=gate is not failed) for gate in gates)
+        invalid = replace(answer.verdict, outcome=Outcome.INVALID, gates=other)
+        said = meaning(found.plan, replace(answer, verdict=invalid))
+        assert failed.name not in said
+        sentences.add(said)
+    assert len(sentences) == len(gates) == 7
+
+
 def test_a_run_holds_what_was_found(found: Study, cache: Path) -> None:
     given = Provenance("idl compare", "today", 4)
     encoders = [subject.encoder for subject in found.plan.subjects]

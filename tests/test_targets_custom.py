@@ -14,8 +14,9 @@ from idl.data.store import Store
 from idl.errors import InputError
 from idl.pipeline import Run, probe
 from idl.probe_config import ProbeConfig
+from idl.probes.linear_probe import LinearProbe
 from idl.protocol import Protocol
-from idl.targets import TARGETS, target
+from idl.targets import TARGETS, Target, target
 
 HEAD = """
 import torch
@@ -183,3 +184,36 @@ def test_the_factory_s_own_instance_is_left_alone(write: Write) -> None:
     assert found.identity
     assert sys.modules["my_red"].ONE.identity == ""
     assert all(each.identity == "" for each in TARGETS.values())
+
+
+class Sides(Target):
+    """Two outputs, the second ten times the first."""
+
+    name, layer, unit, num_outputs, kind = "sides", "depth", "m", 2, "field"
+
+    def encode(self, values: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first = torch.where(valid, values, 0.0)
+        return torch.stack([first, 10 * first], dim=1), valid
+
+    def decode(self, prediction: torch.Tensor) -> torch.Tensor:
+        return prediction
+
+
+def sides() -> Target:
+    return Sides()
+
+
+def test_several_outputs_are_fitted_and_shown(store: Store, tmp_path: Path) -> None:
+    """Each output alone is depth, or ten times depth: the mean of their losses is 50.5 times the first's."""
+    run = probed(store, "test_targets_custom:sides", tmp_path, k="all")
+    both = run.report
+    alone = probed(store, "depth", tmp_path, k="all").report
+    assert both.metrics["test_loss"] == pytest.approx(50.5 * alone.metrics["test_loss"], rel=1e-3)
+    assert both.metrics["test_r2"] == pytest.approx(alone.metrics["test_r2"], rel=1e-2)
+    assert both.panels.keys() == {key.replace("depth/", "sides/") for key in alone.panels}
+    assert run.model.module(torch.rand(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+    # The card leads back to the target.
+    path = tmp_path / "probe.safetensors"
+    path.write_bytes(run.model.files[path.name])
+    card = LinearProbe.load(str(path)).card
+    assert target(card.target_factory).identity == card.target_identity == both.tags["target_identity"]

@@ -148,6 +148,23 @@ def test_sums_without_a_scene_are_exact_where_one_scene_is_nearly_everything() -
     assert left_out[0] == pytest.approx(math.log(6.0))
 
 
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # The worked example of Wikipedia, "Holm-Bonferroni method".
+        ((0.01, 0.04, 0.03, 0.005), (0.03, 0.06, 0.06, 0.02)),
+        # p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm") of R.
+        ((0.01, 0.02, 0.03, 0.04, 0.05), (0.05, 0.08, 0.09, 0.09, 0.09)),
+        ((0.4, 0.9), (0.8, 0.9)),
+        ((0.7, 0.6), (1.0, 1.0)),
+        ((0.03,), (0.03,)),
+        ((), ()),
+    ],
+)
+def test_holm_by_hand(p_values: tuple[float, ...], adjusted: tuple[float, ...]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
 @given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.2))
 def test_holm_rejects_as_the_step_down_procedure_does(p_values: list[float], alpha: float) -> None:
     # Holm's own words: go up from the smallest while p <= alpha / (number of those left).

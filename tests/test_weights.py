@@ -209,6 +209,21 @@ def test_only_auto_falls_back_and_only_for_what_ships() -> None:
             built(name=name, weights="imagenet")
 
 
+@pytest.mark.parametrize("lacking", ["convnext_atto_segmentation.safetensors", "convnext_atto_segmentation.json"])
+def test_a_broken_installation_falls_back_to_random_weights(package: Path, lacking: str) -> None:
+    (package / lacking).unlink()
+    small = '{"dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}'
+    encoder = built(encoder_args=small)
+    assert (encoder.origin.architecture, encoder.origin.weights) == ("convnext_tiny", "random")
+    assert "RANDOM" in (encoder.origin.warning or "")
+    with pytest.raises(InputError, match="missing from this installation"):
+        built(weights="shipped")
+    (package / "convnext_atto_segmentation.json").write_text('{"summary"')
+    (package / "convnext_atto_segmentation.safetensors").touch()
+    with pytest.raises(InputError, match=r"convnext_atto_segmentation.json: damaged"):
+        built()
+
+
 @pytest.mark.parametrize(
     ("name", "task"),
     [("autoencoder", "reconstruction"), ("convnext", "segmentation"), ("timm:convnext_atto", "rooms-recognition")],
