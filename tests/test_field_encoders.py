@@ -148,5 +148,5 @@ def test_the_registered_model_predicts_what_the_probe_was_measured_by(tmp_path: 
     rmse = [np.sqrt(error[valid].mean()) for error, valid in zip(errors, read["valid"], strict=True)]
     np.testing.assert_allclose(np.array(result.report.tables["per_image.json"]["rmse"]), rmse, rtol=1e-4)
     probe: Any = result.model.module.probe
-    cues = predict(store, indices, encoder, probe, pipeline.target("depth"), 32, pipeline.silent)
+    (cues,) = predict(store, indices, encoder, [(probe, pipeline.target("depth"))], 32, pipeline.silent)
     assert all(np.isfinite(each).all() for each in cues.errors.values())
