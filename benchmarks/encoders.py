@@ -30,6 +30,7 @@ ROWS = (
     ("autoencoder", "random"),
     ("autoencoder", "shipped"),
     ("convnext", "shipped"),
+    ("convnext", "shipped:rooms-recognition"),
     ("timm:convnext_atto", "random"),
 )
 
@@ -70,7 +71,7 @@ def main(target: str) -> None:
             value, low, high = ratio(mine, null)
             rmse = report.metrics.get("test_rmse", float("nan"))
             click.echo(
-                f"{name:>20} {weights:>8} k={report.params['k_chosen']:<4} "
+                f"{name:>20} {weights:>25} k={report.params['k_chosen']:<4} "
                 f"test loss {report.metrics['test_loss']:.4f}, "
                 f"RMSE {rmse:.3f} m, over null {value:.3f} ({low:.3f} to {high:.3f}), "
                 f"position alone {report.metrics['arms/position_test_loss']:.4f}"
