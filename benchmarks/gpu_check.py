@@ -52,6 +52,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def allow_tf32(is_allowed: bool) -> None:
+    """Let float32 products and convolutions be rounded to TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+
+
 def synchronise(device: torch.device) -> None:
     """Wait for the device."""
     if device.type == "cuda":
@@ -145,7 +150,7 @@ def throughput(
             found[name] = None
 
     for arithmetic in ("float32",) if is_quick else ("float32", "tf32", "bfloat16"):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
+        allow_tf32(arithmetic == "tf32")
         own = "bfloat16" if arithmetic == "bfloat16" else "float32"
         encoder = build(EncoderConfig(architecture, weights="random", arithmetic=own), device)
         dtype = torch.bfloat16 if arithmetic == "bfloat16" else torch.float32
@@ -171,7 +176,7 @@ def throughput(
             empty.accumulate(columns.assemble(stored.to(device)), truth.to(device), valid.to(device))
 
         measured(f"{arithmetic} whole pass", whole)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
     return found
 
 
@@ -182,11 +187,11 @@ def tf32_effect(architecture: str, device: torch.device, side: int, num_images: 
     made = []
     basis: Basis | None = None
     for is_allowed in (False, True):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+        allow_tf32(is_allowed)
         with torch.inference_mode():
             maps = encoder(rgb.to(device))
             null = null_map(rgb.to(device), *maps.shape[2:])
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(False)
         basis = basis or Basis.fit([maps], [null], most=64)
         columns = Columns(basis.num_components)
         cells = columns.assemble(basis.to(device).project(maps, null))
@@ -218,26 +223,22 @@ def rank(number: int, size: int, address: str, encoder: Encoder, side: int, resu
     device = torch.device("cuda", number) if has_gpu else CPU
     backend = "nccl" if has_gpu else "gloo"
     torch.distributed.init_process_group(backend, init_method=address, rank=number, world_size=size)
-    summed = statistics_of(encoder.to(device), device, side, World(number, size))
-    if has_gpu:
-        # `World` adds up on the CPU; this is what NCCL itself makes of the same numbers.
-        own = statistics_of(encoder, device, side, World(number, size), is_summed=False).to(device)
-        torch.distributed.all_reduce(own)
-        summed = own.cpu()
+    # Added up by the backend itself: `World` would do it on the CPU.
+    total = statistics_of(encoder.to(device), device, side, World(number, size)).to(device)
+    torch.distributed.all_reduce(total)
     if number == 0:
-        results.put(summed.numpy())
+        results.put(total.cpu().numpy())
     torch.distributed.destroy_process_group()
 
 
-def statistics_of(encoder: Encoder, device: torch.device, side: int, world: World, *, is_summed: bool = True) -> Tensor:
-    """Return X'X of a rank's share of eight images on the downsampled image's columns, of all ranks or its own."""
+def statistics_of(encoder: Encoder, device: torch.device, side: int, world: World) -> Tensor:
+    """Return X'X of a rank's share of eight images on the first eight channels."""
     rgb, truth, valid = drawn(8, side)
     share = world.share(len(rgb), 1)
     part = slice(share.start, share.stop)
     with torch.inference_mode():
-        maps = encoder(rgb[part].to(device))[:, :8].double().float()
-    total = Statistics.empty(8).accumulate(maps, truth[part].to(device), valid[part].to(device))
-    return world.sum(total.xtx) if is_summed else total.xtx
+        maps = encoder(rgb[part].to(device))[:, :8]
+    return Statistics.empty(8).accumulate(maps, truth[part].to(device), valid[part].to(device)).xtx
 
 
 def two_ranks(encoder: Encoder, device: torch.device, side: int) -> float | None:
@@ -266,7 +267,7 @@ def main() -> int:
         say("--device cuda: torch finds no GPU. Pass --device cpu to try the script.")
         return 2
     side, batch_size, repeats = (64, 2, 1) if given.quick else (256, given.batch_size, given.repeats)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
     encoder = build(EncoderConfig(given.architecture, weights="random"), CPU)
     start = time.perf_counter()
     say("the same as on the CPU")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,11 @@ def read_target(target: Target, layers: Mapping[str, Tensor]) -> tuple[Tensor, T
     return target.encode(layers[target.layer].float(), layers["valid"])
 
 
+def layers_read(targets: Iterable[Target]) -> tuple[str, ...]:
+    """Return the layers of the store that `read_target` needs for these targets, each once."""
+    return tuple(dict.fromkeys([*(each.layer for each in targets), "valid"]))
+
+
 def fit_statistics(
     source: MapSource,
     targets: Sequence[Target],
@@ -58,7 +63,8 @@ def fit_statistics(
     offsets = dict(offsets or {})
     kept: dict[tuple[str, str], tuple[dict[str, Tensor], dict[str, Any]]] = {}
     for name in ("train", "val"):
-        paths = {each.key: source.folder / _file_name(each, name, source.digest) for each in targets}
+        ending = f"{name}-{source.digest}-v{STATISTICS_VERSION}.statistics"
+        paths = {each.key: source.folder / f"{each.key}-{ending}" for each in targets}
         for key, path in paths.items():
             read, offset = source.world.once(partial(cache.read_tensors, path)), offsets.get(key)
             # The offset is that of the training split's first batch: another batch size gives another one.
@@ -71,10 +77,6 @@ def fit_statistics(
                 cache.write_tensors(paths[key], made[0], **made[1])
         offsets = {each.key: tuple(kept[each.key, name][1]["offset"]) for each in targets}
     return [_folded(kept[each.key, "train"], kept[each.key, "val"]) for each in targets]
-
-
-def _file_name(target: Target, split: str, digest: str) -> str:
-    return f"{target.key}-{split}-{digest}-v{STATISTICS_VERSION}.statistics"
 
 
 def _folded(*splits: tuple[dict[str, Tensor], dict[str, Any]]) -> FoldedStatistics:
@@ -100,12 +102,11 @@ def _accumulated(
     """Return, by target, the sums of all ranks, one entry a fold, and the other values: what the cache keeps."""
     columns, device, world = source.columns, source.device, source.world
     fold_of = torch.tensor(folds(source.store, source.split)[name])
-    layers = tuple(dict.fromkeys([*(each.layer for each in targets), "valid"]))
     # By targets of one mask, whose outputs stand side by side, and the fold.
     accumulated: dict[tuple[tuple[str, ...], int], Statistics] = {}
     depth_sums = dict.fromkeys((each.key for each in targets), 0.0)
     with progress(f"{name} statistics", len(source.share(name))) as advance:
-        for batch in source.stream(name, layers):
+        for batch in source.stream(name, layers_read(targets)):
             read = {each.key: read_target(each, batch.layers) for each in targets}
             if not offsets:
                 # The split's first batch is rank 0's.

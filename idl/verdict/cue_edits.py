@@ -25,7 +25,7 @@ from idl.data.loading import batches, images_of
 from idl.data.store import Store
 from idl.encoders import Encoder
 from idl.encoders.base import Size
-from idl.fitting import read_target
+from idl.fitting import layers_read, read_target
 from idl.probes.grid import upsample
 from idl.probes.linear_probe import LinearProbe
 from idl.progress import Progress
@@ -226,7 +226,7 @@ def predict(
     shown = {indices[int((part + 0.5) * len(indices) / NUM_EXAMPLES)] for part in range(count)}
     measured = [_Measured(*each, device) for each in probes]
     remaining = iter(indices)
-    layers = tuple(dict.fromkeys(("rgb", *(target.layer for _, target in probes), "valid")))
+    layers = tuple(dict.fromkeys(("rgb", *layers_read(target for _, target in probes))))
     with progress("cues", len(indices) * (1 + len(REMOVED))) as advance, torch.inference_mode():
         for read in batches(store, layers, indices, batch_size):
             for each in measured:

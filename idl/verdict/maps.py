@@ -14,7 +14,7 @@ from idl import cache
 from idl.data.loading import batches
 from idl.errors import InputError
 from idl.features import EncodedDataset, MapBatch, MapSource
-from idl.fitting import read_target
+from idl.fitting import layers_read, read_target
 from idl.probes.basis import NUM_NULL, Columns
 from idl.probes.grid import UpsampledGram, upsample_adjoint
 from idl.progress import Progress
@@ -130,10 +130,9 @@ def squared_errors(
     weights = [source.columns.side_by_side(each) for each in arms]
     widths = [each.shape[1] for each in weights]
     together = torch.cat(weights, dim=1).to(source.device)
-    layers = tuple(dict.fromkeys([*(each.layer for each in targets), "valid"]))
     done = 0
     with progress(name, num_images) as advance:
-        for batch in source.stream(name, layers):
+        for batch in source.stream(name, layers_read(targets)):
             read = [read_target(each, batch.layers) for each in targets]
             for part in torch.arange(len(batch.maps)).split(_IMAGES_IN_FLOAT64):
                 cells = source.columns.assemble(batch.maps[part].to(source.device)).permute(0, 2, 3, 1)
